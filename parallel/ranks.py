@@ -1,0 +1,124 @@
+"""Where this process stands among the ranks, and how it joins and leaves them."""
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout, _world
+
+from parallel.degrees import Degrees
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One rank's place in the layout. The groups are None where an axis has a single rank.
+
+    Ranks are numbered data-major, then cfg, then ring, then ulysses, as xDiT numbers them, so that the
+    Ulysses ranks of a group are neighbours (one node) and their token shards are contiguous.
+    """
+
+    degrees: Degrees = field(default_factory=Degrees)
+    rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    replica_group: dist.ProcessGroup | None = None
+    sequence_group: dist.ProcessGroup | None = None
+    cfg_group: dist.ProcessGroup | None = None
+
+    @property
+    def sequence_rank(self) -> int:
+        return self.rank % self.degrees.sequence
+
+    @property
+    def ring_rank(self) -> int:
+        return self.sequence_rank // self.degrees.ulysses
+
+    @property
+    def cfg_rank(self) -> int:
+        return self.rank // self.degrees.sequence % self.degrees.cfg
+
+    @property
+    def replica_size(self) -> int:
+        """Ranks that take decisions together: all of one model replica, everything but the data axis."""
+        return self.degrees.cfg * self.degrees.sequence
+
+    @property
+    def replica_rank(self) -> int:
+        return self.rank % self.replica_size
+
+    @property
+    def first_in_replica(self) -> int:
+        """Global rank of the replica's first rank, which encodes prompts, decodes and writes."""
+        return self.rank - self.replica_rank
+
+
+def pick_device(kind: str) -> torch.device:
+    """The device of this process: ``cuda`` with the local rank's index, or ``cpu``.
+
+    Args:
+        kind: "auto" (CUDA where there is one), "cpu" or "cuda".
+    """
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Ranks:
+    """Join the process group named by the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and
+    build xDiT's groups. With one rank nothing is joined and xDiT is not even imported.
+
+    Args:
+        timeout_seconds: how long a collective may take until :func:`set_timeouts` says otherwise.
+
+    Raises:
+        ValueError: the environment's world size is not the degrees' product.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if degrees.world_size == 1:
+        return Ranks(degrees, device=device)
+    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if world_size != degrees.world_size:
+        raise ValueError(f"The parallel degrees {degrees} need {degrees.world_size} ranks, but {world_size} started.")
+
+    from parallel import xdit
+
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds), rank=rank, world_size=world_size)
+    xdit.init_distributed_environment(rank=rank, world_size=world_size, backend=backend)
+    xdit.initialize_model_parallel(
+        data_parallel_degree=degrees.data,
+        classifier_free_guidance_degree=degrees.cfg,
+        sequence_parallel_degree=degrees.sequence,
+        ulysses_degree=degrees.ulysses,
+        ring_degree=degrees.ring,
+        backend=backend,
+    )
+    set_timeouts(timeout_seconds)  # xDiT's groups start with torch's default of many minutes
+    return Ranks(
+        degrees,
+        rank,
+        device,
+        replica_group=xdit.get_model_replica_group().device_group,
+        sequence_group=xdit.get_sp_group().device_group if degrees.sequence > 1 else None,
+        cfg_group=xdit.get_cfg_group().device_group if degrees.cfg > 1 else None,
+    )
+
+
+def set_timeouts(timeout_seconds: float) -> None:
+    """Give every process group of this process the same limit on one collective."""
+    if not dist.is_initialized():
+        return
+    for group in list(_world.pg_map):
+        _set_pg_timeout(timedelta(seconds=timeout_seconds), group)
+
+
+def leave() -> None:
+    """Leave all process groups; nothing happens where none was joined."""
+    if not dist.is_initialized():
+        return
+    from parallel import xdit
+
+    xdit.destroy_model_parallel()
+    xdit.destroy_distributed_environment()
