@@ -1,0 +1,130 @@
+"""Self-attention over tokens that are spread over the ranks, through xDiT's USP.
+
+USP needs shards of equal length and would attend to whatever fills them up. Here every rank holds real
+tokens only; they are padded for the transfer, and keys and values are stripped again right before the
+attention kernel sees them, chunk by chunk as a ring hands them on.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parallel import xdit
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+from parallel.sharding import Shards, pad_to_longest, strip_padding
+
+
+class Kernel(Enum):
+    """Keys under which this file registers attention functions with xDiT."""
+
+    EXACT = "exact for any shard lengths"
+
+
+def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool) -> "SequenceAttention":
+    """Let the self-attention of every block run over all sequence ranks; weights stay untouched.
+
+    Args:
+        transformer: a diffusers Wan transformer, whose blocks have ``attn1`` for self-attention.
+        flash: use flash-attn, which must be installed.
+    """
+    config = xdit.xFuserArgs(
+        model="",
+        data_parallel_degree=ranks.degrees.data,
+        use_cfg_parallel=ranks.degrees.cfg == 2,
+        ulysses_degree=ranks.degrees.ulysses,
+        ring_degree=ranks.degrees.ring,
+        attention_backend="sdpa_flash",  # USP asks its state for one although every call names its own
+    ).create_config()[0]
+    xdit.initialize_runtime_state(_PipelineShape(transformer), config)
+    xdit.register_attention_function(Kernel.EXACT)(_exact_attention)
+    attention = SequenceAttention(ranks, flash)
+    for block in transformer.blocks:  # type: ignore[union-attr]
+        processor = xdit.xFuserWanAttnProcessor(use_ulysses_parallel_attention=True)
+        processor.attention_function = attention
+        block.attn1.set_processor(processor)  # type: ignore[union-attr,operator]
+    return attention
+
+
+class _PipelineShape:
+    """The two attributes that xDiT reads from a pipeline when its state is made."""
+
+    vae_scale_factor = 8
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = transformer
+
+
+class SequenceAttention:
+    """What the blocks call instead of plain attention; :meth:`begin` tells it each request's shards."""
+
+    def __init__(self, ranks: Ranks, flash: bool) -> None:
+        self._ranks = ranks
+        self._flash = flash
+        self._shards = Shards()
+        self._meter = CollectiveMeter()
+
+    def begin(self, shards: Shards, meter: CollectiveMeter) -> None:
+        """A request starts, whose tokens lie as ``shards`` says and whose bytes go to ``meter``."""
+        self._shards, self._meter = shards, meter
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        """Attend from this rank's queries to all ranks' keys: [1, heads, length, head_dim] each."""
+        query, key, value = (pad_to_longest(t, self._shards, dim=2) for t in (query, key, value))
+        self._count(query)
+        kernel = _kernel_with_log_sum_exp(query, self._flash)
+        arrivals = {"chunks": _chunk_lengths(self._shards, self._ranks), "kernel": kernel}
+        out: Tensor = xdit.USP(query, key, value, backend=Kernel.EXACT, attention_kwargs=arrivals)
+        return out.narrow(2, 0, self._shards.length)
+
+    def _count(self, tensor: Tensor) -> None:
+        """Query, key, value and output cross the Ulysses ranks; key and value go round the ring."""
+        degrees = self._ranks.degrees
+        share = tensor.narrow(1, 0, tensor.shape[1] // degrees.ulysses)
+        self._meter.count("all_to_all", share, 4 * (degrees.ulysses - 1))
+        self._meter.count("ring", tensor, 2 * (degrees.ring - 1))
+
+
+def _chunk_lengths(shards: Shards, ranks: Ranks) -> Iterator[tuple[int, ...]]:
+    """Shard lengths inside each chunk of keys, in the order in which a ring hands the chunks to this rank:
+    its own first, then its predecessor's. Without a ring there is one chunk."""
+    ulysses, ring = ranks.degrees.ulysses, ranks.degrees.ring
+    for step in range(ring):
+        source = (ranks.ring_rank - step) % ring
+        yield shards.lengths[source * ulysses : (source + 1) * ulysses]
+
+
+def _exact_attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout_p: float, is_causal: bool, attention_kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """The attention function that USP calls once a chunk: strips padding, then runs a plain kernel."""
+    lengths = next(attention_kwargs["chunks"])
+    kernel = attention_kwargs["kernel"]
+    return kernel(query, strip_padding(key, lengths, dim=2), strip_padding(value, lengths, dim=2))
+
+
+def _kernel_with_log_sum_exp(query: Tensor, flash: bool) -> Any:
+    """The best kernel for this device and dtype that also returns the log-sum-exp, which a ring needs to
+    merge chunks. A kernel that returned none, or zeros, would be silently wrong there."""
+    if query.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    kinds = xdit.AttentionBackendType
+    if query.dtype == torch.float32:
+        return _registered(kinds.SDPA_EFFICIENT)
+    if flash:
+        return _registered(kinds.FLASH_3 if xdit.PACKAGES_CHECKER.packages_info["has_flash_attn_3"] else kinds.FLASH)
+    return _registered(kinds.SDPA_FLASH)
+
+
+def _registered(kind: "xdit.AttentionBackendType") -> Any:
+    function = xdit.ATTENTION_FUNCTION_REGISTRY[kind]
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        out, log_sum_exp = function(query, key, value, dropout_p=0.0, is_causal=False)
+        # the memory-efficient kernel rounds the length up to a multiple of 32
+        return out, log_sum_exp[..., : query.shape[2]]
+
+    return kernel

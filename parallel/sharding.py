@@ -1,0 +1,86 @@
+"""Cutting a sequence of tokens into one shard a rank, exactly, whatever its length."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How many tokens each sequence rank holds: lengths differ by one at most, none is empty.
+
+    Nobody holds padding. Collectives that need equal sizes pad for the transfer and strip on arrival.
+    """
+
+    lengths: tuple[int, ...] = field(default=(0,))
+    rank: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def start(self) -> int:
+        return sum(self.lengths[: self.rank])
+
+    @property
+    def length(self) -> int:
+        return self.lengths[self.rank]
+
+
+def plan_shards(num_tokens: int, ranks: Ranks) -> Shards:
+    """Spread ``num_tokens`` over the sequence ranks as evenly as whole tokens allow.
+
+    Raises:
+        ValueError: there are fewer tokens than ranks.
+    """
+    count = ranks.degrees.sequence
+    if num_tokens < count:
+        raise ValueError(
+            f"The sequence has {num_tokens} tokens, fewer than its {count} ranks: use a larger video or fewer ranks."
+        )
+    shorter, longer = divmod(num_tokens, count)
+    return Shards(tuple(shorter + (rank < longer) for rank in range(count)), ranks.sequence_rank)
+
+
+def shard(tokens: Tensor, shards: Shards, dim: int = 1) -> Tensor:
+    """This rank's tokens, contiguous: [batch, num_tokens, ...] → [batch, length, ...] at ``dim`` 1."""
+    return tokens.narrow(dim, shards.start, shards.length).contiguous()
+
+
+def pad_to_longest(tokens: Tensor, shards: Shards, dim: int) -> Tensor:
+    """Append one token of zeros where this rank's shard is shorter than the longest."""
+    missing = shards.longest - tokens.shape[dim]
+    if missing == 0:
+        return tokens
+    filler = list(tokens.shape)
+    filler[dim] = missing
+    return torch.cat([tokens, tokens.new_zeros(filler)], dim=dim)
+
+
+def strip_padding(tokens: Tensor, lengths: tuple[int, ...], dim: int) -> Tensor:
+    """Undo :func:`pad_to_longest` for shards that lie one after the other along ``dim``."""
+    if len(set(lengths)) == 1 and tokens.shape[dim] == sum(lengths):
+        return tokens
+    padded = tokens.shape[dim] // len(lengths)
+    return torch.cat([tokens.narrow(dim, i * padded, n) for i, n in enumerate(lengths)], dim=dim)
+
+
+def gather(tokens: Tensor, shards: Shards, ranks: Ranks, meter: CollectiveMeter) -> Tensor:
+    """All ranks' tokens in order, on every rank: [1, length, dim] → [1, num_tokens, dim]."""
+    if ranks.sequence_group is None:
+        return tokens
+    local = pad_to_longest(tokens, shards, dim=1)[0].contiguous()
+    everyone = local.new_empty(len(shards.lengths) * shards.longest, local.shape[-1])
+    dist.all_gather_single(everyone, local, group=ranks.sequence_group)
+    meter.count("all_gather", local, len(shards.lengths) - 1)
+    return strip_padding(everyone, shards.lengths, dim=0)[None]
