@@ -1,0 +1,115 @@
+"""One small collective a step, after which every rank of a model replica knows the same numbers.
+
+Each rank contributes a ballot of float64 numbers. The ballots are gathered and added **in rank order**,
+so every rank performs the same additions on the same operands and gets the same bits, whatever the
+backend's own reductions round to. Decisions taken from the result cannot differ between ranks.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+class Control(IntEnum):
+    """What a rank asks of all; the largest wins."""
+
+    RUN = 0
+    CANCEL = 1
+
+
+class NotFiniteError(RuntimeError):
+    """A rank's activations hold NaN or infinity; raised on every rank alike."""
+
+
+class DivergedError(RuntimeError):
+    """The ranks are not doing the same thing; raised on every rank alike."""
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What every rank of the replica knows after a step's collective."""
+
+    sums: tuple[float, ...]
+    control: Control
+
+
+class Agreement:
+    """The collective, and the seconds this rank has spent in it.
+
+    The seconds include waiting for slower ranks and for the device to finish what the sums depend on.
+    """
+
+    def __init__(self, ranks: Ranks, meter: CollectiveMeter) -> None:
+        self.seconds = 0.0
+        self._ranks = ranks
+        self._meter = meter
+
+    def agree(self, step: int, expected_tokens: int, num_tokens: int, sums: Tensor, finite: Tensor, control: Control) -> Agreed:
+        """Add every rank's partial sums and agree on the control word. Always to be called, on all ranks.
+
+        Args:
+            step: index of the denoise step; ranks at different steps are told apart.
+            expected_tokens: tokens that all ranks together must have counted.
+            num_tokens: tokens that this rank's sums run over.
+            sums: float64 [n] on the ranks' device, this rank's partial sums, equal n on all ranks.
+            finite: bool scalar, whether this rank's activations are finite.
+            control: this rank's wish.
+
+        Raises:
+            NotFiniteError: some rank holds values that are not finite.
+            DivergedError: ranks are at different steps, or their tokens do not add up to the sequence.
+        """
+        started = time.perf_counter()
+        header = torch.tensor([step, num_tokens, int(control)], dtype=torch.float64, device=sums.device)
+        ballot = torch.cat([header, (~finite).double().reshape(1), sums])
+        ballots = self._gather(ballot).tolist()
+        self.seconds += time.perf_counter() - started
+
+        self._check(step, expected_tokens, ballots)
+        return Agreed(
+            sums=tuple(_add_in_rank_order([row[4 + i] for row in ballots]) for i in range(len(sums))),
+            control=Control(int(max(row[2] for row in ballots))),
+        )
+
+    def _gather(self, ballot: Tensor) -> Tensor:
+        """[n] → [ranks, n], row i from the replica's rank i."""
+        if self._ranks.replica_group is None:
+            return ballot[None]
+        ballots = ballot.new_empty(self._ranks.replica_size * ballot.numel())
+        dist.all_gather_single(ballots, ballot, group=self._ranks.replica_group)
+        self._meter.count("agreement", ballot, self._ranks.replica_size - 1)
+        return ballots.view(self._ranks.replica_size, -1)
+
+    def _check(self, step: int, expected_tokens: int, ballots: list[list[float]]) -> None:
+        first = self._ranks.first_in_replica
+        if len({row[0] for row in ballots}) > 1:
+            steps = ", ".join(f"rank {first + i} at step {row[0]:.0f}" for i, row in enumerate(ballots))
+            raise DivergedError(f"The ranks are at different denoise steps ({steps}): stop the job and report this.")
+        bad = [first + i for i, row in enumerate(ballots) if row[3] or not all(map(math.isfinite, row[4:]))]
+        if bad:
+            raise NotFiniteError(
+                f"Values that are not finite on rank {', '.join(map(str, bad))} at denoise step {step}: "
+                "try another seed, a lower guidance or a wider dtype."
+            )
+        counted = sum(row[1] for row in ballots)
+        if counted != expected_tokens:
+            raise DivergedError(
+                f"The ranks counted {counted:.0f} tokens at denoise step {step}, but there are {expected_tokens}: "
+                "stop the job and report this."
+            )
+
+
+def _add_in_rank_order(values: list[float]) -> float:
+    """Plain left-to-right addition: the one order that is the same on every rank."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
