@@ -1,0 +1,63 @@
+"""The denoise loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from torch import Tensor
+
+from dicache.controller import Decision, Lane, Step
+from engine.config import SamplingConfig
+from engine.errors import Cancelled
+from engine.predictor import VelocityPredictor
+from parallel.agreement import Control
+
+Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
+OnStep = Callable[[Step, float, dict[Lane, Decision]], None]
+
+
+def denoise(
+    predictor: VelocityPredictor,
+    scheduler: Scheduler,
+    latents: Tensor,
+    control: Callable[[], Control],
+    on_step: OnStep,
+) -> Tensor:
+    """Turn noise into clean latents; every rank of a replica runs this with the same arguments.
+
+    Args:
+        scheduler: with its timesteps set.
+        latents: float32 noise [samples, channels, frames, height, width].
+        control: asked before each step; what any rank answers holds for all.
+        on_step: called after each step with its timestep and every lane's decision.
+
+    Raises:
+        Cancelled: some rank's control word said so; on all ranks at the same step.
+    """
+    for index, timestep in enumerate(scheduler.timesteps):
+        step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
+        velocity, decisions, agreed = predictor.predict(latents, timestep, step, control())
+        if agreed is Control.CANCEL:
+            raise Cancelled(f"Cancelled at denoise step {index} of {len(scheduler.timesteps)}.")
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        on_step(step, float(timestep), decisions)
+    return latents
+
+
+def make_scheduler(pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device) -> Scheduler:
+    """The sampler of a request, its timesteps set, from the checkpoint's scheduler configuration."""
+    if sampling.scheduler == "unipc":
+        scheduler = UniPCMultistepScheduler.from_config(pretrained, flow_shift=sampling.shift)
+    else:
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
+    scheduler.set_timesteps(sampling.steps, device=device)
+    scheduler.set_begin_index(0)  # else each step searches its timestep and waits for the device
+    return scheduler
+
+
+def draw_noise(num_samples: int, shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
+    """Float32 noise [samples, *shape] from one CPU generator, so a seed means the same on any device and
+    number of ranks, and the same as in a diffusers pipeline given that generator."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn((num_samples, *shape), generator=generator, dtype=torch.float32).to(device)

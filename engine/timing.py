@@ -1,0 +1,41 @@
+"""How long things take, on the device that does them."""
+
+import time
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Seconds by key. On CUDA the time lies between two events on the stream, so nothing is waited for
+    until :meth:`seconds` is called."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: defaultdict[Hashable, float] = defaultdict(float)
+        self._events: list[tuple[Hashable, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def lap(self, key: Hashable) -> Iterator[None]:
+        """Add the time spent inside to ``key``."""
+        if self._cuda:
+            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            yield
+            stop.record()
+            self._events.append((key, start, stop))
+        else:
+            started = time.perf_counter()
+            yield
+            self._seconds[key] += time.perf_counter() - started
+
+    def seconds(self) -> dict[Hashable, float]:
+        """All sums so far; waits for the device."""
+        if self._events:
+            torch.cuda.synchronize()
+        for key, start, stop in self._events:
+            self._seconds[key] += start.elapsed_time(stop) / 1000
+        self._events.clear()
+        return dict(self._seconds)
