@@ -1,0 +1,105 @@
+"""The engine of one rank: loaded once, then one request after another becomes a video."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.config import Config
+from engine.generation import Generation
+from engine.loaded import LoadedModel, load_model
+from engine.progress import Progress
+from engine.report import write_report
+from engine.request import GenerationRequest
+from parallel.agreement import Control
+from parallel.degrees import Degrees
+from parallel.ranks import join, leave, pick_device, set_timeouts
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a request became; ``report`` is None on all ranks but the first.
+
+    latents: float32 [samples, channels, frames, height, width], equal on every rank.
+    """
+
+    latents: Tensor
+    report: dict[str, Any] | None = None
+
+
+class Engine:
+    """One rank's loaded model. Every rank calls the same methods in the same order.
+
+    ``phase`` says what the rank is doing, for whoever has to report that it stopped.
+    """
+
+    def __init__(self, model: LoadedModel, progress: Progress) -> None:
+        """Use :meth:`load`."""
+        self.phase = "idle"
+        self._model = model
+        self._progress = progress
+
+    @classmethod
+    def load(cls, config: Config, degrees: Degrees, progress: Progress | None = None) -> "Engine":
+        """Join the process groups (where there is more than one rank) and load this rank's weights.
+
+        Raises:
+            InvalidInput: the model folder is not one that Lockstep runs.
+            RankFailure: a file in it cannot be loaded.
+            ValueError: the environment names another world size than ``degrees``.
+        """
+        progress = progress or Progress()
+        started = time.perf_counter()
+        progress.stage("join")
+        ranks = join(degrees, pick_device(config.runtime.device), config.runtime.load_timeout_seconds)
+        progress.stage("load")
+        model = load_model(config, ranks)
+        return cls(replace(model, load_seconds=time.perf_counter() - started), progress)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        request: GenerationRequest,
+        output: Path | None = None,
+        report: Path | None = None,
+        latents: Path | None = None,
+        control: Callable[[], Control] = lambda: Control.RUN,
+    ) -> Result:
+        """Make the videos of one request; collective over all ranks.
+
+        Args:
+            output: the video file; with several prompts "out.mp4" becomes out-0.mp4, out-1.mp4 and so on.
+                None stops at the latents.
+            report: where the run report goes.
+            latents: where the final latents go (safetensors, key "latents").
+            control: asked before each step; :attr:`Control.CANCEL` from any rank ends the request on all.
+
+        Raises:
+            Cancelled: the control word said so.
+            NotFiniteError: activations are not finite on some rank.
+        """
+        set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
+        generation = Generation(self._model, request, self._progress, self._enter)
+        final = generation.denoise(generation.encode(), control)
+        usage = generation.collect_usage()
+        document = None
+        if self._model.is_first:
+            frames = generation.decode(final) if output else []
+            paths = generation.write(final, frames, output, latents)
+            document = generation.report(usage, final, frames, paths)
+            if report:
+                write_report(document, report)
+        self._progress.done()
+        self.phase = "idle"
+        return Result(final, document)
+
+    def close(self) -> None:
+        """Leave the process groups."""
+        leave()
+
+    def _enter(self, phase: str) -> None:
+        self.phase = phase

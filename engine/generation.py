@@ -1,0 +1,213 @@
+"""One request on one rank: encode, denoise, decode, write, report. All its state dies with it."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dicache.controller import Controller, Decision, Lane, Step
+from engine import report as reporting
+from engine.denoise import denoise, draw_noise, make_scheduler
+from engine.files import replacing
+from engine.guidance import BRANCHES, all_lanes, own_lanes, uses_guidance
+from engine.loaded import LoadedModel
+from engine.predictor import VelocityPredictor
+from engine.progress import Progress
+from engine.request import GenerationRequest
+from engine.video import to_uint8, write_video
+from parallel.agreement import Agreement, Control
+from parallel.meter import CollectiveMeter
+from parallel.ranks import set_timeouts
+from parallel.sharding import plan_shards
+
+
+class Generation:
+    """The stages of one request, to be called in order; ``enter`` is told each stage's name."""
+
+    def __init__(
+        self, model: LoadedModel, request: GenerationRequest, progress: Progress, enter: Callable[[str], None]
+    ) -> None:
+        self._model = model
+        self._request = request
+        self._progress = progress
+        self._enter = enter
+        self._started = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._log = reporting.StepLog()
+        self._meter = CollectiveMeter()
+        self._lanes = all_lanes(len(request.prompts), request.sampling.guidance)
+        self._controller = Controller(
+            model.config.cache, self._lanes, request.sampling.steps, model.adapter.num_blocks
+        )
+        self._agreement = Agreement(model.ranks, self._meter)
+        if model.ranks.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def encode(self) -> dict[Lane, Tensor]:
+        """The projected text [1, text_tokens, dim] of every lane of this rank; the first rank encodes for all."""
+        model, sampling = self._model, self._request.sampling
+        with self._stage("encode"):
+            guided = uses_guidance(sampling.guidance)
+            embeds = torch.empty(
+                2 if guided else 1,
+                len(self._request.prompts),
+                sampling.max_sequence_length,
+                model.adapter.text_dim,
+                dtype=model.adapter.dtype,
+                device=model.ranks.device,
+            )
+            if model.text_encoder is not None:
+                cond, uncond = model.text_encoder.encode(
+                    self._request.prompts, self._request.negative_prompt, guided, sampling.max_sequence_length
+                )
+                embeds.copy_(torch.stack([cond, uncond] if uncond is not None else [cond]))
+            self._broadcast(embeds)
+            return {
+                lane: model.adapter.project_text(embeds[BRANCHES.index(lane.branch), lane.sample][None])
+                for lane in own_lanes(self._lanes, model.ranks)
+            }
+
+    def denoise(self, texts: dict[Lane, Tensor], control: Callable[[], Control]) -> Tensor:
+        """Final latents, float32 [samples, channels, frames, height, width], equal on every rank."""
+        model, sampling = self._model, self._request.sampling
+        with self._stage("denoise"):
+            shape = model.facts.latents_shape(sampling.frames, sampling.height, sampling.width)
+            noise = draw_noise(len(self._request.prompts), shape, self._request.seed, model.ranks.device)
+            shards = plan_shards(model.adapter.num_tokens(noise.shape), model.ranks)
+            model.begin(shards, self._meter)
+            self._predictor = VelocityPredictor(
+                model.adapter,
+                self._lanes,
+                self._controller,
+                self._agreement,
+                model.ranks,
+                shards,
+                texts,
+                sampling.guidance,
+                self._meter,
+            )
+            scheduler = make_scheduler(model.scheduler_config, sampling, model.ranks.device)
+            return denoise(self._predictor, scheduler, noise, control, self._on_step)
+
+    def collect_usage(self) -> reporting.RankUsage:
+        """The largest of what any rank used, on every rank."""
+        model = self._model
+        usage = reporting.RankUsage(
+            cache_bytes=self._controller.cache_bytes,
+            collective_bytes=dict(self._meter.sent_bytes),
+            agreement_seconds=self._agreement.seconds,
+            peak_memory_bytes=_peak_memory_bytes(model.ranks.device),
+            lane_seconds=self._predictor.stopwatch.seconds(),
+        )
+        usages = [usage] * model.ranks.replica_size
+        if model.ranks.replica_group is not None:
+            dist.all_gather_object(usages, usage, group=model.ranks.replica_group)
+        return reporting.RankUsage.largest(usages)
+
+    def decode(self, latents: Tensor) -> list[Tensor]:
+        """Each sample's frames, uint8 [frames, height, width, 3]; on the first rank only."""
+        assert self._model.decoder is not None
+        with self._stage("decode"):
+            return [to_uint8(self._model.decoder.decode(sample)) for sample in latents]
+
+    def write(self, latents: Tensor, frames: Sequence[Tensor], output: Path | None, latents_path: Path | None) -> list[Path]:
+        """Write the videos and, if asked, the latents; the paths of the videos."""
+        with self._stage("write"):
+            paths = numbered(output, len(frames)) if output else []
+            for path, video in zip(paths, frames, strict=True):
+                write_video(video, path, self._request.sampling.fps)
+            if latents_path:
+                with replacing(latents_path) as temporary:
+                    save_file({"latents": latents.float().cpu().contiguous()}, temporary)
+            return paths
+
+    def report(
+        self, usage: reporting.RankUsage, latents: Tensor, frames: Sequence[Tensor], paths: Sequence[Path]
+    ) -> dict[str, Any]:
+        """The run report."""
+        model, log = self._model, self._log
+        log.fill_seconds(usage.lane_seconds)
+        videos = [
+            {"path": str(path), "frames_sha256": reporting.frames_sha256(video)}
+            for path, video in zip(paths, frames, strict=True)
+        ]
+        first = videos[0] if videos else {"path": None, "frames_sha256": None}
+        seconds = {"load": model.load_seconds} | {
+            name: self._seconds.get(name, 0.0) for name in ("encode", "denoise", "decode", "write")
+        }
+        return {
+            "schema": reporting.SCHEMA,
+            "request": reporting.describe_request(model.config, self._request),
+            "model": reporting.describe_model(model.facts, model.adapter.transformer),
+            "versions": reporting.describe_versions(),
+            "device": reporting.describe_device(model.ranks.device),
+            "world_size": model.ranks.degrees.world_size,
+            "layout": reporting.describe_layout(model.ranks.degrees),
+            "steps": log.rows,
+            "totals": {
+                "computed": len(log.rows) - log.skipped,
+                "skipped": log.skipped,
+                "block_fraction": log.block_fraction(model.adapter.num_blocks, self._controller.probe_blocks),
+                "cache_bytes_per_rank": usage.cache_bytes,
+                "collective_bytes_per_rank": sum(usage.collective_bytes.values()),
+                "collective_bytes_by_kind": usage.collective_bytes,
+                "peak_memory_bytes": usage.peak_memory_bytes,
+                "agreement_seconds": usage.agreement_seconds,
+                "seconds": seconds | {"total": model.load_seconds + time.perf_counter() - self._started},
+            },
+            "output": {
+                "path": first["path"],
+                "latents_sha256": reporting.latents_sha256(latents),
+                "frames_sha256": first["frames_sha256"],
+                "videos": videos,
+            },
+        }
+
+    def _broadcast(self, embeds: Tensor) -> None:
+        ranks = self._model.ranks
+        if ranks.replica_group is not None:
+            dist.broadcast(embeds, src=ranks.first_in_replica, group=ranks.replica_group)
+            self._meter.count("broadcast", embeds, ranks.replica_size - 1 if self._model.is_first else 0)
+
+    def _on_step(self, step: Step, timestep: float, decisions: dict[Lane, Decision]) -> None:
+        steps = self._request.sampling.steps
+        self._log.add(step, timestep, decisions)
+        if step.index == 0:  # connections are made and memory is allocated: from here on a step is short
+            set_timeouts(self._model.config.runtime.step_timeout_seconds)
+        if step.index + 1 < steps:
+            self._enter(f"denoise step {step.index + 1}")
+        actions = {decision.action for decision in decisions.values()}
+        self._progress.step(step.index, steps, next(a for a in ("warmup", "compute", "skip") if a in actions))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self._enter(name)
+        self._progress.stage(name)
+        started = time.perf_counter()
+        yield
+        if self._model.ranks.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._seconds[name] = time.perf_counter() - started
+
+
+def numbered(output: Path, count: int) -> list[Path]:
+    """One path a video: "out.mp4" alone, or out-0.mp4, out-1.mp4 and so on for several."""
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: by torch on a GPU during this request, else by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

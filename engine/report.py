@@ -1,0 +1,153 @@
+"""The run report: everything about a run as one JSON file, ``"schema": 1`` (documented in docs/report.md)."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dicache.controller import Decision, Lane, Step
+from engine.config import Config
+from engine.files import replacing
+from engine.models.facts import ModelFacts
+from engine.request import GenerationRequest
+from parallel.degrees import Degrees
+
+SCHEMA = 1
+PACKAGES = ("lockstep-video", "torch", "diffusers", "transformers", "xfuser")
+
+
+@dataclass
+class StepLog:
+    """One row per step and lane, in order."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, step: Step, timestep: float, decisions: dict[Lane, Decision]) -> None:
+        """Write down what was decided at a step; the seconds are filled in at the end."""
+        for lane, decision in decisions.items():
+            self.rows.append(
+                {
+                    "step": step.index,
+                    "timestep": timestep,
+                    "sample": lane.sample,
+                    "branch": lane.branch,
+                    "action": decision.action,
+                    "indicator": decision.indicator,
+                    "accumulated": decision.accumulated,
+                    "gamma": decision.gamma,
+                    "seconds": None,
+                }
+            )
+
+    def fill_seconds(self, seconds: dict[Any, float]) -> None:
+        """Take the seconds of each (step, lane)."""
+        for row in self.rows:
+            row["seconds"] = seconds[row["step"], Lane(row["sample"], row["branch"])]
+
+    @property
+    def skipped(self) -> int:
+        return sum(row["action"] == "skip" for row in self.rows)
+
+    def block_fraction(self, num_blocks: int, probe_blocks: int) -> float:
+        """Share of the blocks that were executed; 1 means that nothing was skipped."""
+        saved = self.skipped * (num_blocks - probe_blocks)
+        return 1 - saved / (num_blocks * len(self.rows))
+
+
+@dataclass
+class RankUsage:
+    """What one rank used during a request; the largest over the ranks is reported."""
+
+    cache_bytes: int
+    collective_bytes: dict[str, int]
+    agreement_seconds: float
+    peak_memory_bytes: int
+    lane_seconds: dict[Any, float]
+
+    @staticmethod
+    def largest(usages: list["RankUsage"]) -> "RankUsage":
+        """The largest of each number over the ranks."""
+        kinds = sorted({kind for usage in usages for kind in usage.collective_bytes})
+        lanes = {key for usage in usages for key in usage.lane_seconds}
+        return RankUsage(
+            cache_bytes=max(usage.cache_bytes for usage in usages),
+            collective_bytes={kind: max(u.collective_bytes.get(kind, 0) for u in usages) for kind in kinds},
+            agreement_seconds=max(usage.agreement_seconds for usage in usages),
+            peak_memory_bytes=max(usage.peak_memory_bytes for usage in usages),
+            lane_seconds={key: max(u.lane_seconds.get(key, 0.0) for u in usages) for key in lanes},
+        )
+
+
+def describe_request(config: Config, request: GenerationRequest) -> dict[str, Any]:
+    """The resolved values, under the names of the options and configuration keys."""
+    prompts = request.prompts
+    return {
+        "prompt": prompts[0] if len(prompts) == 1 else list(prompts),
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "model": {"path": config.model.path, "dtype": config.model.dtype},
+        "sampling": request.sampling.model_dump(),
+        "cache": config.cache.model_dump(mode="json"),
+        "parallel": config.parallel.model_dump(),
+    }
+
+
+def describe_model(facts: ModelFacts, transformer: nn.Module) -> dict[str, Any]:
+    """What was loaded."""
+    return {
+        "pipeline": facts.pipeline,
+        "blocks": facts.num_layers,
+        "heads": facts.num_heads,
+        "parameters": sum(parameter.numel() for parameter in transformer.parameters()),
+        "dtype": str(next(transformer.blocks.parameters()).dtype).removeprefix("torch."),  # type: ignore[union-attr]
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of what decides the result."""
+    return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "unknown"
+
+
+def describe_device(device: torch.device) -> str:
+    """A name a person recognises."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads a rank"
+
+
+def describe_layout(degrees: Degrees) -> dict[str, int]:
+    return asdict(degrees)
+
+
+def latents_sha256(latents: Tensor) -> str:
+    """Hash of the float32 bytes, [samples, channels, frames, height, width], row-major."""
+    return _sha256(latents.float())
+
+
+def frames_sha256(frames: Tensor) -> str:
+    """Hash of the uint8 frames [frames, height, width, 3] before video compression, row-major."""
+    return _sha256(frames)
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write the report as JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor.cpu().numpy()).tobytes()).hexdigest()

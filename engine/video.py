@@ -1,0 +1,32 @@
+"""Frames to a video file."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import torch
+from torch import Tensor
+
+from engine.files import replacing
+
+
+def write_video(frames: Tensor, path: Path, fps: int) -> None:
+    """Write uint8 frames [frames, height, width, 3] as H.264 in MP4, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    height, width = frames.shape[1:3]
+    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "12", "preset": "medium"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def to_uint8(video: Tensor) -> Tensor:
+    """VAE output in [-1, 1], [channels, frames, height, width] → uint8 [frames, height, width, channels]."""
+    scaled = (video.float() / 2 + 0.5).clamp(0, 1).mul(255).round()
+    return scaled.to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu()
