@@ -1,0 +1,113 @@
+"""The cache of one request on one rank: the only class of this package that the engine talks to."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from dicache.config import CacheConfig
+from dicache.methods import build_method
+from dicache.rules import build_rules
+from dicache.steps import Decision, History, Lane, Step
+from dicache.sums import Sum
+from dicache.trajectory import Trajectory
+
+__all__ = ["Controller", "Decision", "Lane", "Step"]
+
+
+class Controller:
+    """Decides for all lanes of a request, and keeps the tensors of those lanes that this rank holds.
+
+    At every step: :meth:`partial_sums` for each lane that this rank holds; then the caller adds up the sums of
+    all ranks; then :meth:`decide`, on every rank with the same floats; then, for each lane that this rank holds,
+    :meth:`estimate` after a skip and :meth:`record` otherwise. Nothing outlives the controller.
+
+    Args:
+        config: what the user chose.
+        lanes: all lanes of the request, also those that other ranks hold, in the same order on every rank.
+        num_steps: denoise steps of the request.
+        num_blocks: transformer blocks that one step runs.
+
+    Raises:
+        ValueError: a setting does not fit the request: probe depth, listed steps, or the replayed report.
+    """
+
+    def __init__(self, config: CacheConfig, lanes: Sequence[Lane], num_steps: int, num_blocks: int) -> None:
+        self._method = build_method(config, lanes, num_steps)
+        self._rules = build_rules(config, lanes, num_steps)
+        self.probe_blocks = config.probe_depth if self._method.needs_probe else 0
+        """Blocks to run before the agreement; 0 if the method looks at no probe."""
+        if self.probe_blocks >= num_blocks:
+            raise ValueError(
+                f"cache.probe_depth is {config.probe_depth}, but the model has {num_blocks} blocks: "
+                f"use at most {num_blocks - 1}, so that a skipped step skips something."
+            )
+        estimator = self._method.estimator
+        self._histories = {lane: History() for lane in lanes}
+        self._trajectories = {lane: Trajectory(self._method.sums, estimator.depth, estimator.anchor) for lane in lanes}
+        self._decisions: dict[Lane, Decision] = {}
+
+    def num_sums(self, step: Step, lane: Lane) -> int:
+        """How many sums the lane brings to this step's agreement: the same number on every rank."""
+        return len(self._sums(step, lane))
+
+    def partial_sums(self, step: Step, lane: Lane, x: Tensor, probe: Tensor) -> Tensor:
+        """Measure this rank's tokens, without waiting for the device.
+
+        Args:
+            x: input of block 0, [1, tokens_local, dim], real tokens only; tokens_local may be 0.
+            probe: ``x`` after the first ``probe_blocks`` blocks, same shape.
+
+        Returns:
+            float64 [num_sums] on the device of ``x``.
+        """
+        return self._trajectories[lane].measure(self._sums(step, lane), x, probe)
+
+    def decide(self, step: Step, sums: Mapping[Lane, Sequence[float]]) -> dict[Lane, Decision]:
+        """Decide for all lanes, from the sums over all ranks; a lane without sums may be left out.
+
+        Raises:
+            ValueError: a lane has not as many sums as :meth:`num_sums` says.
+        """
+        proposals = {lane: self._propose(step, lane, sums.get(lane, ())) for lane in self._histories}
+        self._decisions = self._rules.settle(step, proposals, self._histories)
+        for lane, decision in self._decisions.items():
+            self._histories[lane].advance(step, decision)
+        return dict(self._decisions)
+
+    def estimate(self, lane: Lane, x: Tensor, probe: Tensor) -> Tensor:
+        """After a skip: what all blocks would have given, [1, tokens_local, dim]; remembers the probe."""
+        coefficients = self._decisions[lane].coefficients
+        assert coefficients, f"estimate() follows a skip, but {lane} was decided {self._decisions[lane]}"
+        self._trajectories[lane].record_skipped(probe)
+        return self._trajectories[lane].combine(coefficients, x, probe)
+
+    def record(self, lane: Lane, x: Tensor, probe: Tensor, y: Tensor) -> None:
+        """After a computed step: remember it; ``y`` is the output of all blocks, [1, tokens_local, dim]."""
+        self._trajectories[lane].record_computed(x, probe, y)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of all tensors that this rank keeps between steps now."""
+        return sum(trajectory.nbytes for trajectory in self._trajectories.values())
+
+    def _may_skip(self, step: Step, lane: Lane) -> bool:
+        """What is certain before measuring; nothing can be estimated before a first computed step."""
+        past_warmup = step.index >= self._method.warmup_steps and bool(self._histories[lane].computed)
+        return past_warmup and self._method.gate.may_skip(step, lane)
+
+    def _sums(self, step: Step, lane: Lane) -> list[Sum]:
+        if not self._may_skip(step, lane):
+            return []
+        history = self._histories[lane]
+        return [term for term in self._method.sums if all(o.exists(history) for o in term.operands)]
+
+    def _propose(self, step: Step, lane: Lane, sums: Sequence[float]) -> Decision:
+        measured = dict(zip(self._sums(step, lane), map(float, sums), strict=True))
+        if not self._may_skip(step, lane):
+            return Decision("warmup" if step.index < self._method.warmup_steps else "compute")
+        history = self._histories[lane]
+        estimate = self._method.estimator.estimate(step, history, measured)
+        vote = self._method.gate.vote(step, history, measured, estimate)
+        if not vote.skip:
+            return Decision("compute", vote.indicator, vote.accumulated)
+        return Decision("skip", vote.indicator, vote.accumulated, estimate.gamma, estimate.coefficients)

@@ -1,0 +1,92 @@
+"""Reading the schedule of an earlier run from its report."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from dicache.steps import Action, Lane
+
+Schedule = dict[Lane, tuple[Action, ...]]
+
+
+def read_schedule(path: Path, lanes: Sequence[Lane], num_steps: int) -> Schedule:
+    """The action of each lane at each step, as listed in a run report.
+
+    An entry of the report's ``steps`` has ``step``, ``branch``, ``action``, and ``sample`` unless that is 0.
+
+    Raises:
+        ValueError: the file is not a run report, its steps are not those of this request, or it skips a step
+            before anything was computed.
+    """
+    try:
+        schedule = _schedule(json.loads(path.read_bytes()))
+        _check(schedule, lanes, num_steps)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}): give the report of a finished run."
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        reason = f"is not JSON ({error}): give the report of a finished run."
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return schedule
+    raise ValueError(f"cache.replay {str(path)!r} {reason}")
+
+
+def _schedule(report: Any) -> Schedule:
+    entries = report.get("steps") if isinstance(report, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("has no list of steps: give the report of a finished run.")
+    actions: dict[Lane, dict[int, Action]] = {}
+    for entry in entries:
+        lane, index, action = _parse(entry)
+        if index in actions.setdefault(lane, {}):
+            raise ValueError(f"lists step {index} of {_name(lane)} twice: remove one of the two.")
+        actions[lane][index] = action
+    return {lane: _in_order(lane, listed) for lane, listed in actions.items()}
+
+
+def _parse(entry: Any) -> tuple[Lane, int, Action]:
+    match {"sample": 0, **entry} if isinstance(entry, dict) else entry:
+        case {
+            "step": int(index),
+            "sample": int(sample),
+            "branch": str(branch),
+            "action": "warmup" | "compute" | "skip" as action,
+        }:
+            return Lane(sample, branch), index, action
+    raise ValueError(
+        f"has the entry {entry!r}: give it a step number, a branch, and one of the actions "
+        f"{', '.join(get_args(Action))}."
+    )
+
+
+def _in_order(lane: Lane, listed: dict[int, Action]) -> tuple[Action, ...]:
+    missing = set(range(max(listed) + 1)) - set(listed)
+    if missing or min(listed) < 0:
+        raise ValueError(f"lists the steps {sorted(listed)} of {_name(lane)}: number them from 0, no gaps.")
+    return tuple(listed[index] for index in range(len(listed)))
+
+
+def _check(schedule: Schedule, lanes: Sequence[Lane], num_steps: int) -> None:
+    if set(schedule) != set(lanes):
+        raise ValueError(
+            f"is of {_names(schedule)}, but this request is of {_names(lanes)}: "
+            "use the prompts and guidance of the replayed run."
+        )
+    for lane, listed in schedule.items():
+        if len(listed) != num_steps:
+            raise ValueError(
+                f"has {len(listed)} steps of {_name(lane)}, but this request has {num_steps}: "
+                f"set sampling.steps to {len(listed)}."
+            )
+        if listed[0] == "skip":
+            raise ValueError(f"skips step 0 of {_name(lane)}, before anything was computed: compute step 0.")
+
+
+def _names(lanes: Iterable[Lane]) -> str:
+    return ", ".join(sorted(_name(lane) for lane in lanes))
+
+
+def _name(lane: Lane) -> str:
+    return f"sample {lane.sample} {lane.branch}"
