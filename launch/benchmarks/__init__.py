@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: each script prints its figures from one run."""

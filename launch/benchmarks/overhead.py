@@ -1,0 +1,122 @@
+"""What the engine costs beside the diffusers pipeline, and what the cache really saves.
+
+    python -m launch.benchmarks.overhead configs/tiny-wan.yaml --rounds 7
+
+One process, one rank. The pipeline, the engine with the cache off and the engine with its default cache take
+turns, so that a machine whose speed drifts slows all of them; the figures are ratios within each round.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import typer
+from diffusers import UniPCMultistepScheduler, WanPipeline
+
+from engine.components import transformer_dtype
+from engine.config import Config, load_config
+from engine.engine import Engine
+from engine.loaded import load_model
+from engine.progress import Progress
+from engine.request import make_request
+from parallel.ranks import Ranks, pick_device
+
+PROMPT = "a red circle moving right on a navy background"
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one round: prompt encoding and denoising, without decode."""
+
+    pipeline: float
+    engine: float
+    uncached_denoise: float
+    cached_denoise: float
+    block_fraction: float
+
+    @property
+    def overhead(self) -> float:
+        """Engine with the cache off over pipeline, same work."""
+        return self.engine / self.pipeline
+
+    @property
+    def realised(self) -> float:
+        """Share of the promised saving that the clock confirms."""
+        return (1 - self.cached_denoise / self.uncached_denoise) / (1 - self.block_fraction)
+
+
+def main(
+    config_file: Annotated[Path, typer.Argument(help="A configuration with the unipc scheduler.")],
+    rounds: Annotated[int, typer.Option(help="Rounds to take the median of; one more goes first, uncounted.")] = 7,
+    threads: Annotated[int, typer.Option(help="CPU threads of torch.")] = 1,
+) -> None:
+    """Print the ratios of every round and their medians."""
+    torch.set_num_threads(threads)
+    config = load_config(config_file)
+    device = pick_device(config.runtime.device)
+    model = load_model(config, Ranks(device=device))
+    off = config.model_copy(update={"cache": config.cache.model_copy(update={"method": "none"})})
+    engines = {name: Engine(replace(model, config=c), Progress()) for name, c in (("off", off), ("on", config))}
+    request = make_request([PROMPT], "", 0, config.sampling)
+    pipeline = _pipeline(config, device)
+
+    print("| round | engine / pipeline | blocks computed | denoise time with cache / without | promise kept |")
+    print("|---|---|---|---|---|")
+    taken = []
+    for number in range(-1, rounds):
+        pipeline_seconds, _ = _timed(pipeline, device)
+        engine_seconds, uncached = _timed(lambda: engines["off"].generate(request).report, device)
+        _, cached = _timed(lambda: engines["on"].generate(request).report, device)
+        this = Round(
+            pipeline_seconds,
+            engine_seconds,
+            uncached["totals"]["seconds"]["denoise"],
+            cached["totals"]["seconds"]["denoise"],
+            cached["totals"]["block_fraction"],
+        )
+        if number >= 0:  # the first round warms up
+            taken.append(this)
+            ratio = this.cached_denoise / this.uncached_denoise
+            print(f"| {number} | {this.overhead:.3f} | {this.block_fraction:.3f} | {ratio:.3f} | {this.realised:.3f} |")
+    print(
+        f"\nmedian: engine / pipeline {median(r.overhead for r in taken):.3f} (at most 1.05), "
+        f"promise kept {median(r.realised for r in taken):.3f} (at least 0.9)"
+    )
+
+
+def _pipeline(config: Config, device: torch.device) -> Callable[[], Any]:
+    """The diffusers pipeline on the same work: encode the prompt and denoise."""
+    pipeline = WanPipeline.from_pretrained(config.model.path, dtype=transformer_dtype(config, device)).to(device)
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(
+        pipeline.scheduler.config, flow_shift=config.sampling.shift
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    sampling = config.sampling
+    return lambda: pipeline(
+        prompt=PROMPT,
+        negative_prompt="",
+        height=sampling.height,
+        width=sampling.width,
+        num_frames=sampling.frames,
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance,
+        max_sequence_length=sampling.max_sequence_length,
+        generator=torch.Generator("cpu").manual_seed(0),
+        output_type="latent",
+    )
+
+
+def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, result
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,103 @@
+"""What skipping costs: threshold, steps skipped, PSNR and SSIM against the uncached video.
+
+    python -m launch.benchmarks.quality configs/tiny-wan.yaml configs/tiny_wan/held_out_prompts.txt
+
+Every threshold runs on the same prompts (one a line; the line number is the seed), each video against the
+uncached one of the same prompt and seed. Prints a Markdown table.
+"""
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from dicache.config import CacheConfig
+from engine.components import VideoDecoder
+from engine.config import Config, load_config
+from engine.engine import Engine
+from engine.loaded import LoadedModel, load_model
+from engine.progress import Progress
+from engine.request import make_request
+from engine.video import to_uint8
+from parallel.ranks import Ranks, pick_device
+
+THRESHOLDS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5)
+
+
+def main(
+    config_file: Annotated[Path, typer.Argument(help="A configuration.")],
+    prompt_file: Annotated[Path, typer.Argument(help="Prompts, one a line.")],
+    count: Annotated[int, typer.Option(help="How many of them to use.")] = 20,
+    decide: Annotated[str, typer.Option(help="cache.decide: together or per_branch.")] = "together",
+) -> None:
+    """Run all thresholds and print the table."""
+    config = load_config(config_file, ["cache.method=none"])
+    device = pick_device(config.runtime.device)
+    model = load_model(config, Ranks(device=device))
+    captions = prompt_file.read_text(encoding="utf-8").splitlines()[:count]
+    reference = [_frames(model, config, caption, seed) for seed, caption in enumerate(captions)]
+
+    sampling = config.sampling
+    print(
+        f"{len(captions)} prompts, {sampling.steps} {sampling.scheduler} steps, shift {sampling.shift}, "
+        f"guidance {sampling.guidance}, branches decide {decide}; "
+        f"torch {torch.__version__} on {platform.processor() or platform.machine()} ({device.type})\n"
+    )
+    print("| threshold | steps skipped | blocks computed | PSNR mean (worst), dB | SSIM mean (worst) |")
+    print("|---|---|---|---|---|")
+    for threshold in THRESHOLDS:
+        cache = CacheConfig.model_validate({**_shipped(config_file), "threshold": threshold, "decide": decide})
+        runs = [_frames(model, _with(config, cache), caption, seed) for seed, caption in enumerate(captions)]
+        psnr = [_psnr(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
+        ssim = [_ssim(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
+        print(
+            f"| {threshold} | {mean(skipped for _, skipped, _ in runs):.0%} | {mean(b for *_, b in runs):.0%} "
+            f"| {mean(psnr):.1f} ({min(psnr):.1f}) | {mean(ssim):.4f} ({min(ssim):.4f}) |",
+            flush=True,
+        )
+
+
+def _shipped(config_file: Path) -> dict[str, object]:
+    return load_config(config_file).cache.model_dump() | {"method": "dicache"}
+
+
+def _with(config: Config, cache: CacheConfig) -> Config:
+    return config.model_copy(update={"cache": cache})
+
+
+def _frames(model: LoadedModel, config: Config, caption: str, seed: int) -> tuple[Tensor, float, float]:
+    """Frames uint8 [frames, height, width, 3], the share of steps skipped and the share of blocks computed."""
+    engine = Engine(replace(model, config=config), Progress())
+    result = engine.generate(make_request([caption], "", seed, config.sampling))
+    assert result.report and isinstance(model.decoder, VideoDecoder)
+    with torch.inference_mode():
+        frames = to_uint8(model.decoder.decode(result.latents[0]))
+    totals = result.report["totals"]
+    return frames, totals["skipped"] / len(result.report["steps"]), totals["block_fraction"]
+
+
+def _psnr(frames: Tensor, expected: Tensor) -> float:
+    """Decibels over all pixels of the video; identical videos count as 100."""
+    if torch.equal(frames, expected):
+        return 100.0
+    return float(peak_signal_noise_ratio(expected.numpy(), frames.numpy(), data_range=255))
+
+
+def _ssim(frames: Tensor, expected: Tensor) -> float:
+    """Mean over the frames, 7 x 7 window, colour channels averaged (Wang et al. 2004)."""
+    values = [
+        structural_similarity(a, b, channel_axis=-1, data_range=255)
+        for a, b in zip(expected.numpy(), frames.numpy(), strict=True)
+    ]
+    return float(np.mean(values))
+
+
+if __name__ == "__main__":
+    typer.run(main)

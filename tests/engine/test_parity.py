@@ -1,0 +1,111 @@
+"""I3: with the cache off, the engine gives what the diffusers pipeline gives."""
+
+import hashlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from safetensors.torch import load_file
+
+from engine.components import VideoDecoder
+from engine.config import Config
+from engine.engine import Engine, Result
+from engine.loaded import load_model
+from engine.progress import Progress
+from engine.request import make_request
+from engine.video import to_uint8
+from parallel.degrees import Degrees
+from parallel.ranks import Ranks
+from tests.conftest import PROMPT, tiny_config
+from tests.distributed.gang import Gang
+
+OTHER = "a blue square moving up on a navy background"
+CASES = {
+    "as shipped": ([PROMPT], "", ()),
+    "negative prompt": ([PROMPT], "a green triangle", ()),
+    "no guidance": ([PROMPT], "", ("sampling.guidance=1",)),
+    "euler, shift 5": ([PROMPT], "", ("sampling.scheduler=euler", "sampling.shift=5")),
+    "two prompts": ([PROMPT, OTHER], "", ()),
+    "short text": ([PROMPT], "", ("sampling.max_sequence_length=40",)),
+    "odd size": ([PROMPT], "", ("sampling.frames=5", "sampling.height=48", "sampling.width=112")),
+    "one frame": ([PROMPT], "", ("sampling.frames=1",)),
+}
+
+
+def pipeline_output(config: Config, prompts: list[str], negative_prompt: str, output_type: str) -> torch.Tensor:
+    pipeline = WanPipeline.from_pretrained(config.model.path)
+    pipeline.set_progress_bar_config(disable=True)
+    sampling = config.sampling
+    if sampling.scheduler == "unipc":
+        pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=sampling.shift)
+    else:
+        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
+    return pipeline(
+        prompt=prompts,
+        negative_prompt=[negative_prompt] * len(prompts),
+        height=sampling.height,
+        width=sampling.width,
+        num_frames=sampling.frames,
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance,
+        max_sequence_length=sampling.max_sequence_length,
+        generator=torch.Generator("cpu").manual_seed(11),
+        output_type=output_type,
+    ).frames
+
+
+def generate(ranks: Ranks, config: Config, prompts: list[str], negative_prompt: str) -> Result:
+    request = make_request(prompts, negative_prompt, 11, config.sampling)
+    return Engine(load_model(config, ranks), Progress()).generate(request)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_rank_gives_the_pipelines_latents(case: str) -> None:
+    prompts, negative_prompt, overrides = CASES[case]
+    config = tiny_config("cache.method=none", *overrides)
+    expected = pipeline_output(config, prompts, negative_prompt, "latent")
+    latents = generate(Ranks(), config, prompts, negative_prompt).latents
+    assert latents.shape == expected.shape
+    assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2, ulysses=2)], ids=str)
+@pytest.mark.parametrize("case", ["as shipped", "two prompts", "odd size"])
+def test_several_ranks_give_the_pipelines_latents(gang: Gang, degrees: Degrees, case: str) -> None:
+    prompts, negative_prompt, overrides = CASES[case]
+    config = tiny_config("cache.method=none", *overrides)
+    expected = pipeline_output(config, prompts, negative_prompt, "latent")
+    for result in gang.run(generate, degrees, config, prompts, negative_prompt):
+        assert (result.latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_decoding_gives_the_pipelines_frames() -> None:
+    config = tiny_config("cache.method=none")
+    expected = pipeline_output(config, [PROMPT], "", "np")[0]
+    latents = generate(Ranks(), config, [PROMPT], "").latents
+    frames = to_uint8(VideoDecoder(config, torch.device("cpu")).decode(latents[0])).numpy()
+    assert frames.shape == expected.shape
+    assert np.abs(frames - 255.0 * expected).max() <= 0.51, "rounding to 8 bits is all that may differ"
+
+
+def test_the_file_shows_the_frames(tmp_path: Path) -> None:
+    config = tiny_config("cache.method=none")
+    request = make_request([PROMPT], "", 11, config.sampling)
+    engine = Engine(load_model(config, Ranks()), Progress())
+    path = tmp_path / "video.mp4"
+    result = engine.generate(request, output=path, latents=tmp_path / "latents.safetensors")
+    frames = to_uint8(VideoDecoder(config, torch.device("cpu")).decode(result.latents[0]))
+    assert result.report
+    assert result.report["output"]["frames_sha256"] == hashlib.sha256(frames.numpy().tobytes()).hexdigest()
+    assert result.report["output"]["latents_sha256"] == hashlib.sha256(result.latents.numpy().tobytes()).hexdigest()
+    assert torch.equal(load_file(tmp_path / "latents.safetensors")["latents"], result.latents)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert float(stream.average_rate) == config.sampling.fps
+        shown = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+    assert shown.shape == frames.shape
+    error = np.mean((shown / 255.0 - frames.numpy() / 255.0) ** 2)
+    assert 10 * np.log10(1 / error) > 30, "compression may cost a little, another video would cost much more"
