@@ -19,6 +19,7 @@ from torch.distributed import TCPStore
 from parallel.degrees import Degrees
 
 CONTEXT = mp.get_context("spawn")
+START_TIMEOUT_SECONDS = 300  # imports alone take seconds a process, more where cores are few and busy
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,22 @@ class Gang:
             theirs.close()
             self._processes.append(process)
             self._pipes.append(ours)
+        for pipe in self._pipes:
+            if not pipe.poll(START_TIMEOUT_SECONDS):
+                self.stop()
+                raise GangError(f"A test process was not ready within {START_TIMEOUT_SECONDS} seconds.")
+            pipe.recv()
 
 
 def _serve(pipe: Connection) -> None:
     import torch
 
+    import engine.engine  # noqa: F401  what most functions need: loaded before the clock of a test runs
+    import parallel.attention  # noqa: F401
     from parallel.ranks import join, leave
 
     torch.set_num_threads(1)  # ranks share few cores
+    pipe.send("ready")
     while True:
         try:
             function, degrees, args, rank, port = pipe.recv()
