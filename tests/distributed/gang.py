@@ -1,7 +1,7 @@
 """Real processes for tests: started once, then lent to one test after another as ranks of any layout.
 
-Importing torch, diffusers and xDiT takes seconds a process, so the processes outlive a test; the process
-groups do not. A call that raises or times out ends all processes, and the next call starts fresh ones.
+Starting them costs, so the processes outlive a test; the process groups do not. A call that raises or times out
+ends all processes, and the next call starts fresh ones.
 """
 
 import multiprocessing as mp
@@ -18,8 +18,10 @@ from torch.distributed import TCPStore
 
 from parallel.degrees import Degrees
 
-CONTEXT = mp.get_context("spawn")
-START_TIMEOUT_SECONDS = 300  # imports alone take seconds a process, more where cores are few and busy
+# the fork server imports once what takes seconds to import, and every rank is forked from there
+CONTEXT = mp.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["engine.engine", "parallel.attention"])
+START_TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,6 @@ class Gang:
 def _serve(pipe: Connection) -> None:
     import torch
 
-    import engine.engine  # noqa: F401  what most functions need: loaded before the clock of a test runs
-    import parallel.attention  # noqa: F401
     from parallel.ranks import join, leave
 
     torch.set_num_threads(1)  # ranks share few cores
