@@ -1,0 +1,234 @@
+"""What a run can be told, and how it is read: one YAML file plus overrides, checked as a whole."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dicache.config import CacheConfig
+from engine.errors import InvalidInput, first_problem
+from parallel.config import ParallelConfig
+
+
+class _Section(BaseModel):
+    # strict: `steps: "50"` or `steps: true` is a slip in the file, not a number
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelConfig(_Section):
+    path: str = Field(min_length=1, description="Folder of a model in the diffusers layout.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the transformer; auto is bfloat16 on CUDA and float32 elsewhere."
+    )
+
+
+class SamplingConfig(_Section):
+    height: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
+    width: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
+    frames: int = Field(gt=0, le=65536, description="4n+1 for Wan: the VAE packs four frames into one.")
+    steps: int = Field(50, gt=0, le=1000, description="Denoise steps; the models were trained on 1000 noise levels.")
+    guidance: float = Field(
+        5.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Classifier-free guidance; 1 or less turns it off.",
+    )
+    shift: float = Field(
+        3.0, gt=0, le=100, allow_inf_nan=False, description="Flow shift: above 1, more steps at high noise."
+    )
+    fps: int = Field(16, gt=0, le=240, description="Frames per second of the file; does not change the frames.")
+    max_sequence_length: int = Field(
+        512, gt=0, le=512, description="Text tokens after padding; the padding counts in cross-attention."
+    )
+    scheduler: Literal["unipc", "euler"] = Field("unipc", description="unipc is the models' own; euler is plainer.")
+
+
+class RuntimeConfig(_Section):
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
+    attention: Literal["auto", "sdpa", "flash"] = Field(
+        "auto", description="auto takes flash-attn where it is installed and can be used, else torch's own."
+    )
+    load_timeout_seconds: float = Field(
+        600, gt=0, le=86400, allow_inf_nan=False, description="Ranks wait this long for one another to load."
+    )
+    step_timeout_seconds: float = Field(
+        60,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="And this long within a step, once the first is done.",
+    )
+
+
+class Config(_Section):
+    """Everything about a run but the prompt. Immutable; paths in it are absolute."""
+
+    model: ModelConfig
+    sampling: SamplingConfig
+    cache: CacheConfig = Field(default_factory=CacheConfig)
+    parallel: ParallelConfig = Field(default_factory=ParallelConfig)
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+
+# keys whose value names a file or folder, and may be relative
+_PATH_KEYS = (("model", "path"), ("cache", "replay"))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply ``key.sub=value`` overrides, whose values are read as YAML.
+
+    A relative path in the file is taken from the file's folder if it exists there, else from the
+    working directory; in an override always from the working directory.
+
+    Raises:
+        InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
+    """
+    file = Path(path).expanduser()
+    tree = _read_mapping(file)
+    _anchor_paths(tree, file.parent, only_existing=True)
+    for override in overrides:
+        _apply(tree, override)
+    _anchor_paths(tree, Path.cwd())
+    return _validate(tree, file)
+
+
+def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every key that a configuration may have, with dots: ``model.path``, ``sampling.height``, ..."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from valid_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-3 is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads "1e-3" and "5e0" as text, since it wants a point and a signed exponent
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
+)
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no configuration file {file}: check the path.") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{file} is not a text file in UTF-8: give a YAML configuration.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidInput(f"The configuration file {str(file)!r} cannot be read ({reason}): check the path.") from None
+    tree = _parse(text, str(file))
+    if not isinstance(tree, dict):
+        raise InvalidInput(f"{file} holds {tree!r:.60} instead of sections of keys: see configs/tiny-wan.yaml.")
+    return tree
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InvalidInput(f"{origin} is not valid YAML{where} ({problem}): correct it.") from None
+    except (
+        ValueError,
+        RecursionError,
+        TypeError,
+    ) as error:  # e.g. a date that no calendar has; a list as a key
+        raise InvalidInput(f"{origin} cannot be read as YAML ({error}): correct it.") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise InvalidInput(
+            f"--set {override} is not of the form key=value: write, for example, --set sampling.steps=20."
+        )
+    _refuse_unknown(key, f"--set {override}")
+    section, *rest = key.split(".")
+    if rest:
+        inner = tree.get(section)
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, dict):
+            raise InvalidInput(f"{section} is {inner!r}, but it should be a section of keys: correct the file.")
+        tree[section] = {**inner, ".".join(rest): _parse(text, f"--set {override}")}
+    else:
+        tree[section] = _parse(text, f"--set {override}")
+
+
+def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False) -> None:
+    for section, key in _PATH_KEYS:
+        values = tree.get(section)
+        if not isinstance(values, dict) or not isinstance(values.get(key), str) or not values[key]:
+            continue
+        anchored = Path.cwd() / folder / Path(values[key]).expanduser()
+        if not only_existing or _exists(anchored):
+            values[key] = os.path.normpath(anchored)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _validate(tree: dict[Any, Any], file: Path) -> Config:
+    for key in _keys_of(tree):
+        _refuse_unknown(key, str(file))
+    filled = {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
+    try:
+        # as JSON, since strictness of Python values would refuse a list for a tuple and text for a path
+        return Config.model_validate_json(json.dumps(filled, default=str), strict=True)
+    except ValidationError as error:
+        _, problem = first_problem(error)
+        advice = "" if ": " in problem else f": correct it in {file} or with --set"
+        raise InvalidInput(f"{problem}{advice}.") from None
+
+
+def _keys_of(tree: Mapping[Any, Any]) -> Iterator[str]:
+    for section, values in tree.items():
+        if isinstance(values, dict) and section in Config.model_fields:
+            yield from (f"{section}.{key}" for key in values)
+        else:
+            yield str(section)
+
+
+def _refuse_unknown(key: str, origin: str) -> None:
+    valid = [*valid_keys(), *Config.model_fields]
+    if key not in valid:
+        raise InvalidInput(f"Unknown key {key} in {origin}: did you mean {_nearest(key, valid)}?")
+
+
+def _nearest(key: str, valid: Sequence[str]) -> str:
+    """The valid key most like ``key``; its last part weighs most, since sections are easily mistaken."""
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        last = difflib.SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio()
+        return whole + 2 * last
+
+    return max(valid, key=likeness)

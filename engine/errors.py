@@ -1,0 +1,61 @@
+"""Errors that a user sees, each one sentence: what was wrong, with the value, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # pydantic is the callers' business; a rank that only reports an error need not import it
+    from pydantic import ValidationError
+
+
+class InvalidInput(ValueError):
+    """Something the user gave cannot work; raised before any weight is loaded. Exit code 2."""
+
+
+class RankFailure(RuntimeError):
+    """This rank cannot go on, for a reason the message states in one sentence. Exit code 1."""
+
+
+class PeerLost(RankFailure):
+    """This rank stopped because another one did; the other rank's error is the one worth reporting."""
+
+
+class Cancelled(RankFailure):
+    """The control word ended the request, on all ranks at the same step; the engine can take another."""
+
+
+def speaks_for_itself(error: BaseException) -> bool:
+    """Whether the message is a sentence of ours, to which the name of its class would only add noise."""
+    text = str(error)
+    ours = type(error).__module__.partition(".")[0] in ("dicache", "parallel", "engine")
+    return bool(text) and (ours or (type(error) is ValueError and text.endswith(".")))
+
+
+def sentence(error: BaseException) -> str:
+    """The error as one line of text, however many lines its message has."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return text if speaks_for_itself(error) else f"{name}: {text}" if text else name
+
+
+def first_problem(error: ValidationError, prefix: str = "") -> tuple[str, str]:
+    """The first problem of a pydantic error: (dotted key, what is wrong, without a full stop).
+
+    Args:
+        prefix: put before the key, for a model that is validated alone ("sampling.").
+    """
+    problem = error.errors(include_url=False)[0]
+    key = prefix + ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # from a validator of ours: its message is already a sentence
+        return key, str(problem["ctx"]["error"]).rstrip(".")
+    return key, f"{key} {_complaint(problem)}"
+
+
+def _complaint(problem: Any) -> str:
+    kind, value = problem["type"], problem["input"]
+    if kind == "missing":
+        return "is missing"
+    if kind in ("model_type", "dict_type"):
+        return f"is {value!r}, but it should be a section of keys"
+    wanted = problem["msg"].replace("Input should be", "it should be", 1).rstrip(".")
+    return f"is {value!r}, but {wanted}"

@@ -1,0 +1,155 @@
+"""What can be known about a model from its small JSON files, before a weight is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InvalidInput
+
+_SUPPORTED_PIPELINES = ("WanPipeline",)
+_WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+_GIT_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of a model, read from its configuration files."""
+
+    pipeline: str
+    num_heads: int
+    num_layers: int
+    patch_size: tuple[int, int, int]  # latent frames, rows, columns in one token
+    in_channels: int
+    vae_scale_spatial: int  # pixels per latent row or column
+    vae_scale_temporal: int  # frames per latent frame, after the first
+    rope_max_seq_len: int  # positions along each axis of the token grid
+
+    def latents_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Channels, frames, rows and columns of the latents of a video of that many frames and pixels."""
+        return (
+            self.in_channels,
+            (frames - 1) // self.vae_scale_temporal + 1,
+            height // self.vae_scale_spatial,
+            width // self.vae_scale_spatial,
+        )
+
+    def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Tokens along time, rows and columns for a video of that many frames and pixels."""
+        latent = self.latents_shape(frames, height, width)[1:]
+        t, h, w = (size // patch for size, patch in zip(latent, self.patch_size, strict=True))
+        return t, h, w
+
+
+def read_facts(model_path: str | Path) -> ModelFacts:
+    """Read ``model_index.json`` and the configurations of transformer and VAE, and look at what lies beside them.
+
+    Raises:
+        InvalidInput: the folder, a file or a weight file is missing or damaged, or the model is of a
+            kind that Lockstep does not run.
+    """
+    folder = Path(model_path)
+    if not folder.is_dir():
+        raise InvalidInput(f"There is no model folder {folder}: download the model there, or correct model.path.")
+    index = _read_json(folder / "model_index.json")
+    _check_supported(index, folder)
+    transformer = _read_json(folder / "transformer" / "config.json")
+    vae = _read_json(folder / "vae" / "config.json")
+    _read_json(folder / "text_encoder" / "config.json")
+    _read_json(folder / "scheduler" / "scheduler_config.json")
+    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+        raise InvalidInput(f"{folder / 'tokenizer'} holds no tokenizer.json: download the model again.")
+    for component, stem in _WEIGHTS.items():
+        for file in _weight_files(folder / component, stem):
+            _check_weight_file(file)
+    try:
+        return ModelFacts(
+            pipeline=index["_class_name"],
+            num_heads=int(transformer["num_attention_heads"]),
+            num_layers=int(transformer["num_layers"]),
+            patch_size=_triple(transformer.get("patch_size", (1, 2, 2))),
+            in_channels=int(transformer.get("in_channels", 16)),
+            vae_scale_spatial=int(vae.get("scale_factor_spatial", 8)),
+            vae_scale_temporal=int(vae.get("scale_factor_temporal", 4)),
+            rope_max_seq_len=int(transformer.get("rope_max_seq_len", 1024)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"The configuration files in {folder} lack or garble {error}: download the model again."
+        ) from None
+
+
+def _triple(values: Any) -> tuple[int, int, int]:
+    t, h, w = values
+    return int(t), int(h), int(w)
+
+
+def _check_supported(index: dict[str, Any], folder: Path) -> None:
+    pipeline = index.get("_class_name")
+    if pipeline not in _SUPPORTED_PIPELINES:
+        raise InvalidInput(
+            f"{folder} is a {pipeline}, which Lockstep does not run: use one of {', '.join(_SUPPORTED_PIPELINES)}."
+        )
+    second = index.get("transformer_2")
+    if second and any(second):
+        raise InvalidInput(
+            f"{folder} has two transformers (Wan 2.2), which Lockstep does not run yet: use a Wan 2.1 model."
+        )
+    if index.get("expand_timesteps"):
+        raise InvalidInput(
+            f"{folder} has a timestep per token (Wan 2.2 5B), which Lockstep does not run yet: use a Wan 2.1 model."
+        )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(
+            f"{file} is missing, so this is no model in the diffusers layout: download it, or correct model.path."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{file} cannot be read ({error}): download the model again.") from None
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{file} holds no settings: download the model again.")
+    return content
+
+
+def _weight_files(folder: Path, stem: str) -> Iterator[Path]:
+    shards = folder / f"{stem}.safetensors.index.json"
+    if shards.is_file():
+        names = _read_json(shards).get("weight_map", {}).values()
+        yield from (folder / name for name in sorted(set(names)))
+    else:
+        yield folder / f"{stem}.safetensors"
+
+
+def _check_weight_file(file: Path) -> None:
+    """Refuse a weight file that is absent, a Git LFS pointer or cut short; reads only its header."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_GIT_LFS))
+            if start == _GIT_LFS:
+                raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the weights with git lfs pull.")
+            header_bytes = int.from_bytes(start[:8], "little")
+            size = file.stat().st_size
+            if 8 + header_bytes <= size:
+                stream.seek(8)
+                tensors = json.loads(stream.read(header_bytes))
+                ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+                if 8 + header_bytes + max(ends, default=0) == size:
+                    return
+    except FileNotFoundError:
+        raise InvalidInput(f"The weights {file} are missing: download the model again.") from None
+    except InvalidInput:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise InvalidInput(f"The weights {file} cannot be read ({error}): download the model again.") from None
+    raise InvalidInput(f"The weights {file} are cut short or damaged: download the model again.")

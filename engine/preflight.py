@@ -1,0 +1,223 @@
+"""Everything that can be known to be wrong before weights load: checked here, in one place."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import Config
+from engine.errors import InvalidInput
+from engine.models.facts import ModelFacts, read_facts
+from engine.request import GenerationRequest
+from parallel.degrees import Degrees, resolve_degrees
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files that rank 0 writes; None for one that nobody asked for."""
+
+    video: Path | None = None
+    report: Path | None = None
+    latents: Path | None = None
+
+
+def preflight(
+    config: Config,
+    request: GenerationRequest,
+    ranks: int | None,
+    outputs: Outputs,
+    local_ranks: int | None = None,
+) -> Degrees:
+    """Check a whole run without reading a weight or starting a process.
+
+    Args:
+        ranks: the world size, or None to derive it from ``config.parallel``.
+        local_ranks: how many of them run on this machine; all of them if None.
+
+    Returns:
+        The layout of the ranks.
+
+    Raises:
+        InvalidInput: one sentence that names the value and what to do instead.
+    """
+    if ranks is not None and ranks < 1:
+        raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
+    facts = read_facts(config.model.path)
+    _check_size(request, facts)
+    _check_cache(config, facts)
+    try:
+        degrees = resolve_degrees(config.parallel, ranks, facts.num_heads)
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+    _check_layout(degrees, request, facts)
+    _check_outputs(outputs)
+    _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)  # last: needs torch
+    return degrees
+
+
+def _check_size(request: GenerationRequest, facts: ModelFacts) -> None:
+    sampling = request.sampling
+    scale = facts.vae_scale_temporal
+    # the diffusers pipeline rounds such values silently; a person who asked for 16 frames should hear of it
+    if (sampling.frames - 1) % scale:
+        allowed = _neighbours(sampling.frames, scale, offset=1)
+        raise InvalidInput(f"sampling.frames is {sampling.frames}, but this model needs {scale}n+1: use {allowed}.")
+    for name, size, patch in (
+        ("height", sampling.height, facts.patch_size[1]),
+        ("width", sampling.width, facts.patch_size[2]),
+    ):
+        multiple = facts.vae_scale_spatial * patch
+        if size % multiple:
+            raise InvalidInput(
+                f"sampling.{name} is {size}, but this model needs a multiple of {multiple}: "
+                f"use {_neighbours(size, multiple)}."
+            )
+    grid = facts.token_grid(sampling.frames, sampling.height, sampling.width)
+    for name, tokens in zip(("frames", "height", "width"), grid, strict=True):
+        if tokens > facts.rope_max_seq_len:
+            raise InvalidInput(
+                f"sampling.{name} is {getattr(sampling, name)}, which makes {tokens} positions, but this model "
+                f"knows {facts.rope_max_seq_len}: ask for less."
+            )
+
+
+def _neighbours(value: int, multiple: int, offset: int = 0) -> str:
+    below = (value - offset) // multiple * multiple + offset
+    above = below + multiple
+    return f"{below} or {above}" if below > 0 else str(above)
+
+
+def _check_cache(config: Config, facts: ModelFacts) -> None:
+    cache = config.cache
+    if cache.method == "dicache" and cache.probe_depth >= facts.num_layers:
+        raise InvalidInput(
+            f"cache.probe_depth is {cache.probe_depth}, but this model has {facts.num_layers} blocks and the probe "
+            f"must stop before the last: use 1 to {facts.num_layers - 1}."
+        )
+    if cache.replay is not None:
+        try:
+            steps = json.loads(Path(cache.replay).read_text(encoding="utf-8"))["steps"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it holds no run report"
+            raise InvalidInput(
+                f"cache.replay is {cache.replay}, which cannot be read ({reason}): give the JSON report of a run."
+            ) from None
+        recorded = {row.get("step") for row in steps if isinstance(row, dict)} if isinstance(steps, list) else set()
+        if recorded != set(range(config.sampling.steps)):
+            raise InvalidInput(
+                f"cache.replay is {cache.replay}, a run of {len(recorded)} steps, but sampling.steps is "
+                f"{config.sampling.steps}: replay a run of as many steps."
+            )
+
+
+def _check_layout(degrees: Degrees, request: GenerationRequest, facts: ModelFacts) -> None:
+    if degrees.data > 1:
+        raise InvalidInput(
+            f"parallel.data is {degrees.data}, but replicas are not supported yet: use 1, and cfg, ulysses or ring."
+        )
+    sampling = request.sampling
+    if degrees.cfg == 2 and sampling.guidance <= 1:
+        raise InvalidInput(
+            f"parallel.cfg is 2, but sampling.guidance is {sampling.guidance:g}, which leaves one branch: "
+            "use parallel.cfg=1 or guidance above 1."
+        )
+    tokens = math.prod(facts.token_grid(sampling.frames, sampling.height, sampling.width))
+    if tokens < degrees.sequence:
+        raise InvalidInput(
+            f"A video of this size has {tokens} tokens, fewer than the {degrees.sequence} ranks that would share "
+            "them: use fewer ranks or a larger video."
+        )
+
+
+def _check_outputs(outputs: Outputs) -> None:
+    wanted = [
+        ("--output", outputs.video, ".mp4"),
+        ("--report", outputs.report, ".json"),
+        ("--latents", outputs.latents, ".safetensors"),
+    ]
+    for option, path, suffix in wanted:
+        if path is not None:
+            _check_output(option, path, suffix)
+
+
+def _check_output(option: str, path: Path, suffix: str) -> None:
+    def refuse(complaint: str) -> InvalidInput:
+        return InvalidInput(f"{option} is {str(path)!r}, {complaint}.")
+
+    if "\0" in str(path):
+        raise refuse("which no file system takes: rename it")
+    if path.suffix.lower() != suffix:
+        raise refuse(f"but it must end in {suffix}: rename it")
+    try:
+        if path.is_dir():
+            raise refuse("which is a folder: add a file name")
+        if path.exists() and not path.is_file():
+            raise refuse("which is not an ordinary file: choose another")
+        folder = _existing_folder(path)
+        if not folder.is_dir():
+            raise refuse(f"but {folder} is a file, not a folder: choose another")
+        if not os.access(folder, os.W_OK | os.X_OK) or not _can_create_in(folder):
+            raise refuse(f"but the folder {folder} is not writable: choose another")
+        if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX") - _ROOM_FOR_TEMPORARY:
+            raise refuse("a name too long for this file system: shorten it")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise refuse(f"which cannot be used ({reason}): choose another") from None
+
+
+# files are written under a temporary name first, which is the name and a few letters
+_ROOM_FOR_TEMPORARY = 32
+
+
+def _existing_folder(path: Path) -> Path:
+    """The nearest ancestor that exists: folders below it are made when the first file is written."""
+    for folder in path.absolute().parents:
+        if folder.exists():
+            return folder
+    return Path("/")
+
+
+def _can_create_in(folder: Path) -> bool:
+    # root passes os.access on read-only file systems and in places like /proc, so try it
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _check_device(config: Config, local_ranks: int) -> None:
+    runtime = config.runtime
+    if runtime.attention == "flash":
+        _check_flash(config)
+    if runtime.device == "cpu":
+        return
+    import torch  # seconds: only now, when nothing else is wrong
+
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if runtime.device == "cuda" and not devices:
+        raise InvalidInput("runtime.device is cuda, but torch finds no CUDA device here: use auto or cpu.")
+    if 0 < devices < local_ranks:
+        raise InvalidInput(
+            f"{local_ranks} ranks would share {devices} CUDA devices on this machine, and each rank needs its own: "
+            f"start at most {devices}, or use runtime.device=cpu."
+        )
+
+
+def _check_flash(config: Config) -> None:
+    if config.runtime.device == "cpu":
+        complaint = "but runtime.device is cpu: use auto or sdpa"
+    elif config.model.dtype == "float32":
+        complaint = "but model.dtype is float32, which it cannot take: use bfloat16"
+    elif importlib.util.find_spec("flash_attn") is None:
+        complaint = "but flash-attn is not installed: install lockstep-video[flash-attn], or use auto or sdpa"
+    else:
+        return
+    raise InvalidInput(f"runtime.attention is flash, {complaint}.")

@@ -1,0 +1,17 @@
+"""How the engine tells what it is doing. The base class is silent; launch/ draws it."""
+
+
+class Progress:
+    """Called by the engine on EVERY rank: who draws decides which rank draws.
+
+    The calls come from the thread that runs the engine, so they must return quickly.
+    """
+
+    def stage(self, name: str) -> None:
+        """A stage begins: "join", "load", "encode", "denoise", "decode" or "write"."""
+
+    def step(self, index: int, total: int, action: str) -> None:
+        """Denoise step ``index`` (from 0) of ``total`` is done, and was a "warmup", "compute" or "skip"."""
+
+    def done(self) -> None:
+        """The request is finished; not called when it fails."""

@@ -1,0 +1,61 @@
+"""What a user asks for: prompts, a seed and how to sample. Validated at the edge, immutable afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from engine.config import SamplingConfig
+from engine.errors import InvalidInput, first_problem
+
+
+class GenerationRequest(BaseModel):
+    """One or more prompts, each of which becomes one video; the noise of all comes from one generator.
+
+    The generator is ``torch.Generator("cpu").manual_seed(seed)``, drawn as (B, C, T, H, W) float32, as
+    a diffusers pipeline draws it: a seed means the same on every device and at every number of ranks.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    prompts: tuple[str, ...] = Field(min_length=1, description="What to show; one video each.")
+    negative_prompt: str = Field("", description="What to keep away from; used where guidance is above 1.")
+    seed: int = Field(0, ge=0, lt=2**63, description="torch.Generator takes no more than 63 bits.")
+    sampling: SamplingConfig
+
+    @field_validator("prompts")
+    @classmethod
+    def _not_blank(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in prompts:
+            if not prompt.strip():
+                raise ValueError(f"--prompt is {prompt!r}, which is empty: say what the video should show.")
+        return prompts
+
+    @field_validator("prompts", "negative_prompt")
+    @classmethod
+    def _is_text(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        # bytes of the command line that are not UTF-8 arrive as lone surrogates, and no tokenizer takes them
+        for text in (value,) if isinstance(value, str) else value:
+            if not text.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
+                raise ValueError(f"{text!r} is not text in UTF-8: type it again.")
+        return value
+
+
+def make_request(
+    prompts: Sequence[str], negative_prompt: str, seed: int, sampling: SamplingConfig
+) -> GenerationRequest:
+    """Build a request from what a user typed.
+
+    Raises:
+        InvalidInput: one sentence that names the option.
+    """
+    if not prompts:
+        raise InvalidInput("There is no prompt: say what the video should show with --prompt.")
+    try:
+        return GenerationRequest(prompts=tuple(prompts), negative_prompt=negative_prompt, seed=seed, sampling=sampling)
+    except ValidationError as error:
+        key, problem = first_problem(error)
+        option = {"prompts": "--prompt", "negative_prompt": "--negative-prompt", "seed": "--seed"}
+        name = key.split(".")[0]
+        raise InvalidInput(f"{problem.replace(name, option.get(name, name), 1)}.") from None

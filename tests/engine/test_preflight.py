@@ -1,0 +1,236 @@
+"""Checks before weights load, on model folders that hold no weights worth the name."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Config, load_config
+from engine.errors import InvalidInput
+from engine.models.facts import read_facts
+from engine.preflight import Outputs, preflight
+from engine.request import make_request
+from parallel.degrees import Degrees
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def write_safetensors(file: Path, tensors: dict[str, int]) -> None:
+    """A file of float32 tensors by number of elements, all zero; the format is simple enough to write by hand."""
+    end, header = 0, {}
+    for name, elements in tensors.items():
+        header[name] = {"dtype": "F32", "shape": [elements], "data_offsets": [end, end := end + 4 * elements]}
+    text = json.dumps(header).encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with all that is looked at before loading: 4 heads, 3 blocks."""
+    folder = tmp_path / "model"
+    index = {"_class_name": "WanPipeline", "transformer_2": [None, None], "expand_timesteps": False}
+    write_json(folder / "model_index.json", index)
+    sizes = {"num_attention_heads": 4, "num_layers": 3, "patch_size": [1, 2, 2], "in_channels": 16}
+    write_json(folder / "transformer" / "config.json", sizes | {"rope_max_seq_len": 64})
+    write_json(folder / "vae" / "config.json", {"scale_factor_spatial": 8, "scale_factor_temporal": 4})
+    for name in ("text_encoder/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"):
+        write_json(folder / name, {})
+    write_safetensors(folder / "vae" / "diffusion_pytorch_model.safetensors", {"a": 3})
+    write_safetensors(folder / "text_encoder" / "model.safetensors", {"a": 3})
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    write_json(folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json", {"weight_map": shards})
+    for tensor, name in shards.items():
+        write_safetensors(folder / "transformer" / name, {tensor: 5})
+    return folder
+
+
+@pytest.fixture
+def config(model: Path, tmp_path: Path) -> Callable[..., Config]:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: {{path: {model}}}\nsampling: {{height: 64, width: 64, frames: 17, steps: 4}}\n")
+    return lambda *overrides: load_config(file, ["runtime.device=cpu", *overrides])
+
+
+def check(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> Degrees:  # noqa: B008
+    return preflight(config, make_request(["x"], "", 0, config.sampling), ranks, outputs)
+
+
+def refusal(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> str:  # noqa: B008
+    with pytest.raises(InvalidInput) as caught:
+        check(config, ranks, outputs)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    return sentence
+
+
+def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
+    assert check(config()) == Degrees()
+    assert check(config("parallel.cfg=2", "parallel.ulysses=2", "parallel.ring=3"), ranks=12).world_size == 12
+    assert check(config("parallel.cfg=2"), ranks=None).world_size == 2
+    facts = read_facts(model)
+    assert (facts.num_heads, facts.num_layers, facts.patch_size) == (4, 3, (1, 2, 2))
+    assert facts.token_grid(frames=17, height=64, width=96) == (5, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "words"),
+    [
+        (["sampling.frames=16"], 1, ["16", "4n+1", "13 or 17"]),
+        (["sampling.frames=2"], 1, ["1 or 5"]),
+        (["sampling.frames=257"], 1, ["257", "65", "64"]),
+        (["sampling.height=72"], 1, ["height", "72", "16", "64 or 80"]),
+        (["sampling.width=15"], 1, ["width", "15", "use 16"]),
+        (["sampling.width=1040"], 1, ["width", "1040", "65"]),
+        (["parallel.ulysses=3"], 3, ["3", "4", "heads"]),
+        (["parallel.ulysses=2"], 3, ["2", "3 ranks"]),
+        (["parallel.cfg=3"], 3, ["parallel.cfg", "3"]),
+        (["parallel.cfg=2", "sampling.guidance=1"], 2, ["parallel.cfg", "guidance", "1"]),
+        (["parallel.data=2"], 2, ["parallel.data", "2"]),
+        ([], 0, ["--ranks", "0"]),
+        ([], -2, ["--ranks", "-2"]),
+        (["sampling.frames=1", "sampling.height=16", "sampling.width=16"], 2, ["1 tokens", "2 ranks"]),
+        (["cache.probe_depth=3"], 1, ["probe_depth", "3", "1 to 2"]),
+        (["runtime.attention=flash"], 1, ["flash", "cpu"]),
+        (["runtime.attention=flash", "runtime.device=auto", "model.dtype=float32"], 1, ["flash", "float32"]),
+    ],
+)
+def test_what_does_not_fit(overrides: list[str], ranks: int, words: list[str], config: Callable[..., Config]) -> None:
+    sentence = refusal(config(*overrides), ranks)
+    for word in words:
+        assert word in sentence
+
+
+def test_no_cuda(config: Callable[..., Config]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        assert "share" in refusal(config("runtime.device=cuda"), ranks=4 * torch.cuda.device_count())
+    else:
+        assert "runtime.device is cuda" in refusal(config("runtime.device=cuda"))
+
+
+def test_a_method_that_probes_nothing_may_have_any_depth(config: Callable[..., Config]) -> None:
+    check(config("cache.method=none", "cache.probe_depth=3"))
+
+
+def damage(how: str, folder: Path) -> None:
+    weights = folder / "transformer" / "model-2.safetensors"
+    index = folder / "model_index.json"
+    match how:
+        case "no folder":
+            shutil.rmtree(folder)
+        case "empty folder":
+            shutil.rmtree(folder)
+            folder.mkdir()
+        case "another pipeline":
+            write_json(index, {"_class_name": "FluxPipeline"})
+        case "two transformers":
+            write_json(index, {"_class_name": "WanPipeline", "transformer_2": ["diffusers", "WanTransformer3DModel"]})
+        case "timestep per token":
+            write_json(index, {"_class_name": "WanPipeline", "expand_timesteps": True})
+        case "garbled JSON":
+            (folder / "vae" / "config.json").write_text("{")
+        case "JSON list":
+            (folder / "vae" / "config.json").write_text("[]")
+        case "no heads":
+            write_json(folder / "transformer" / "config.json", {"num_layers": 3})
+        case "no tokenizer":
+            (folder / "tokenizer" / "tokenizer.json").unlink()
+        case "missing shard":
+            weights.unlink()
+        case "missing weights":
+            (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+        case "cut short":
+            os.truncate(weights, weights.stat().st_size - 4)
+        case "empty file":
+            os.truncate(weights, 0)
+        case "LFS pointer":
+            weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        case "no safetensors":
+            weights.write_bytes(b"PK\x03\x04" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("no folder", ["no model folder", "model"]),
+        ("empty folder", ["model_index.json", "missing"]),
+        ("another pipeline", ["FluxPipeline", "WanPipeline"]),
+        ("two transformers", ["Wan 2.2"]),
+        ("timestep per token", ["Wan 2.2"]),
+        ("garbled JSON", ["vae", "config.json"]),
+        ("JSON list", ["vae", "config.json"]),
+        ("no heads", ["num_attention_heads"]),
+        ("no tokenizer", ["tokenizer.json"]),
+        ("missing shard", ["model-2.safetensors", "missing"]),
+        ("missing weights", ["diffusion_pytorch_model.safetensors", "missing"]),
+        ("cut short", ["model-2.safetensors", "cut short"]),
+        ("empty file", ["model-2.safetensors", "cut short"]),
+        ("LFS pointer", ["model-2.safetensors", "git lfs pull"]),
+        ("no safetensors", ["model-2.safetensors"]),
+    ],
+)
+def test_a_damaged_model(how: str, words: list[str], model: Path, config: Callable[..., Config]) -> None:
+    checked = config()
+    damage(how, model)
+    sentence = refusal(checked)
+    for word in words:
+        assert word in sentence
+
+
+def test_outputs(config: Callable[..., Config], tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "nowhere" / "x.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    new = tmp_path / "x" / "y"
+    check(config(), 1, Outputs(new / "v.mp4", new / "v.json", new / "v.safetensors"))
+    assert not (tmp_path / "x").exists(), "a check creates nothing"
+    for outputs, words in [
+        (Outputs(video=tmp_path / "a.mp4"), ["--output", "folder"]),
+        (Outputs(video=tmp_path / "pipe.mp4"), ["--output", "not an ordinary file"]),
+        (Outputs(video=tmp_path / "v.mov"), ["--output", "v.mov", ".mp4"]),
+        (Outputs(video=tmp_path / "v"), ["--output", ".mp4"]),
+        (Outputs(video=tmp_path / "file" / "v.mp4"), ["--output", "file"]),
+        (Outputs(video=Path("/proc/new/v.mp4")), ["--output", "not writable"]),  # permission bits say root may
+        (Outputs(video=Path("a\0b.mp4")), ["--output"]),
+        (Outputs(report=tmp_path / "r.yaml"), ["--report", ".json"]),
+        (Outputs(latents=tmp_path / "l.bin"), ["--latents", ".safetensors"]),
+    ]:
+        sentence = refusal(config(), 1, outputs)
+        for word in words:
+            assert word in sentence
+    check(config(), 1, Outputs(video=tmp_path / "link.mp4"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; /proc above stands in for it")
+def test_a_folder_without_permission(config: Callable[..., Config], tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    assert "not writable" in refusal(config(), 1, Outputs(video=folder / "v.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (None, "No such file"),
+        ("{", "no run report"),
+        ("[]", "no run report"),
+        ('{"schema": 1}', "no run report"),
+        ('{"steps": 3}', "0 steps"),
+        ('{"steps": [{"step": 0}, {"step": 1}]}', "2 steps"),
+    ],
+)
+def test_a_replay_file(content: str | None, word: str, config: Callable[..., Config], tmp_path: Path) -> None:
+    file = tmp_path / "replay.json"
+    if content is not None:
+        file.write_text(content)
+    sentence = refusal(config(f"cache.replay={file}"))
+    assert "replay.json" in sentence and word in sentence
