@@ -1,0 +1,52 @@
+"""The commands and their options. New knobs go into the configuration, not here."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+import yaml
+
+from engine.config import load_config
+from launch import options as opt
+from launch.job import prepare
+from launch.options import Options
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Generate video with diffusion transformers on many GPUs, skipping steps in lockstep.",
+)
+
+
+@app.command()
+def generate(
+    config: opt.ConfigFile,
+    prompt: opt.Prompts = None,
+    negative_prompt: opt.NegativePrompt = "",
+    seed: opt.Seed = 0,
+    ranks: opt.Ranks = None,
+    output: opt.Output = None,
+    report: opt.Report = None,
+    latents: opt.Latents = None,
+    set_: opt.Overrides = None,
+) -> int:
+    """Generate a video from a prompt, on one or more processes of this machine."""
+    options = Options(config, prompt or (), negative_prompt, seed, output, report, latents, set_ or ())
+    job = prepare(options, ranks)
+    if job.degrees.world_size == 1:
+        from launch.generate import run_rank
+
+        return run_rank(lambda: job)
+    from launch.local import start_ranks
+
+    return start_ranks(options, job.degrees.world_size)
+
+
+@app.command()
+def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
+    """Print the configuration as it will be used: checked, and with all defaults."""
+    resolved = load_config(config, set_ or ())
+    yaml.safe_dump(resolved.model_dump(mode="json"), sys.stdout, sort_keys=False, allow_unicode=True)
+    return 0

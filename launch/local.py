@@ -1,0 +1,83 @@
+"""Local ranks through torch's elastic launcher: what `torchrun --standalone -m launch.generate` does, and quieter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+from launch.console import restore_terminal
+from launch.failures import print_failure, root_cause
+from launch.options import Options
+from launch.signals import PARENT_PID, Interrupted
+
+# long enough for a rank to die of SIGTERM, at whose default action ranks leave it; then SIGKILL
+_SHUTDOWN_SECONDS = 2
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def start_ranks(options: Options, ranks: int) -> int:
+    """Run `launch.generate` on that many processes of this machine, and wait for them.
+
+    Returns:
+        The exit code: 0, or that of the rank that failed first, whose error line has been printed.
+
+    Raises:
+        Interrupted: by a signal; all ranks have ended.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # elastic logs a failing rank as an error; we print our own line for it
+    os.environ.update(_environment(ranks))
+    with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            run_id=uuid.uuid4().hex,
+            role="lockstep",
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",  # a free port, held from the moment it is chosen
+            local_addr="127.0.0.1",  # a machine need not be able to resolve its own name
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle="SIGHUP",  # elastic would replace our handlers for the others
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+        # elastic substitutes ${local_rank} in arguments, and a prompt may well hold a dollar sign
+        argv = [argument.replace("$", "$$") for argument in options.to_argv()]
+        try:
+            try:
+                elastic_launch(config, sys.executable)("-m", "launch.generate", *argv)
+            finally:
+                restore_terminal()  # a rank that was killed could not
+        except ChildFailedError as error:
+            failure = root_cause(error.failures, Path(folder))
+            print_failure(failure)
+            return failure.exit_code
+        except SignalException as error:
+            raise Interrupted(signal.Signals(error.sigval)) from None
+    return 0
+
+
+def _environment(ranks: int) -> dict[str, str]:
+    """What the ranks inherit beyond our own environment."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment = {
+        PARENT_PID: str(os.getpid()),
+        # ranks that each take all cores get in one another's way
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // ranks))),
+    }
+    root = Path(__file__).resolve().parent.parent
+    if root.name not in _INSTALLED:  # run from a checkout, perhaps from another folder
+        inherited = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{root}{os.pathsep}{inherited}" if inherited else str(root)
+        environment["PYTHONSAFEPATH"] = "1"  # a folder named engine/ where the user stands must not be taken for ours
+    return environment

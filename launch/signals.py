@@ -1,0 +1,86 @@
+"""What Ctrl-C and friends do, in the process a person started and in the ranks that it starts."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+PARENT_PID = "LOCKSTEP_PARENT_PID"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+_PR_SET_PDEATHSIG = 1
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to end. Not an Exception, so that nobody's `except Exception` keeps it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum
+
+    def __str__(self) -> str:
+        return "interrupted" if self.signum == signal.SIGINT else f"ended by {self.args[0]}"
+
+
+def raise_when_interrupted(grace_seconds: float = 5.0) -> None:
+    """Turn the first ending signal into `Interrupted`, and end the process if that has not worked in time.
+
+    Python runs signal handlers between bytecodes only, so one alone would wait for a long operation in C++.
+    The interpreter's wakeup descriptor is written to by the C handler at once, which starts the clock.
+    """
+    pending: list[int] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if not pending:  # a second Ctrl-C must not break off the clean-up that the first one started
+            pending.append(signum)
+            raise Interrupted(signum)
+
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    for signum in _ENDING:
+        signal.signal(signum, handle)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=_end_in_time, args=(read_end, grace_seconds), daemon=True).start()
+
+
+def _end_in_time(read_end: int, grace_seconds: float) -> None:
+    while True:
+        signum = os.read(read_end, 1)[0]
+        if signum in _ENDING:
+            break
+    time.sleep(grace_seconds)
+    say(f"lockstep: {Interrupted(signum)}")
+    os._exit(128 + signum)  # local ranks die with this process
+
+
+def become_rank() -> None:
+    """Make this rank's process easy to end. To be called before anything slow is imported.
+
+    * Ending signals take their default action: a Python handler would never run while the process is
+      stuck in a collective, and a handler's traceback is of no use to anyone.
+    * The process is killed when the launcher dies, even of SIGKILL, so that no rank is left behind.
+    """
+    for signum in _ENDING:
+        signal.signal(signum, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    launcher = os.environ.get(PARENT_PID)
+    if launcher and os.getppid() != int(launcher):
+        os._exit(1)  # the launcher died before prctl was called
+
+
+def say(line: str) -> None:
+    """Write one line to stderr; a reader that has gone (`| tee` on Ctrl-C) is no reason to fail."""
+    try:
+        sys.stderr.flush()
+        os.write(2, (line + "\n").encode("utf-8", "backslashreplace"))
+    except (OSError, ValueError):
+        pass

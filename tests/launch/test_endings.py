@@ -1,0 +1,169 @@
+"""Runs that do not end well: Ctrl-C, killed processes, failing ranks. No process stays, no old file is lost."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.launch.conftest import Shell
+
+pytestmark = pytest.mark.timeout(300)
+LONG = "--set=sampling.steps=1000"
+
+
+@pytest.fixture
+def shell_with_a_video(shell: Shell) -> Shell:
+    (shell.folder / "old.mp4").write_text("the old video")
+    (shell.folder / "old.json").write_text("the old report")
+    return shell
+
+
+def assert_old_files_stand(shell: Shell) -> None:
+    assert (shell.folder / "old.mp4").read_text() == "the old video"
+    assert (shell.folder / "old.json").read_text() == "the old report"
+    leftovers = sorted(path.name for path in shell.folder.iterdir())
+    assert leftovers == ["old.json", "old.mp4"], leftovers
+
+
+def error_line(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    lines = [line for line in err.splitlines() if line.startswith("lockstep: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err and out == ""
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "moment", "signum", "code", "line"),
+    [
+        (1, "denoising", signal.SIGINT, 130, "lockstep: interrupted"),
+        (2, "joining ranks", signal.SIGINT, 130, "lockstep: interrupted"),
+        (2, "denoising", signal.SIGTERM, 143, "lockstep: ended by SIGTERM"),
+    ],
+)
+def test_a_signal_ends_all_ranks(
+    ranks: int, moment: str, signum: int, code: int, line: str, shell_with_a_video: Shell
+) -> None:
+    shell = shell_with_a_video
+    process = shell.generate("--prompt=x", LONG, f"--ranks={ranks}", "--output=old.mp4")
+    shell.await_line(process, moment)
+    process.send_signal(signum)
+    sent = time.monotonic()
+    assert error_line(process) == line
+    assert process.returncode == code
+    shell.await_nobody(seconds=1)
+    assert time.monotonic() - sent < 5
+    assert_old_files_stand(shell)
+
+
+def test_ctrl_c_on_a_terminal(shell: Shell) -> None:
+    """The key itself, through a terminal: progress is drawn, and the terminal is usable afterwards."""
+    keyboard, terminal = pty.openpty()
+    command = [sys.executable, "-m", "launch.cli", "generate", *shell.options("--prompt=x", LONG, "--ranks=2")]
+    process = shell.start(["setsid", "--ctty", "--wait", *command], stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    seen = b""
+    while b"denoising" not in seen:
+        seen += os.read(keyboard, 4096)
+    os.write(keyboard, b"\x03")
+    try:
+        while more := os.read(keyboard, 4096):
+            seen += more
+    except OSError:
+        pass  # how Linux says that the last one has closed the terminal
+    assert process.wait(timeout=10) == 130
+    shell.await_nobody(seconds=1)
+    hide, show = b"\x1b[?25l", b"\x1b[?25h"
+    assert hide in seen and seen.rindex(show) > seen.rindex(hide), "the cursor is visible again"
+    assert seen.rstrip().endswith(b"lockstep: interrupted")
+
+
+def test_interrupt_while_nobody_reads_the_output(shell: Shell) -> None:
+    """`lockstep generate ... 2>&1 | tee log`: Ctrl-C ends tee as well, and our last words have nowhere to go."""
+    process = shell.generate("--prompt=x", LONG, "--ranks=2", "--output=o.mp4")
+    shell.await_line(process, "denoising")
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    process.stderr.close()
+    for _ in range(3):  # nor does impatience break off the clean-up
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    shell.await_nobody(seconds=1)
+
+
+@pytest.mark.parametrize("how", ["lockstep", "torchrun"])
+def test_no_rank_outlives_its_launcher(how: str, shell: Shell) -> None:
+    arguments = ["--prompt=x", LONG, "--output=o.mp4"]
+    process = shell.torchrun(2, *arguments) if how == "torchrun" else shell.generate(*arguments, "--ranks=2")
+    shell.await_line(process, "denoising")
+    assert set(shell.ranks()) == {0, 1}
+    os.kill(process.pid, signal.SIGKILL)
+    shell.await_nobody(seconds=3)
+
+
+def test_a_killed_rank_ends_all(shell_with_a_video: Shell) -> None:
+    shell = shell_with_a_video
+    process = shell.generate("--prompt=x", LONG, "--ranks=2", "--output=old.mp4")
+    shell.await_line(process, "denoising")
+    os.kill(shell.ranks()[0], signal.SIGKILL)
+    killed = time.monotonic()
+    line = error_line(process)
+    assert time.monotonic() - killed < 5
+    assert re.fullmatch(r"lockstep: rank 0 failed in (encode|denoise step \d+): the process was ended by SIGKILL", line)
+    assert process.returncode == 1
+    shell.await_nobody(seconds=1)
+    assert_old_files_stand(shell)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("1 3 raise", "rank 1 failed in denoise step 4: RuntimeError: injected over two lines"),
+        ("0 load raise", "rank 0 failed in load: RuntimeError: injected over two lines"),
+        ("0 write full-disk", "rank 0 failed in write: OSError: [Errno 28] No space left on device"),
+        (
+            "1 3 segfault",
+            "rank 1 failed in denoise step 4: the process was ended by SIGSEGV (last words of the process)",
+        ),
+    ],
+)
+def test_a_failing_rank_ends_all(fault: str, line: str, shell_with_a_video: Shell) -> None:
+    """The other rank loses contact at the same moment: the line names the one that failed first."""
+    shell = shell_with_a_video
+    process = shell.generate("--prompt=x", "--ranks=2", "--output=old.mp4", fault=fault)
+    assert error_line(process) == f"lockstep: {line}"
+    assert process.returncode == 1
+    shell.await_nobody(seconds=1)
+    assert_old_files_stand(shell)
+
+
+def test_a_failure_of_the_only_rank(shell_with_a_video: Shell) -> None:
+    shell = shell_with_a_video
+    process = shell.generate("--prompt=x", "--output=old.mp4", fault="0 3 raise")
+    assert error_line(process) == "lockstep: rank 0 failed in denoise step 4: RuntimeError: injected over two lines"
+    assert process.returncode == 1
+    assert_old_files_stand(shell)
+
+
+def test_a_rank_that_hangs_is_not_waited_for(shell: Shell) -> None:
+    process = shell.generate(
+        "--prompt=x", "--ranks=2", "--output=o.mp4", "--set=runtime.step_timeout_seconds=3", fault="1 4 hang"
+    )
+    line = error_line(process)
+    assert line.startswith("lockstep: rank 0 failed in denoise step 5: lost contact with another rank"), line
+    assert process.returncode == 1
+    shell.await_nobody(seconds=1)
+
+
+def test_under_torchrun_the_failing_rank_speaks_for_itself(shell: Shell) -> None:
+    process = shell.torchrun(2, "--prompt=x", "--output=o.mp4", fault="1 3 raise")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    lines = [line for line in err.splitlines() if line.startswith("lockstep: ")]
+    assert lines == ["lockstep: rank 1 failed in denoise step 4: RuntimeError: injected over two lines"]
+    shell.await_nobody(seconds=1)

@@ -1,0 +1,174 @@
+"""Bad input: one line on stderr that holds the value, exit code 2, before weights load or a process starts."""
+
+import shutil
+import sys
+import time
+
+import pytest
+
+from tests.launch.conftest import CONFIG, Shell
+
+# what is typed after `generate CONFIG` -> words that the line must hold
+REFUSED = {
+    "unknown key": (["--set=cache.thresold=0.1"], ["cache.thresold", "cache.threshold"]),
+    "unknown section": (["--set=samplng.steps=3"], ["samplng.steps", "sampling.steps"]),
+    "not key=value": (["--set=cache"], ["--set cache", "key=value"]),
+    "not YAML": (["--set=cache.threshold=["], ["cache.threshold=["]),
+    "wrong type": (["--set=sampling.steps=many"], ["sampling.steps", "'many'"]),
+    "not whole": (["--set=sampling.steps=2.5"], ["sampling.steps", "2.5"]),
+    "truth for a number": (["--set=sampling.steps=true"], ["sampling.steps", "True"]),
+    "no steps": (["--set=sampling.steps=0"], ["sampling.steps", "0"]),
+    "not finite": (["--set=sampling.guidance=.inf"], ["sampling.guidance", "inf"]),
+    "negative threshold": (["--set=cache.threshold=-0.1"], ["cache.threshold", "-0.1"]),
+    "unknown method": (["--set=cache.method=magic"], ["cache.method", "'magic'", "dicache"]),
+    "missing model folder": (["--set=model.path=nowhere"], ["nowhere"]),
+    "frames": (["--set=sampling.frames=16"], ["16", "4n+1", "13 or 17"]),
+    "height": (["--set=sampling.height=70"], ["height", "70", "64 or 80"]),
+    "width": (["--set=sampling.width=8"], ["width", "8", "16"]),
+    "too long": (["--set=sampling.frames=8001"], ["8001", "1024"]),
+    "degrees and ranks": (["--set=parallel.ulysses=2", "--ranks=3"], ["2", "3"]),
+    "heads": (["--set=parallel.ulysses=3", "--ranks=3"], ["3", "heads"]),
+    "cfg degree": (["--set=parallel.cfg=3", "--ranks=3"], ["parallel.cfg", "3"]),
+    "cfg without guidance": (["--set=parallel.cfg=2", "--set=sampling.guidance=1.0", "--ranks=2"], ["guidance", "1"]),
+    "replicas": (["--set=parallel.data=2", "--ranks=2"], ["parallel.data", "2"]),
+    "no ranks": (["--ranks=0"], ["--ranks", "0"]),
+    "more ranks than tokens": (["--ranks=64"], ["64", "8 tokens"]),
+    "probe as deep as the model": (["--set=cache.probe_depth=3"], ["probe_depth", "3"]),
+    "empty prompt": (["--prompt="], ["--prompt", "''"]),
+    "blank prompt": (["--prompt= \t "], ["--prompt"]),
+    "negative seed": (["--seed=-1"], ["--seed", "-1"]),
+    "large seed": (["--seed=9223372036854775808"], ["--seed", "9223372036854775808"]),
+    "seed no number": (["--seed=lucky"], ["--seed", "'lucky'"]),
+    "unknown option": (["--step=3"], ["--step"]),
+    "output suffix": (["--output=out.avi"], ["out.avi", ".mp4"]),
+    "output is a folder": (["--output=folder.mp4"], ["folder.mp4", "folder"]),
+    "output below a file": (["--output=file.txt/out.mp4"], ["file.txt"]),
+    "unwritable output folder": (["--output=/proc/lockstep/out.mp4"], ["/proc", "not writable"]),
+    "name too long": ([f"--output={'x' * 250}.mp4"], ["too long"]),
+    "report suffix": (["--report=report.txt"], ["report.txt", ".json"]),
+    "latents suffix": (["--latents=latents.pt"], ["latents.pt", ".safetensors"]),
+    "latents unwritable": (["--latents=/proc/x.safetensors"], ["/proc", "not writable"]),
+    "replay missing": (["--set=cache.replay=no.json"], ["no.json"]),
+    "replay no report": (["--set=cache.replay=file.txt"], ["file.txt", "report"]),
+    "flash on a CPU": (["--set=runtime.attention=flash"], ["flash", "cpu"]),
+}
+
+
+def refused(shell: Shell, arguments: list[str]) -> str:
+    """Run a command that must be refused, with model weights that cannot be read; returns its line."""
+    process = shell.lockstep(*arguments)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2, f"exit code {process.returncode}\n{out}\n{err}"
+    assert out == ""
+    assert err.startswith("lockstep: ") and err.count("\n") == 1 and err[-2] in ".?", err
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.fixture
+def poisoned(shell: Shell) -> Shell:
+    """A shell whose checkpoint has headers but no readable tensors: whoever loads it fails otherwise than with 2."""
+    shell.model = shutil.copytree(shell.model, shell.folder / "model")
+    for file in shell.model.rglob("*.safetensors"):
+        with file.open("r+b") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+            stream.write(b'{"__metadata__":{}'.ljust(header - 1) + b"}")
+            stream.truncate(8 + header)
+    (shell.folder / "folder.mp4").mkdir()
+    (shell.folder / "file.txt").write_text("no report")
+    return shell
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str, poisoned: Shell) -> None:
+    arguments, words = REFUSED[case]
+    prompt = [] if "prompt" in case else ["--prompt=a circle"]
+    line = refused(poisoned, ["generate", *poisoned.options(*prompt, *arguments)])
+    for word in words:
+        assert word in line
+    assert not (poisoned.folder / "outputs").exists()
+
+
+def test_no_prompt(poisoned: Shell) -> None:
+    assert "--prompt" in refused(poisoned, ["generate", *poisoned.options()])
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_is_not_refused_does_load_the_poisoned_weights(ranks: int, poisoned: Shell) -> None:
+    """The counter-proof of the table: without a fault in the input, this checkpoint fails, and not with 2."""
+    process = poisoned.generate("--prompt=a circle", f"--ranks={ranks}")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "failed in load" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_bad_configuration_file(poisoned: Shell) -> None:
+    folder = poisoned.folder
+    for content, words in {
+        "a: [": ["not valid YAML", "line 1"],
+        "- a\n- b\n": ["sections"],
+        "": ["sections"],
+        "model: {path: x}\nmodel: {path: y}\n": ["'model'", "twice"],
+        "model: {path: model}\nsampling: {height: 32}\n": ["sampling.width", "missing"],
+        "model: 3\nsampling: {height: 32, width: 32, frames: 5}\n": ["model", "3", "section"],
+        "3: 4\n": ["3"],
+    }.items():
+        (folder / "bad.yaml").write_text(content)
+        line = refused(poisoned, ["config", "bad.yaml"])
+        for word in words:
+            assert word in line, line
+    (folder / "bad.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in refused(poisoned, ["config", "bad.yaml"])
+    assert "no.yaml" in refused(poisoned, ["config", "no.yaml"])
+    assert str(folder) in refused(poisoned, ["config", str(folder)])
+
+
+def test_refusing_is_quick_and_imports_no_torch(shell: Shell) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "launch.cli"]
+    started = time.monotonic()
+    process = shell.start([*command, "generate", *shell.options("--prompt=x", "--set=sampling.frames=4")])
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert time.monotonic() - started < 10  # about 0.3 s on an idle machine
+    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in err.splitlines() if "|" in line}
+    assert "pydantic" in imported
+    assert not imported & {"torch", "diffusers", "transformers", "xfuser", "ray", "numpy"}
+
+
+def test_torchrun_refuses_with_one_line(shell: Shell) -> None:
+    process = shell.torchrun(2, "--prompt=x", "--set=sampling.frames=4")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert len([line for line in err.splitlines() if line.startswith("lockstep: ")]) == 1
+
+
+def test_config_prints_what_it_reads_again(shell: Shell) -> None:
+    def printed(*arguments: str) -> str:
+        process = shell.lockstep("config", *arguments)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        return out
+
+    first = printed(str(CONFIG), "--set=cache.threshold=1e-2", "--set=cache.compute_steps=[1, 5]")
+    assert "threshold: 0.01" in first
+    (shell.folder / "again.yaml").write_text(first)
+    assert printed("again.yaml") == first
+
+
+def test_no_new_options() -> None:
+    """New knobs go into the configuration; scripts rely on these names."""
+    import typer
+
+    from launch import commands, generate
+
+    names = ["prompt", "negative-prompt", "seed", "ranks", "output", "report", "latents", "set"]
+    group = typer.main.get_command(commands.app)
+    assert set(group.commands) == {"generate", "config"}  # type: ignore[attr-defined]
+    for command, expected in (
+        (group.commands["generate"], names),  # type: ignore[attr-defined]
+        (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
+        (typer.main.get_command(generate.app), [name for name in names if name != "ranks"]),
+    ):
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
+        assert options == [f"--{name}" for name in expected]

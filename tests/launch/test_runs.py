@@ -1,0 +1,65 @@
+"""Whole runs from the command line: one rank, several, and torchrun."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import Shell
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == expected, f"exit code {process.returncode}\n{out}\n{err}"
+    return out, err
+
+
+def report_of(video: Path) -> dict:
+    return json.loads(video.with_suffix(".json").read_text())
+
+
+def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
+    prompt = '--prompt=a ${local_rank} $$ @ -- "quoted" \u25cf circle'  # elastic would substitute in it
+    escaped = prompt.replace("$", "$$")  # torchrun substitutes in arguments; `lockstep generate` must not
+    runs = {
+        "one.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=1", f"--output=new/{name}"),
+        "two.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=2", f"--output=new/{name}"),
+        "torchrun.mp4": lambda name: shell.torchrun(2, escaped, "--seed=7", f"--output=new/{name}"),
+    }
+    reports = {}
+    for name, start in runs.items():
+        out, err = finish(start(name))
+        assert f"new/{name}" in out and "computed" in out and "skipped" in out and "speed-up" in out
+        assert "Gloo" not in out + err and "Warning" not in out + err, "libraries spoke on the terminal"
+        assert (shell.folder / "new" / name).stat().st_size > 0
+        reports[name] = report_of(shell.folder / "new" / name)
+    assert [report["world_size"] for report in reports.values()] == [1, 2, 2]
+    one, two, torchrun = reports.values()
+    assert one["request"] == two["request"] == torchrun["request"]
+    assert two["output"]["latents_sha256"] == torchrun["output"]["latents_sha256"]
+    assert actions(one) == actions(two) == actions(torchrun)
+    assert one["request"]["prompt"] == prompt.removeprefix("--prompt=")
+
+
+def actions(report: dict) -> list[tuple[int, str, str]]:
+    return [(row["step"], row["branch"], row["action"]) for row in report["steps"]]
+
+
+def test_defaults_of_output_report_and_ranks(shell: Shell) -> None:
+    out, _ = finish(shell.generate("--prompt=A Red circle!", "--latents=l/x.safetensors"))
+    assert (shell.folder / "outputs" / "a-red-circle.mp4").is_file()
+    assert report_of(shell.folder / "outputs" / "a-red-circle.mp4")["world_size"] == 1
+    assert (shell.folder / "l" / "x.safetensors").is_file()
+    assert "outputs/a-red-circle.mp4" in out
+
+
+def test_a_folder_named_like_our_package_is_not_taken_for_it(shell: Shell) -> None:
+    (shell.folder / "engine").mkdir()
+    (shell.folder / "engine" / "__init__.py").write_text("raise SystemExit('the wrong engine')")
+    # like the installed command, which does not look for modules where the user stands
+    command = [sys.executable, "-P", "-c", "from launch.cli import main; main()", "generate"]
+    finish(shell.start([*command, *shell.options("--prompt=x", "--ranks=2", "--output=o.mp4")]))
