@@ -1,0 +1,34 @@
+# make demo    a first video, from nothing but Python 3.11
+# make test    the whole test suite
+# make lint    everything that can be checked without running the code
+#
+# pip takes the CUDA build of torch by default, which also runs without a GPU but is a large download. For the
+# small one: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP_FLAGS ?=
+BIN := .venv/bin
+
+.PHONY: demo test lint setup clean
+
+demo: setup
+	$(BIN)/lockstep generate configs/tiny-wan.yaml --ranks 2 \
+	  --prompt "a red circle moving right on a navy background" --output outputs/demo.mp4
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Lockstep needs Python 3.11 or newer: install it, or name it with make PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
