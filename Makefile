@@ -2,8 +2,8 @@
 # make test    the whole test suite
 # make lint    everything that can be checked without running the code
 #
-# pip takes the CUDA build of torch by default, which also runs without a GPU but is a large download. For the
-# small one: make demo PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# pip takes the CUDA build of torch by default, which also runs without a GPU but is a large download. Where a
+# smaller CPU build is to be had, name its index: make demo PIP_FLAGS="--extra-index-url ..."
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=

@@ -1,6 +1,6 @@
 """Draw frames of a video over the timeline of its denoise steps.
 
-    python docs/draw_demo.py outputs/demo.mp4 outputs/demo.json docs/demo.png
+python docs/draw_demo.py outputs/demo.mp4 outputs/demo.json docs/demo.png
 """
 
 import json

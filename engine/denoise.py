@@ -1,7 +1,7 @@
 """The denoise loop."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
@@ -13,7 +13,7 @@ from engine.errors import Cancelled
 from engine.predictor import VelocityPredictor
 from parallel.agreement import Control
 
-Scheduler = UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler
+Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 OnStep = Callable[[Step, float, dict[Lane, Decision]], None]
 
 

@@ -27,6 +27,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def numbered(output: Path, count: int) -> list[Path]:
+    """One path a video: "out.mp4" alone, or out-0.mp4, out-1.mp4 and so on for several."""
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.denoise import denoise, draw_noise, make_scheduler
-from engine.files import replacing
+from engine.files import numbered, replacing
 from engine.guidance import BRANCHES, all_lanes, own_lanes, uses_guidance
 from engine.loaded import LoadedModel
 from engine.predictor import VelocityPredictor
@@ -44,9 +44,7 @@ class Generation:
         self._log = reporting.StepLog()
         self._meter = CollectiveMeter()
         self._lanes = all_lanes(len(request.prompts), request.sampling.guidance)
-        self._controller = Controller(
-            model.config.cache, self._lanes, request.sampling.steps, model.adapter.num_blocks
-        )
+        self._controller = Controller(model.config.cache, self._lanes, request.sampling.steps, model.adapter.num_blocks)
         self._agreement = Agreement(model.ranks, self._meter)
         if model.ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -118,7 +116,9 @@ class Generation:
         with self._stage("decode"):
             return [to_uint8(self._model.decoder.decode(sample)) for sample in latents]
 
-    def write(self, latents: Tensor, frames: Sequence[Tensor], output: Path | None, latents_path: Path | None) -> list[Path]:
+    def write(
+        self, latents: Tensor, frames: Sequence[Tensor], output: Path | None, latents_path: Path | None
+    ) -> list[Path]:
         """Write the videos and, if asked, the latents; the paths of the videos."""
         with self._stage("write"):
             paths = numbered(output, len(frames)) if output else []
@@ -196,13 +196,6 @@ class Generation:
         if self._model.ranks.device.type == "cuda":
             torch.cuda.synchronize()
         self._seconds[name] = time.perf_counter() - started
-
-
-def numbered(output: Path, count: int) -> list[Path]:
-    """One path a video: "out.mp4" alone, or out-0.mp4, out-1.mp4 and so on for several."""
-    if count == 1:
-        return [output]
-    return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

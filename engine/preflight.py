@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from engine.config import Config
 from engine.errors import InvalidInput
+from engine.files import numbered
 from engine.models.facts import ModelFacts, read_facts
 from engine.request import GenerationRequest
 from parallel.degrees import Degrees, resolve_degrees
@@ -49,14 +49,15 @@ def preflight(
         raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
     facts = read_facts(config.model.path)
     _check_size(request, facts)
-    _check_cache(config, facts)
     try:
         degrees = resolve_degrees(config.parallel, ranks, facts.num_heads)
     except ValueError as error:
         raise InvalidInput(str(error)) from None
     _check_layout(degrees, request, facts)
-    _check_outputs(outputs)
-    _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)  # last: needs torch
+    _check_outputs(outputs, len(request.prompts))
+    # last, because these import torch
+    _check_cache(config, request, facts)
+    _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
     return degrees
 
 
@@ -92,27 +93,15 @@ def _neighbours(value: int, multiple: int, offset: int = 0) -> str:
     return f"{below} or {above}" if below > 0 else str(above)
 
 
-def _check_cache(config: Config, facts: ModelFacts) -> None:
-    cache = config.cache
-    if cache.method == "dicache" and cache.probe_depth >= facts.num_layers:
-        raise InvalidInput(
-            f"cache.probe_depth is {cache.probe_depth}, but this model has {facts.num_layers} blocks and the probe "
-            f"must stop before the last: use 1 to {facts.num_layers - 1}."
-        )
-    if cache.replay is not None:
-        try:
-            steps = json.loads(Path(cache.replay).read_text(encoding="utf-8"))["steps"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it holds no run report"
-            raise InvalidInput(
-                f"cache.replay is {cache.replay}, which cannot be read ({reason}): give the JSON report of a run."
-            ) from None
-        recorded = {row.get("step") for row in steps if isinstance(row, dict)} if isinstance(steps, list) else set()
-        if recorded != set(range(config.sampling.steps)):
-            raise InvalidInput(
-                f"cache.replay is {cache.replay}, a run of {len(recorded)} steps, but sampling.steps is "
-                f"{config.sampling.steps}: replay a run of as many steps."
-            )
+def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) -> None:
+    from dicache.controller import Controller  # imports torch, which takes seconds
+    from engine.guidance import all_lanes
+
+    lanes = all_lanes(len(request.prompts), request.sampling.guidance)
+    try:
+        Controller(config.cache, lanes, request.sampling.steps, facts.num_layers)  # allocates nothing yet
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
 
 
 def _check_layout(degrees: Degrees, request: GenerationRequest, facts: ModelFacts) -> None:
@@ -134,15 +123,12 @@ def _check_layout(degrees: Degrees, request: GenerationRequest, facts: ModelFact
         )
 
 
-def _check_outputs(outputs: Outputs) -> None:
-    wanted = [
-        ("--output", outputs.video, ".mp4"),
-        ("--report", outputs.report, ".json"),
-        ("--latents", outputs.latents, ".safetensors"),
-    ]
+def _check_outputs(outputs: Outputs, num_prompts: int) -> None:
+    wanted = [("--output", path, ".mp4") for path in numbered(outputs.video, num_prompts)] if outputs.video else []
+    wanted += [("--report", outputs.report, ".json")] if outputs.report else []
+    wanted += [("--latents", outputs.latents, ".safetensors")] if outputs.latents else []
     for option, path, suffix in wanted:
-        if path is not None:
-            _check_output(option, path, suffix)
+        _check_output(option, path, suffix)
 
 
 def _check_output(option: str, path: Path, suffix: str) -> None:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import platform
+import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,8 +41,8 @@ class StepLog:
                     "sample": lane.sample,
                     "branch": lane.branch,
                     "action": decision.action,
-                    "indicator": decision.indicator,
-                    "accumulated": decision.accumulated,
+                    "indicator": _number(decision.indicator),
+                    "accumulated": _number(decision.accumulated),
                     "gamma": decision.gamma,
                     "seconds": None,
                 }
@@ -147,6 +149,11 @@ def write_report(report: dict[str, Any], path: Path) -> None:
     """Write the report as JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no infinity, which is what a change from nothing to something amounts to."""
+    return value if value is None or math.isfinite(value) else sys.float_info.max
 
 
 def _sha256(tensor: Tensor) -> str:

@@ -52,7 +52,9 @@ class Agreement:
         self._ranks = ranks
         self._meter = meter
 
-    def agree(self, step: int, expected_tokens: int, num_tokens: int, sums: Tensor, finite: Tensor, control: Control) -> Agreed:
+    def agree(
+        self, *, step: int, expected_tokens: int, num_tokens: int, sums: Tensor, finite: Tensor, control: Control
+    ) -> Agreed:
         """Add every rank's partial sums and agree on the control word. Always to be called, on all ranks.
 
         Args:

@@ -45,7 +45,7 @@ def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool
     for block in transformer.blocks:  # type: ignore[union-attr]
         processor = xdit.xFuserWanAttnProcessor(use_ulysses_parallel_attention=True)
         processor.attention_function = attention
-        block.attn1.set_processor(processor)  # type: ignore[union-attr,operator]
+        block.attn1.set_processor(processor)
     return attention
 
 

@@ -43,9 +43,7 @@ def resolve_degrees(config: ParallelConfig, ranks: int | None, num_heads: int) -
         ValueError: the product is not ``ranks``, the heads do not divide, or an axis has no such degree.
     """
     if config.cfg not in (1, 2):
-        raise ValueError(
-            f"parallel.cfg is {config.cfg}, but there are two guidance branches at most: use 1 or 2."
-        )
+        raise ValueError(f"parallel.cfg is {config.cfg}, but there are two guidance branches at most: use 1 or 2.")
     outer = config.data * config.cfg
     degrees = Degrees(config.data, config.cfg, *_sequence_degrees(config, ranks, outer, num_heads))
     if ranks is not None and degrees.world_size != ranks:

@@ -44,9 +44,7 @@ class Gang:
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
 
-    def run(
-        self, function: Callable[..., Any], degrees: Degrees, *args: Any, timeout_seconds: float = 60
-    ) -> list[Any]:
+    def run(self, function: Callable[..., Any], degrees: Degrees, *args: Any, timeout_seconds: float = 60) -> list[Any]:
         """Call ``function(ranks, *args)`` on every rank of a fresh process group; the results in rank order.
 
         Raises:

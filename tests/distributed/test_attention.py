@@ -38,7 +38,14 @@ def attend(ranks: Ranks, lengths: list[int]) -> list[tuple[Tensor, dict[str, int
 
 @pytest.mark.parametrize(
     "degrees",
-    [Degrees(ulysses=2), Degrees(ring=2), Degrees(ring=3), Degrees(ulysses=4), Degrees(ulysses=2, ring=2), Degrees(ring=4)],
+    [
+        Degrees(ulysses=2),
+        Degrees(ring=2),
+        Degrees(ring=3),
+        Degrees(ulysses=4),
+        Degrees(ulysses=2, ring=2),
+        Degrees(ring=4),
+    ],
     ids=str,
 )
 def test_every_length_is_exact(gang: Gang, degrees: Degrees) -> None:
