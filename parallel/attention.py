@@ -125,6 +125,6 @@ def _registered(kind: "xdit.AttentionBackendType") -> Any:
     def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         out, log_sum_exp = function(query, key, value, dropout_p=0.0, is_causal=False)
         # the memory-efficient kernel rounds the length up to a multiple of 32
-        return out, log_sum_exp[..., : query.shape[2]]
+        return out, log_sum_exp.narrow(-1, 0, query.shape[2])
 
     return kernel
