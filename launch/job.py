@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.config import Config, load_config
 from engine.preflight import Outputs, preflight
@@ -34,6 +36,12 @@ def prepare(options: Options, ranks: int | None, local_ranks: int | None = None,
     """
     config = load_config(options.config, options.overrides)
     request = make_request(options.prompts, options.negative_prompt, options.seed, config.sampling)
-    outputs = Outputs(options.video_path, options.report_path, options.latents) if writes else Outputs()
+    latents = _plain(options.latents) if options.latents else None
+    outputs = Outputs(_plain(options.video_path), _plain(options.report_path), latents) if writes else Outputs()
     degrees = preflight(config, request, ranks, outputs, local_ranks)
     return Job(config, request, outputs, degrees)
+
+
+def _plain(path: Path) -> Path:
+    """The path without "..": through a folder that does not exist yet it would be checked elsewhere than written."""
+    return Path(os.path.normpath(path))
