@@ -1,6 +1,7 @@
 # make demo    a first video, from nothing but Python 3.11
 # make test    the whole test suite
 # make lint    everything that can be checked without running the code
+# make tiny-model    train the small model anew into outputs/tiny_wan (hours on two cores)
 #
 # pip takes the CUDA build of torch by default, which also runs without a GPU but is a large download. Where a
 # smaller CPU build is to be had, name its index: make demo PIP_FLAGS="--extra-index-url ..."
@@ -9,7 +10,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint tiny-model setup clean
 
 demo: setup
 	$(BIN)/lockstep generate configs/tiny-wan.yaml --ranks 2 \
@@ -20,6 +21,9 @@ test: setup
 
 lint: setup
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+tiny-model: setup
+	$(BIN)/python -m configs.tiny_wan.recipe.train --output outputs/tiny_wan
 
 setup: .venv/installed
 
