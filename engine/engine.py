@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.config import Config
+from engine.files import StagedFiles
 from engine.generation import Generation
 from engine.loaded import LoadedModel, load_model
 from engine.progress import Progress
@@ -89,10 +90,11 @@ class Engine:
         document = None
         if self._model.is_first:
             frames = generation.decode(final) if output else []
-            paths = generation.write(final, frames, output, latents)
-            document = generation.report(usage, final, frames, paths)
-            if report:
-                write_report(document, report)
+            with StagedFiles() as files:
+                paths = generation.write(final, frames, output, latents, files)
+                document = generation.report(usage, final, frames, paths)
+                if report:
+                    write_report(document, files.stage(report))
         self._progress.done()
         self.phase = "idle"
         return Result(final, document)

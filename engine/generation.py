@@ -16,7 +16,7 @@ from torch import Tensor
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.denoise import denoise, draw_noise, make_scheduler
-from engine.files import numbered, replacing
+from engine.files import StagedFiles, numbered
 from engine.guidance import BRANCHES, all_lanes, own_lanes, uses_guidance
 from engine.loaded import LoadedModel
 from engine.predictor import VelocityPredictor
@@ -117,16 +117,20 @@ class Generation:
             return [to_uint8(self._model.decoder.decode(sample)) for sample in latents]
 
     def write(
-        self, latents: Tensor, frames: Sequence[Tensor], output: Path | None, latents_path: Path | None
+        self,
+        latents: Tensor,
+        frames: Sequence[Tensor],
+        output: Path | None,
+        latents_path: Path | None,
+        files: StagedFiles,
     ) -> list[Path]:
-        """Write the videos and, if asked, the latents; the paths of the videos."""
+        """Stage the videos and, if asked, the latents; the paths where the videos will be."""
         with self._stage("write"):
             paths = numbered(output, len(frames)) if output else []
             for path, video in zip(paths, frames, strict=True):
-                write_video(video, path, self._request.sampling.fps)
+                write_video(video, files.stage(path), self._request.sampling.fps)
             if latents_path:
-                with replacing(latents_path) as temporary:
-                    save_file({"latents": latents.float().cpu().contiguous()}, temporary)
+                save_file({"latents": latents.float().cpu().contiguous()}, files.stage(latents_path))
             return paths
 
     def report(

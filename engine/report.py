@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from dicache.controller import Decision, Lane, Step
 from engine.config import Config
-from engine.files import replacing
 from engine.models.facts import ModelFacts
 from engine.request import GenerationRequest
 from parallel.degrees import Degrees
@@ -146,9 +145,8 @@ def frames_sha256(frames: Tensor) -> str:
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write the report as JSON, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write the report as JSON."""
+    path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _number(value: float | None) -> float | None:

@@ -7,17 +7,15 @@ import av
 import torch
 from torch import Tensor
 
-from engine.files import replacing
-
 
 def write_video(frames: Tensor, path: Path, fps: int) -> None:
-    """Write uint8 frames [frames, height, width, 3] as H.264 in MP4, whole or not at all.
+    """Write uint8 frames [frames, height, width, 3] as H.264 in MP4.
 
     Raises:
         OSError: the file cannot be written.
     """
     height, width = frames.shape[1:3]
-    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "12", "preset": "medium"}
