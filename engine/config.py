@@ -57,6 +57,9 @@ class RuntimeConfig(_Section):
     attention: Literal["auto", "sdpa", "flash"] = Field(
         "auto", description="auto takes flash-attn where it is installed and can be used, else torch's own."
     )
+    audit: bool = Field(
+        False, description="Compare decisions and latents of all ranks bit by bit after each step, to find a culprit."
+    )
     load_timeout_seconds: float = Field(
         600, gt=0, le=86400, allow_inf_nan=False, description="Ranks wait this long for one another to load."
     )

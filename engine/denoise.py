@@ -14,7 +14,7 @@ from engine.predictor import VelocityPredictor
 from parallel.agreement import Control
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
-OnStep = Callable[[Step, float, dict[Lane, Decision]], None]
+OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
 
 
 def denoise(
@@ -30,7 +30,7 @@ def denoise(
         scheduler: with its timesteps set.
         latents: float32 noise [samples, channels, frames, height, width].
         control: asked before each step; what any rank answers holds for all.
-        on_step: called after each step with its timestep and every lane's decision.
+        on_step: called after each step with its timestep, every lane's decision and the new latents.
 
     Raises:
         Cancelled: some rank's control word said so; on all ranks at the same step.
@@ -41,7 +41,7 @@ def denoise(
         if agreed is Control.CANCEL:
             raise Cancelled(f"Cancelled at denoise step {index} of {len(scheduler.timesteps)}.")
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        on_step(step, float(timestep), decisions)
+        on_step(step, float(timestep), decisions, latents)
     return latents
 
 

@@ -24,6 +24,7 @@ from engine.progress import Progress
 from engine.request import GenerationRequest
 from engine.video import to_uint8, write_video
 from parallel.agreement import Agreement, Control
+from parallel.audit import Audit
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
 from parallel.sharding import plan_shards
@@ -46,6 +47,7 @@ class Generation:
         self._lanes = all_lanes(len(request.prompts), request.sampling.guidance)
         self._controller = Controller(model.config.cache, self._lanes, request.sampling.steps, model.adapter.num_blocks)
         self._agreement = Agreement(model.ranks, self._meter)
+        self._audit = Audit(model.ranks, self._meter) if model.config.runtime.audit else None
         if model.ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
@@ -181,9 +183,11 @@ class Generation:
             dist.broadcast(embeds, src=ranks.first_in_replica, group=ranks.replica_group)
             self._meter.count("broadcast", embeds, ranks.replica_size - 1 if self._model.is_first else 0)
 
-    def _on_step(self, step: Step, timestep: float, decisions: dict[Lane, Decision]) -> None:
+    def _on_step(self, step: Step, timestep: float, decisions: dict[Lane, Decision], latents: Tensor) -> None:
         steps = self._request.sampling.steps
         self._log.add(step, timestep, decisions)
+        if self._audit:
+            self._audit.check(step.index, {"decisions": repr(decisions), "latents": latents})
         if step.index == 0:  # connections are made and memory is allocated: from here on a step is short
             set_timeouts(self._model.config.runtime.step_timeout_seconds)
         if step.index + 1 < steps:
