@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch.quiet import quiet_libraries
 from launch.signals import Interrupted, raise_when_interrupted, say
+from launch.threads import spin_briefly
 
 if TYPE_CHECKING:
     import typer
@@ -17,6 +18,7 @@ def main() -> NoReturn:
     """Entry point of the installed command."""
     raise_when_interrupted()
     quiet_libraries()
+    spin_briefly()
     try:
         from launch.commands import app  # only now, so that an early Ctrl-C prints no traceback of an import
 

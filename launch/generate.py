@@ -28,6 +28,7 @@ from launch.options import Options
 from launch.phase import PhaseKeeper
 from launch.quiet import own_streams, quiet_libraries
 from launch.signals import Interrupted, say
+from launch.threads import spin_briefly
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -104,6 +105,7 @@ if __name__ == "__main__":
     if "RANK" not in os.environ:
         raise_when_interrupted()
     quiet_libraries()
+    spin_briefly()
     try:
         code = run(app)
     except Interrupted as interrupted:
