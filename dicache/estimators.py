@@ -56,7 +56,7 @@ class NoEstimate:
     sums: ClassVar[tuple[Sum, ...]] = ()
 
     def estimate(self, step: Step, history: History, sums: Mapping[Sum, float]) -> Estimate:
-        raise NotImplementedError("A method that never skips estimates nothing: give it an estimator.")
+        raise AssertionError("a method that never skips is never asked for an estimate")
 
 
 @dataclass(frozen=True)

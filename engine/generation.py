@@ -22,6 +22,7 @@ from engine.loaded import LoadedModel
 from engine.predictor import VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
+from engine.timing import Stopwatch
 from engine.video import to_uint8, write_video
 from parallel.agreement import Agreement, Control
 from parallel.audit import Audit
@@ -44,6 +45,7 @@ class Generation:
         self._seconds: dict[str, float] = {}
         self._log = reporting.StepLog()
         self._meter = CollectiveMeter()
+        self._stopwatch = Stopwatch(model.ranks.device)
         self._lanes = all_lanes(len(request.prompts), request.sampling.guidance)
         self._controller = Controller(model.config.cache, self._lanes, request.sampling.steps, model.adapter.num_blocks)
         self._agreement = Agreement(model.ranks, self._meter)
@@ -83,7 +85,7 @@ class Generation:
             noise = draw_noise(len(self._request.prompts), shape, self._request.seed, model.ranks.device)
             shards = plan_shards(model.adapter.num_tokens(noise.shape), model.ranks)
             model.begin(shards, self._meter)
-            self._predictor = VelocityPredictor(
+            predictor = VelocityPredictor(
                 model.adapter,
                 self._lanes,
                 self._controller,
@@ -93,9 +95,10 @@ class Generation:
                 texts,
                 sampling.guidance,
                 self._meter,
+                self._stopwatch,
             )
             scheduler = make_scheduler(model.scheduler_config, sampling, model.ranks.device)
-            return denoise(self._predictor, scheduler, noise, control, self._on_step)
+            return denoise(predictor, scheduler, noise, control, self._on_step)
 
     def collect_usage(self) -> reporting.RankUsage:
         """The largest of what any rank used, on every rank."""
@@ -105,7 +108,7 @@ class Generation:
             collective_bytes=dict(self._meter.sent_bytes),
             agreement_seconds=self._agreement.seconds,
             peak_memory_bytes=_peak_memory_bytes(model.ranks.device),
-            lane_seconds=self._predictor.stopwatch.seconds(),
+            lane_seconds=self._stopwatch.seconds(),
         )
         usages = [usage] * model.ranks.replica_size
         if model.ranks.replica_group is not None:

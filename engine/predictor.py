@@ -30,13 +30,14 @@ class VelocityPredictor:
         texts: Mapping[Lane, Tensor],
         guidance: float,
         meter: CollectiveMeter,
+        stopwatch: Stopwatch,
     ) -> None:
         """
         Args:
             lanes: all lanes of the request, in the same order on every rank.
             texts: projected text [1, text_tokens, dim] of every lane of the request that this rank computes.
+            stopwatch: takes the seconds of each (step index, lane) of this rank.
         """
-        self.stopwatch = Stopwatch(ranks.device)
         self._adapter = adapter
         self._controller = controller
         self._agreement = agreement
@@ -45,6 +46,7 @@ class VelocityPredictor:
         self._texts = texts
         self._guidance = guidance
         self._meter = meter
+        self._stopwatch = stopwatch
         self._lanes = lanes
         self._own = own_lanes(lanes, ranks)
         self._rotary: tuple[Tensor, Tensor] | None = None
@@ -58,7 +60,7 @@ class VelocityPredictor:
         embedded = [self._embed(sample[None], timestep) for sample in latents]
         probes = {}
         for lane in self._own:
-            with self.stopwatch.lap((step.index, lane)):
+            with self._stopwatch.lap((step.index, lane)):
                 entering = embedded[lane.sample]
                 probes[lane] = self._adapter.blocks(entering.hidden_states, entering, self._texts[lane], 0, depth)
 
@@ -67,7 +69,7 @@ class VelocityPredictor:
 
         velocities = {}
         for lane in self._own:
-            with self.stopwatch.lap((step.index, lane)):
+            with self._stopwatch.lap((step.index, lane)):
                 entering = embedded[lane.sample]
                 hidden_states = self._finish(lane, decisions[lane], entering, probes.pop(lane))
                 velocities[lane] = self._adapter.head(hidden_states, entering)

@@ -28,6 +28,7 @@ SIZES = {"80 tokens": (17, 64, 64), "75 tokens": (17, 48, 80), "42 tokens": (5, 
 CACHES = {
     "none": ("cache.method=none",),
     "dicache": ("cache.method=dicache", "cache.threshold=0.2"),
+    "per branch": ("cache.decide=per_branch", "cache.threshold=0.1"),
     "fbcache": ("cache.method=fbcache", "cache.threshold=0.1"),
     "interval": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor"),
 }
@@ -36,6 +37,7 @@ CASES = [
     ("42 tokens", "none"),
     ("80 tokens", "dicache"),
     ("42 tokens", "dicache"),
+    ("42 tokens", "per branch"),
     ("75 tokens", "fbcache"),
     ("80 tokens", "interval"),
 ]
@@ -80,6 +82,11 @@ def test_same_schedule_and_latents_as_one_rank(
     if cache != "none":
         actions = {row["action"] for row in expected.report["steps"]}
         assert {"skip", "compute"} <= actions, "the case must skip and compute to show anything"
+    if cache == "per branch":
+        by_step: dict[int, set[str]] = {}
+        for row in expected.report["steps"]:
+            by_step.setdefault(row["step"], set()).add(row["action"])
+        assert any(len(actions) > 1 for actions in by_step.values()), "the branches must differ somewhere"
 
 
 def _schedule(result: Result) -> list[tuple[object, ...]]:

@@ -42,6 +42,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_text_encoder() -> UMT5EncoderModel:
+    """A new encoder, small enough to learn along with the transformer."""
     config = UMT5Config(
         vocab_size=VOCAB_SIZE,
         d_model=TEXT_DIM,

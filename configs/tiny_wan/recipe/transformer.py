@@ -46,6 +46,7 @@ ADAMW_PEAK = 1.5e-3
 
 
 def build_transformer() -> WanTransformer3DModel:
+    """A new transformer of the published class, three million weights."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=4,
