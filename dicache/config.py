@@ -30,10 +30,10 @@ class CacheConfig(BaseModel):
         1, ge=1, description="Blocks run before deciding (dicache, fbcache): more see better and cost more."
     )
     gamma_min: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="Least gamma (dicache): 1 never steps back from reuse."
+        1.0, ge=0, le=100, allow_inf_nan=False, description="Least gamma (dicache): 1 never steps back from reuse."
     )
     gamma_max: float = Field(
-        2.0, ge=0, allow_inf_nan=False, description="Largest gamma (dicache): bounds how far it extrapolates."
+        2.0, ge=0, le=100, allow_inf_nan=False, description="Largest gamma (dicache): bounds how far it extrapolates."
     )
     decide: Literal["together", "per_branch"] = Field(
         "together", description="together skips all guidance branches or none; per_branch as published."

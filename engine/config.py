@@ -61,11 +61,11 @@ class RuntimeConfig(_Section):
         False, description="Compare decisions and latents of all ranks bit by bit after each step, to find a culprit."
     )
     load_timeout_seconds: float = Field(
-        600, gt=0, le=86400, allow_inf_nan=False, description="Ranks wait this long for one another to load."
+        600, ge=1, le=86400, allow_inf_nan=False, description="Ranks wait this long for one another to load."
     )
     step_timeout_seconds: float = Field(
         60,
-        gt=0,
+        ge=1,
         le=86400,
         allow_inf_nan=False,
         description="And this long within a step, once the first is done.",
@@ -95,13 +95,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
     """
-    file = Path(path).expanduser()
+    file = _expanded(Path(path))
     tree = _read_mapping(file)
     _anchor_paths(tree, file.parent, only_existing=True)
     for override in overrides:
         _apply(tree, override)
     _anchor_paths(tree, Path.cwd())
     return _validate(tree, file)
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # "~" of somebody who has no account here
+        raise InvalidInput(f"{path} begins with a home folder that does not exist: write the path in full.") from None
 
 
 def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -154,11 +161,8 @@ def _parse(text: str, origin: str) -> Any:
         where = f" at line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise InvalidInput(f"{origin} is not valid YAML{where} ({problem}): correct it.") from None
-    except (
-        ValueError,
-        RecursionError,
-        TypeError,
-    ) as error:  # e.g. a date that no calendar has; a list as a key
+    except (ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
+        # e.g. a date that no calendar has, a list as a key, !!bool maybe
         raise InvalidInput(f"{origin} cannot be read as YAML ({error}): correct it.") from None
 
 
@@ -187,7 +191,7 @@ def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = Fals
         values = tree.get(section)
         if not isinstance(values, dict) or not isinstance(values.get(key), str) or not values[key]:
             continue
-        anchored = Path.cwd() / folder / Path(values[key]).expanduser()
+        anchored = Path.cwd() / folder / _expanded(Path(values[key]))
         if not only_existing or _exists(anchored):
             values[key] = os.path.normpath(anchored)
 
@@ -205,7 +209,11 @@ def _validate(tree: dict[Any, Any], file: Path) -> Config:
     filled = {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
     try:
         # as JSON, since strictness of Python values would refuse a list for a tuple and text for a path
-        return Config.model_validate_json(json.dumps(filled, default=str), strict=True)
+        text = json.dumps(filled, default=str)
+    except (ValueError, RecursionError, TypeError) as error:  # a list inside itself, a number of thousands of digits
+        raise InvalidInput(f"{file} or --set holds a value that cannot be used ({error}): correct it.") from None
+    try:
+        return Config.model_validate_json(text, strict=True)
     except ValidationError as error:
         _, problem = first_problem(error)
         advice = "" if ": " in problem else f": correct it in {file} or with --set"

@@ -11,7 +11,7 @@ from dicache.controller import Decision, Lane, Step
 from engine.config import SamplingConfig
 from engine.errors import Cancelled
 from engine.predictor import VelocityPredictor
-from parallel.agreement import Control
+from parallel.agreement import Control, NotFiniteError
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
@@ -34,6 +34,7 @@ def denoise(
 
     Raises:
         Cancelled: some rank's control word said so; on all ranks at the same step.
+        NotFiniteError: a rank's activations, or the final latents, are not finite; on all ranks alike.
     """
     for index, timestep in enumerate(scheduler.timesteps):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
@@ -42,6 +43,8 @@ def denoise(
             raise Cancelled(f"Cancelled at denoise step {index} of {len(scheduler.timesteps)}.")
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         on_step(step, float(timestep), decisions, latents)
+    if not latents.isfinite().all():  # no later step would look at what the last one did; all ranks hold the same
+        raise NotFiniteError("The final latents are not finite: try another seed, a lower guidance or a wider dtype.")
     return latents
 
 

@@ -154,7 +154,9 @@ class Generation:
         }
         return {
             "schema": reporting.SCHEMA,
-            "request": reporting.describe_request(model.config, self._request),
+            "request": reporting.describe_request(
+                model.config, self._request, model.ranks.degrees, reporting.block_dtype(model.adapter.transformer)
+            ),
             "model": reporting.describe_model(model.facts, model.adapter.transformer),
             "versions": reporting.describe_versions(),
             "device": reporting.describe_device(model.ranks.device),

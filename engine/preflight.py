@@ -54,7 +54,7 @@ def preflight(
     except ValueError as error:
         raise InvalidInput(str(error)) from None
     _check_layout(degrees, request, facts)
-    _check_outputs(outputs, len(request.prompts))
+    _check_outputs(outputs, len(request.prompts), Path(config.model.path))
     # last, because these import torch
     _check_cache(config, request, facts)
     _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
@@ -123,12 +123,14 @@ def _check_layout(degrees: Degrees, request: GenerationRequest, facts: ModelFact
         )
 
 
-def _check_outputs(outputs: Outputs, num_prompts: int) -> None:
+def _check_outputs(outputs: Outputs, num_prompts: int, model: Path) -> None:
     wanted = [("--output", path, ".mp4") for path in numbered(outputs.video, num_prompts)] if outputs.video else []
     wanted += [("--report", outputs.report, ".json")] if outputs.report else []
     wanted += [("--latents", outputs.latents, ".safetensors")] if outputs.latents else []
     for option, path, suffix in wanted:
         _check_output(option, path, suffix)
+        if path.resolve().is_relative_to(model.resolve()):
+            raise InvalidInput(f"{option} is {str(path)!r}, which is inside the model folder: choose another.")
 
 
 def _check_output(option: str, path: Path, suffix: str) -> None:
@@ -165,7 +167,7 @@ _ROOM_FOR_TEMPORARY = 32
 def _existing_folder(path: Path) -> Path:
     """The nearest ancestor that exists: folders below it are made when the first file is written."""
     for folder in path.absolute().parents:
-        if folder.exists():
+        if folder.exists() or folder.is_symlink():  # a link to nowhere cannot become a folder
             return folder
     return Path("/")
 

@@ -58,8 +58,8 @@ class StepLog:
 
     def block_fraction(self, num_blocks: int, probe_blocks: int) -> float:
         """Share of the blocks that were executed; 1 means that nothing was skipped."""
-        saved = self.skipped * (num_blocks - probe_blocks)
-        return 1 - saved / (num_blocks * len(self.rows))
+        every = num_blocks * len(self.rows)
+        return (every - self.skipped * (num_blocks - probe_blocks)) / every
 
 
 @dataclass
@@ -86,17 +86,17 @@ class RankUsage:
         )
 
 
-def describe_request(config: Config, request: GenerationRequest) -> dict[str, Any]:
+def describe_request(config: Config, request: GenerationRequest, degrees: Degrees, dtype: str) -> dict[str, Any]:
     """The resolved values, under the names of the options and configuration keys."""
     prompts = request.prompts
     return {
         "prompt": prompts[0] if len(prompts) == 1 else list(prompts),
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
-        "model": {"path": config.model.path, "dtype": config.model.dtype},
+        "model": {"path": config.model.path, "dtype": dtype},
         "sampling": request.sampling.model_dump(),
         "cache": config.cache.model_dump(mode="json"),
-        "parallel": config.parallel.model_dump(),
+        "parallel": asdict(degrees),
     }
 
 
@@ -107,8 +107,13 @@ def describe_model(facts: ModelFacts, transformer: nn.Module) -> dict[str, Any]:
         "blocks": facts.num_layers,
         "heads": facts.num_heads,
         "parameters": sum(parameter.numel() for parameter in transformer.parameters()),
-        "dtype": str(next(transformer.blocks.parameters()).dtype).removeprefix("torch."),  # type: ignore[union-attr]
+        "dtype": block_dtype(transformer),
     }
+
+
+def block_dtype(transformer: nn.Module) -> str:
+    """The dtype of the blocks' arithmetic, "float32" or "bfloat16"."""
+    return str(next(transformer.blocks.parameters()).dtype).removeprefix("torch.")  # type: ignore[union-attr]
 
 
 def describe_versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def main() -> NoReturn:
     """Entry point of the installed command."""
     raise_when_interrupted()
+    _have_streams()
     quiet_libraries()
     spin_briefly()
     try:
@@ -28,6 +29,12 @@ def main() -> NoReturn:
         say(f"lockstep: {interrupted}")
         code = interrupted.exit_code
     leave(code)
+
+
+def _have_streams() -> None:
+    """Python leaves a stream that was closed on start (`>&-`) as None, which nothing that prints expects."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def run(app: typer.Typer, argv: list[str] | None = None) -> int:

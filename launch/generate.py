@@ -98,7 +98,10 @@ def _display(stderr: IO[str], closing: ExitStack) -> Progress:
 def _summarise(report: dict[str, Any], stdout: IO[str]) -> None:
     from launch.console import print_summary
 
-    print_summary(report, stdout)
+    try:
+        print_summary(report, stdout)
+    except OSError:
+        pass  # a full or closed stdout; the files are written
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def start_ranks(options: Options, ranks: int) -> int:
             max_restarts=0,
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            signals_to_handle="SIGHUP",  # elastic would replace our handlers for the others
+            signals_to_handle=_elastic_signals(),
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         # elastic substitutes ${local_rank} in arguments, and a prompt may well hold a dollar sign
@@ -65,6 +65,11 @@ def start_ranks(options: Options, ranks: int) -> int:
         except SignalException as error:
             raise Interrupted(signal.Signals(error.sigval)) from None
     return 0
+
+
+def _elastic_signals() -> str:
+    """SIGHUP, for elastic would replace our handlers for the others; under nohup one that nobody sends."""
+    return "SIGUSR2" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else "SIGHUP"
 
 
 def _environment(ranks: int) -> dict[str, str]:
