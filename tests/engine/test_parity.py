@@ -16,7 +16,7 @@ from engine.engine import Engine, Result
 from engine.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
-from engine.video import to_uint8
+from engine.video import to_uint8, write_video
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.conftest import PROMPT, tiny_config
@@ -95,13 +95,15 @@ def test_the_file_shows_the_frames(tmp_path: Path) -> None:
     config = tiny_config("cache.method=none")
     request = make_request([PROMPT], "", 11, config.sampling)
     engine = Engine(load_model(config, Ranks()), Progress())
-    path = tmp_path / "video.mp4"
+    path, again = tmp_path / "video.mp4", tmp_path / "again.mp4"
     result = engine.generate(request, output=path, latents=tmp_path / "latents.safetensors")
     frames = to_uint8(VideoDecoder(config, torch.device("cpu")).decode(result.latents[0]))
     assert result.report
     assert result.report["output"]["frames_sha256"] == hashlib.sha256(frames.numpy().tobytes()).hexdigest()
     assert result.report["output"]["latents_sha256"] == hashlib.sha256(result.latents.numpy().tobytes()).hexdigest()
     assert torch.equal(load_file(tmp_path / "latents.safetensors")["latents"], result.latents)
+    write_video(frames, again, config.sampling.fps)
+    assert again.read_bytes() == path.read_bytes(), "the same frames must make the same file"
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert float(stream.average_rate) == config.sampling.fps
