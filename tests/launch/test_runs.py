@@ -39,7 +39,10 @@ def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
         reports[name] = report_of(shell.folder / "new" / name)
     assert [report["world_size"] for report in reports.values()] == [1, 2, 2]
     one, two, torchrun = reports.values()
-    assert one["request"] == two["request"] == torchrun["request"]
+    assert two["request"] == torchrun["request"]
+    layouts = [report["request"].pop("parallel") for report in (one, two)]
+    assert layouts == [one["layout"], two["layout"]], "the request holds the resolved degrees"
+    assert one["request"] == {key: value for key, value in torchrun["request"].items() if key != "parallel"}
     assert two["output"]["latents_sha256"] == torchrun["output"]["latents_sha256"]
     assert actions(one) == actions(two) == actions(torchrun)
     assert one["request"]["prompt"] == prompt.removeprefix("--prompt=")
