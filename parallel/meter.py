@@ -14,7 +14,3 @@ class CollectiveMeter:
     def count(self, kind: str, tensor: torch.Tensor, peers: int) -> None:
         """Add what goes to ``peers`` other ranks when each of them receives ``tensor``."""
         self.sent_bytes[kind] += tensor.numel() * tensor.element_size() * peers
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(self.sent_bytes.values())

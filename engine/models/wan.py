@@ -4,6 +4,7 @@ The pieces together are the forward pass of ``diffusers.WanTransformer3DModel``;
 changed. What does not depend on the timestep (text projection, rotary table) is made once a request.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class WanAdapter:
 
     def num_tokens(self, latents_shape: torch.Size) -> int:
         """Tokens of latents shaped [..., channels, frames, height, width]."""
-        return self._grid(latents_shape)[0] * self._grid(latents_shape)[1] * self._grid(latents_shape)[2]
+        return math.prod(self._grid(latents_shape))
 
     def project_text(self, prompt_embeds: Tensor) -> Tensor:
         """Text as the cross-attention takes it: [1, text_tokens, text_dim] → [1, text_tokens, dim]."""
