@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from dicache.controller import Decision, Lane, Step
-from engine.config import SamplingConfig
+from engine.config import Config, SamplingConfig
 from engine.errors import Cancelled
 from engine.predictor import VelocityPredictor
 from parallel.agreement import Control, NotFiniteError
@@ -64,3 +64,8 @@ def draw_noise(num_samples: int, shape: tuple[int, ...], seed: int, device: torc
     number of ranks, and the same as in a diffusers pipeline given that generator."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn((num_samples, *shape), generator=generator, dtype=torch.float32).to(device)
+
+
+def load_scheduler_config(config: Config) -> dict[str, Any]:
+    """What the checkpoint says about its sampler."""
+    return dict(UniPCMultistepScheduler.load_config(config.model.path, subfolder="scheduler"))

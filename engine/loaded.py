@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.components import TextEncoder, VideoDecoder, load_scheduler_config, load_transformer, uses_flash
+from engine.components.autoencoder import VideoDecoder
+from engine.components.text_encoder import TextEncoder
+from engine.components.transformer import load_transformer, uses_flash
 from engine.config import Config
+from engine.denoise import load_scheduler_config
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.wan import WanAdapter
 from parallel.meter import CollectiveMeter

@@ -19,7 +19,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from dicache.config import CacheConfig
-from engine.components import VideoDecoder
+from engine.components.autoencoder import VideoDecoder
 from engine.config import Config, load_config
 from engine.engine import Engine
 from engine.loaded import LoadedModel, load_model

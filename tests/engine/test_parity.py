@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from safetensors.torch import load_file
 
-from engine.components import VideoDecoder
+from engine.components.autoencoder import VideoDecoder
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.loaded import load_model

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan
 from configs.tiny_wan.recipe.judge import judge_clip
 from configs.tiny_wan.recipe.shapes import DEMO_CAPTION, all_scenes, draw_clip, split_scenes
 from configs.tiny_wan.recipe.vae import reconstruction_psnr
-from engine.components import VideoDecoder
+from engine.components.autoencoder import VideoDecoder
 from engine.engine import Engine
 from engine.loaded import load_model
 from engine.progress import Progress

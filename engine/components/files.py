@@ -1,0 +1,35 @@
+"""How components come from the files of a checkpoint, and how they leave the device again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import accelerate
+import torch
+from torch import nn
+
+from engine.errors import RankFailure
+
+
+def load_component(load: Any, path: str, **options: Any) -> Any:
+    """Call a ``from_pretrained``, turning what it raises about the files into one sentence."""
+    try:
+        return load(path, local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        part = options.get("subfolder", "text encoder")
+        raise RankFailure(f"The {part} of {path} cannot be loaded ({reason}): check the model folder.") from error
+
+
+@contextmanager
+def on_device(device: torch.device, module: nn.Module) -> Iterator[None]:
+    """Have ``module`` on ``device`` inside the block and on the CPU afterwards."""
+    if device.type == "cpu":
+        yield
+        return
+    _, hook = accelerate.cpu_offload_with_hook(module, device)
+    try:
+        yield
+    finally:
+        hook.offload()
+        hook.remove()
