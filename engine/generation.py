@@ -17,7 +17,7 @@ from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.denoise import denoise, draw_noise, make_scheduler
 from engine.files import StagedFiles, numbered
-from engine.guidance import BRANCHES, all_lanes, own_lanes, uses_guidance
+from engine.guidance import all_lanes, own_lanes, uses_guidance
 from engine.loaded import LoadedModel
 from engine.predictor import VelocityPredictor
 from engine.progress import Progress
@@ -26,9 +26,12 @@ from engine.timing import Stopwatch
 from engine.video import to_uint8, write_video
 from parallel.agreement import Agreement, Control
 from parallel.audit import Audit
+from parallel.broadcast import Named, broadcast_from_first
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
 from parallel.sharding import plan_shards
+
+Encoded = Sequence[Named]
 
 
 class Generation:
@@ -53,31 +56,21 @@ class Generation:
         if model.ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
-    def encode(self) -> dict[Lane, Tensor]:
-        """The projected text [1, text_tokens, dim] of every lane of this rank; the first rank encodes for all."""
-        model, sampling = self._model, self._request.sampling
+    def encode(self) -> Encoded:
+        """What every lane's prompt became, in the order of the lanes; the first rank encodes for all."""
+        model, request = self._model, self._request
         with self._stage("encode"):
-            guided = uses_guidance(sampling.guidance)
-            embeds = torch.empty(
-                2 if guided else 1,
-                len(self._request.prompts),
-                sampling.max_sequence_length,
-                model.adapter.text_dim,
-                dtype=model.adapter.dtype,
-                device=model.ranks.device,
-            )
+            encoded = None
             if model.text_encoder is not None:
-                cond, uncond = model.text_encoder.encode(
-                    self._request.prompts, self._request.negative_prompt, guided, sampling.max_sequence_length
+                encoded = model.text_encoder.encode(
+                    request.prompts,
+                    request.negative_prompt,
+                    uses_guidance(request.sampling.guidance),
+                    request.sampling.max_sequence_length,
                 )
-                embeds.copy_(torch.stack([cond, uncond] if uncond is not None else [cond]))
-            self._broadcast(embeds)
-            return {
-                lane: model.adapter.project_text(embeds[BRANCHES.index(lane.branch), lane.sample][None])
-                for lane in own_lanes(self._lanes, model.ranks)
-            }
+            return broadcast_from_first(encoded, model.ranks, self._meter)
 
-    def denoise(self, texts: dict[Lane, Tensor], control: Callable[[], Control]) -> Tensor:
+    def denoise(self, encoded: Encoded, control: Callable[[], Control]) -> Tensor:
         """Final latents, float32 [samples, channels, frames, height, width], equal on every rank."""
         model, sampling = self._model, self._request.sampling
         with self._stage("denoise"):
@@ -85,6 +78,8 @@ class Generation:
             noise = draw_noise(len(self._request.prompts), shape, self._request.seed, model.ranks.device)
             shards = plan_shards(model.adapter.num_tokens(noise.shape), model.ranks)
             model.begin(shards, self._meter)
+            own = {lane: i for i, lane in enumerate(self._lanes) if lane in own_lanes(self._lanes, model.ranks)}
+            conditions = model.adapter.conditions([encoded[i] for i in own.values()], noise, shards)
             predictor = VelocityPredictor(
                 model.adapter,
                 self._lanes,
@@ -92,7 +87,7 @@ class Generation:
                 self._agreement,
                 model.ranks,
                 shards,
-                texts,
+                dict(zip(own, conditions, strict=True)),
                 sampling.guidance,
                 self._meter,
                 self._stopwatch,
@@ -181,12 +176,6 @@ class Generation:
                 "videos": videos,
             },
         }
-
-    def _broadcast(self, embeds: Tensor) -> None:
-        ranks = self._model.ranks
-        if ranks.replica_group is not None:
-            dist.broadcast(embeds, src=ranks.first_in_replica, group=ranks.replica_group)
-            self._meter.count("broadcast", embeds, ranks.replica_size - 1 if self._model.is_first else 0)
 
     def _on_step(self, step: Step, timestep: float, decisions: dict[Lane, Decision], latents: Tensor) -> None:
         steps = self._request.sampling.steps

@@ -8,6 +8,7 @@ from engine.components.text_encoder import TextEncoder
 from engine.components.transformer import load_transformer, uses_flash
 from engine.config import Config
 from engine.denoise import load_scheduler_config
+from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.wan import WanAdapter
 from parallel.meter import CollectiveMeter
@@ -22,7 +23,7 @@ class LoadedModel:
     config: Config
     ranks: Ranks
     facts: ModelFacts
-    adapter: WanAdapter
+    adapter: Adapter
     scheduler_config: dict[str, Any]
     attention: Any  # parallel.attention.SequenceAttention, or None where one rank holds the sequence
     text_encoder: TextEncoder | None

@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
 from engine.guidance import combine, own_lanes
-from engine.models.wan import Embedded, WanAdapter
+from engine.models.adapter import Activations, Adapter
 from engine.timing import Stopwatch
 from parallel.agreement import Agreed, Agreement, Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from parallel.sharding import Shards, gather, shard
+from parallel.sharding import Shards, gather
 
 
 class VelocityPredictor:
@@ -21,13 +22,13 @@ class VelocityPredictor:
 
     def __init__(
         self,
-        adapter: WanAdapter,
+        adapter: Adapter,
         lanes: tuple[Lane, ...],
         controller: Controller,
         agreement: Agreement,
         ranks: Ranks,
         shards: Shards,
-        texts: Mapping[Lane, Tensor],
+        conditions: Mapping[Lane, Any],
         guidance: float,
         meter: CollectiveMeter,
         stopwatch: Stopwatch,
@@ -35,7 +36,7 @@ class VelocityPredictor:
         """
         Args:
             lanes: all lanes of the request, in the same order on every rank.
-            texts: projected text [1, text_tokens, dim] of every lane of the request that this rank computes.
+            conditions: the adapter's, of every lane that this rank computes.
             stopwatch: takes the seconds of each (step index, lane) of this rank.
         """
         self._adapter = adapter
@@ -43,57 +44,57 @@ class VelocityPredictor:
         self._agreement = agreement
         self._ranks = ranks
         self._shards = shards
-        self._texts = texts
+        self._conditions = conditions
         self._guidance = guidance
         self._meter = meter
         self._stopwatch = stopwatch
         self._lanes = lanes
         self._own = own_lanes(lanes, ranks)
-        self._rotary: tuple[Tensor, Tensor] | None = None
 
     def predict(
         self, latents: Tensor, timestep: Tensor, step: Step, control: Control
     ) -> tuple[Tensor, dict[Lane, Decision], Control]:
         """The guided velocity [samples, channels, frames, height, width], what was decided for each lane,
         and the control word that all ranks agreed on."""
-        controller, depth = self._controller, self._controller.probe_blocks
-        embedded = [self._embed(sample[None], timestep) for sample in latents]
+        controller, adapter = self._controller, self._adapter
+        entering = self._embed(latents, timestep)
         probes = {}
         for lane in self._own:
             with self._stopwatch.lap((step.index, lane)):
-                entering = embedded[lane.sample]
-                probes[lane] = self._adapter.blocks(entering.hidden_states, entering, self._texts[lane], 0, depth)
+                probes[lane] = adapter.blocks(entering[lane], 0, controller.probe_blocks)
 
-        agreed, sums = self._agree(step, embedded, probes, control)
+        agreed, sums = self._agree(step, entering, probes, control)
         decisions = controller.decide(step, sums)
 
         velocities = {}
         for lane in self._own:
             with self._stopwatch.lap((step.index, lane)):
-                entering = embedded[lane.sample]
-                hidden_states = self._finish(lane, decisions[lane], entering, probes.pop(lane))
-                velocities[lane] = self._adapter.head(hidden_states, entering)
+                hidden_states = self._finish(lane, decisions[lane], entering.pop(lane), probes.pop(lane))
+                velocities[lane] = adapter.head(hidden_states)
         laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
         return combine(laid_out, self._guidance, self._ranks, self._meter), decisions, agreed.control
 
-    def _embed(self, latents: Tensor, timestep: Tensor) -> Embedded:
-        if self._rotary is None:
-            cos, sin = self._adapter.rotary(latents)
-            self._rotary = shard(cos, self._shards), shard(sin, self._shards)
-        embedded = self._adapter.embed(latents, timestep, self._rotary)
-        return replace(embedded, hidden_states=shard(embedded.hidden_states, self._shards))
+    def _embed(self, latents: Tensor, timestep: Tensor) -> dict[Lane, Activations]:
+        """What enters block 0 in each lane of this rank; a sample's lanes share what they can."""
+        entering: dict[Lane, Activations] = {}
+        for index, sample in enumerate(latents):
+            lanes = [lane for lane in self._own if lane.sample == index]
+            conditions = [self._conditions[lane] for lane in lanes]
+            embedded = self._adapter.embed(sample[None], timestep, conditions, self._shards)
+            entering |= zip(lanes, embedded, strict=True)
+        return entering
 
     def _agree(
-        self, step: Step, embedded: list[Embedded], probes: dict[Lane, Tensor], control: Control
+        self, step: Step, entering: Mapping[Lane, Activations], probes: Mapping[Lane, Activations], control: Control
     ) -> tuple[Agreed, dict[Lane, tuple[float, ...]]]:
         """One collective for all lanes; lanes of other ranks contribute zeros here."""
         device = self._ranks.device
         partials, finite = [], torch.ones((), dtype=torch.bool, device=device)
         for lane in self._lanes:
             if lane in probes:
-                entering = embedded[lane.sample].hidden_states
-                partials.append(self._controller.partial_sums(step, lane, entering, probes[lane]))
-                finite = finite & probes[lane].sum(dtype=torch.float32).isfinite()
+                x, probe = entering[lane].hidden_states, probes[lane].hidden_states
+                partials.append(self._controller.partial_sums(step, lane, x, probe))
+                finite = finite & probe.sum(dtype=torch.float32).isfinite()
             else:
                 count = self._controller.num_sums(step, lane)
                 partials.append(torch.zeros(count, dtype=torch.float64, device=device))
@@ -111,13 +112,13 @@ class VelocityPredictor:
             start += len(partial)
         return agreed, sums
 
-    def _finish(self, lane: Lane, decision: Decision, entering: Embedded, probe: Tensor) -> Tensor:
-        """The output of all blocks: estimated, or computed from where the probe stopped."""
-        controller, adapter = self._controller, self._adapter
+    def _finish(self, lane: Lane, decision: Decision, entering: Activations, probe: Activations) -> Activations:
+        """What leaves the last block: estimated, or computed from where the probe stopped."""
+        controller, adapter, x = self._controller, self._adapter, entering.hidden_states
         if decision.action == "skip":
-            return controller.estimate(lane, entering.hidden_states, probe)
-        output = adapter.blocks(probe, entering, self._texts[lane], controller.probe_blocks, adapter.num_blocks)
-        controller.record(lane, entering.hidden_states, probe, output)
+            return replace(probe, hidden_states=controller.estimate(lane, x, probe.hidden_states))
+        output: Activations = adapter.blocks(probe, controller.probe_blocks, adapter.num_blocks)
+        controller.record(lane, x, probe.hidden_states, output.hidden_states)
         return output
 
     def _lay_out(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:

@@ -24,9 +24,9 @@ class TextEncoder:
 
     def encode(
         self, prompts: tuple[str, ...], negative_prompt: str, guided: bool, max_sequence_length: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Embeddings [samples, max_sequence_length, text_dim] of the prompts, and of the negative prompt
-        if ``guided``."""
+    ) -> list[dict[str, Tensor]]:
+        """For each lane, in the order of ``engine.guidance.all_lanes``: prompt_embeds
+        [1, max_sequence_length, text_dim] of the prompt, or of the negative prompt in the uncond lanes."""
         with on_device(self._device, self._pipeline.text_encoder):
             cond, uncond = self._pipeline.encode_prompt(
                 prompt=list(prompts),
@@ -35,4 +35,5 @@ class TextEncoder:
                 max_sequence_length=max_sequence_length,
                 device=self._device,
             )
-        return cond, uncond
+        branches = [cond, uncond] if guided else [cond]
+        return [{"prompt_embeds": embeds[i : i + 1]} for i in range(len(prompts)) for embeds in branches]

@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,7 @@ from dicache.controller import Controller, Lane, Step
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.loaded import load_model
-from engine.models.wan import WanAdapter
+from engine.models.wan import WanActivations, WanAdapter
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from parallel.agreement import Agreed, Agreement, Control, DivergedError
@@ -164,12 +165,13 @@ def generate_poisoned(ranks: Ranks, config: Config, rank: int, step: int) -> str
     calls = iter(range(10_000))
     blocks = WanAdapter.blocks
 
-    def poisoned(adapter: WanAdapter, hidden_states: Tensor, *args: Any) -> Tensor:
-        out = blocks(adapter, hidden_states, *args)
-        is_probe = args[2] == 0 and args[3] < adapter.num_blocks
+    def poisoned(adapter: WanAdapter, activations: WanActivations, start: int, stop: int) -> WanActivations:
+        out = blocks(adapter, activations, start, stop)
+        is_probe = start == 0 and stop < adapter.num_blocks
         if ranks.rank == rank and is_probe and next(calls) == step:
-            out = out.clone()
-            out[0, 0, 0] = math.nan
+            hidden_states = out.hidden_states.clone()
+            hidden_states[0, 0, 0] = math.nan
+            out = replace(out, hidden_states=hidden_states)
         return out
 
     with mock.patch.object(WanAdapter, "blocks", poisoned):
