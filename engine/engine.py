@@ -1,7 +1,7 @@
 """The engine of one rank: loaded once, then one request after another becomes a video."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from engine.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.report import write_report
 from engine.request import GenerationRequest
+from engine.task import Task
 from parallel.agreement import Control
 from parallel.degrees import Degrees
 from parallel.ranks import join, leave, pick_device, set_timeouts
+from parallel.worklist import WorkList
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,11 @@ class Result:
 
 
 class Engine:
-    """One rank's loaded model. Every rank calls the same methods in the same order.
-
-    ``phase`` says what the rank is doing, for whoever has to report that it stopped.
-    """
+    """One rank's loaded model. Every rank of a replica calls the same methods in the same order."""
 
     def __init__(self, model: LoadedModel, progress: Progress) -> None:
         """Use :meth:`load`."""
-        self.phase = "idle"
+        self._num_lists = 0
         self._model = model
         self._progress = progress
 
@@ -84,8 +83,9 @@ class Engine:
             NotFiniteError: activations are not finite on some rank.
         """
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
-        generation = Generation(self._model, request, self._progress, self._enter)
+        generation = Generation(self._model, request, self._progress)
         final = generation.denoise(generation.encode(), control)
+        set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer than a step
         usage = generation.collect_usage()
         document = None
         if self._model.is_first:
@@ -95,13 +95,33 @@ class Engine:
                 document = generation.report(usage, final, frames, paths)
                 if report:
                     write_report(document, files.stage(report))
-        self._progress.done()
-        self.phase = "idle"
         return Result(final, document)
+
+    def generate_all(self, tasks: Sequence[Task]) -> list[dict[str, Any]] | None:
+        """Make a list of videos, shared out over the data-parallel replicas; collective within each replica.
+
+        Returns:
+            All run reports in the order of the tasks, on the first rank of the job; None elsewhere.
+
+        Raises:
+            Whatever :meth:`generate` raises; videos that are finished stay.
+        """
+        ranks = self._model.ranks
+        self._num_lists += 1
+        work = WorkList(len(tasks), ranks, f"list {self._num_lists}")
+        for index in work:
+            self._progress.video(index, len(tasks))
+            task = tasks[index]
+            result = self.generate(task.request, task.outputs.video, task.outputs.report, task.outputs.latents)
+            if result.report is not None:
+                work.finish(index, result.report)
+        self._progress.done()
+        if ranks.rank != 0:
+            return None
+        if ranks.degrees.data > 1:
+            self._progress.stage("wait")
+        return work.results()
 
     def close(self) -> None:
         """Leave the process groups."""
         leave()
-
-    def _enter(self, phase: str) -> None:
-        self.phase = phase

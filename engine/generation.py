@@ -35,15 +35,12 @@ Encoded = Sequence[Named]
 
 
 class Generation:
-    """The stages of one request, to be called in order; ``enter`` is told each stage's name."""
+    """The stages of one request, to be called in order."""
 
-    def __init__(
-        self, model: LoadedModel, request: GenerationRequest, progress: Progress, enter: Callable[[str], None]
-    ) -> None:
+    def __init__(self, model: LoadedModel, request: GenerationRequest, progress: Progress) -> None:
         self._model = model
         self._request = request
         self._progress = progress
-        self._enter = enter
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._log = reporting.StepLog()
@@ -184,14 +181,11 @@ class Generation:
             self._audit.check(step.index, {"decisions": repr(decisions), "latents": latents})
         if step.index == 0:  # connections are made and memory is allocated: from here on a step is short
             set_timeouts(self._model.config.runtime.step_timeout_seconds)
-        if step.index + 1 < steps:
-            self._enter(f"denoise step {step.index + 1}")
         actions = {decision.action for decision in decisions.values()}
         self._progress.step(step.index, steps, next(a for a in ("warmup", "compute", "skip") if a in actions))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        self._enter(name)
         self._progress.stage(name)
         started = time.perf_counter()
         yield

@@ -6,38 +6,28 @@ import importlib.util
 import math
 import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.config import Config
 from engine.errors import InvalidInput
-from engine.files import numbered
 from engine.models.facts import ModelFacts, read_facts
 from engine.request import GenerationRequest
+from engine.task import Outputs, Task
 from parallel.degrees import Degrees, resolve_degrees
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Files that rank 0 writes; None for one that nobody asked for."""
-
-    video: Path | None = None
-    report: Path | None = None
-    latents: Path | None = None
-
-
 def preflight(
-    config: Config,
-    request: GenerationRequest,
-    ranks: int | None,
-    outputs: Outputs,
-    local_ranks: int | None = None,
+    config: Config, tasks: Sequence[Task], ranks: int | None, local_ranks: int | None = None, rank: int | None = None
 ) -> Degrees:
     """Check a whole run without reading a weight or starting a process.
 
     Args:
+        tasks: at least one; all are sampled alike.
         ranks: the world size, or None to derive it from ``config.parallel``.
         local_ranks: how many of them run on this machine; all of them if None.
+        rank: this process's rank; output folders are checked only where they will be written to, since other
+            machines may not have them. None, for a launcher, checks them as well.
 
     Returns:
         The layout of the ranks.
@@ -48,13 +38,16 @@ def preflight(
     if ranks is not None and ranks < 1:
         raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
     facts = read_facts(config.model.path)
+    request = tasks[0].request
     _check_size(request, facts)
     try:
         degrees = resolve_degrees(config.parallel, ranks, facts.num_heads)
     except ValueError as error:
         raise InvalidInput(str(error)) from None
-    _check_layout(degrees, request, facts)
-    _check_outputs(outputs, len(request.prompts), Path(config.model.path))
+    _check_layout(degrees, len(tasks), request, facts)
+    if rank is None or rank % degrees.replica_size == 0:
+        for task in tasks:
+            _check_outputs(task.outputs, Path(config.model.path))
     # last, because these import torch
     _check_cache(config, request, facts)
     _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
@@ -104,10 +97,12 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
         raise InvalidInput(str(error)) from None
 
 
-def _check_layout(degrees: Degrees, request: GenerationRequest, facts: ModelFacts) -> None:
-    if degrees.data > 1:
+def _check_layout(degrees: Degrees, num_tasks: int, request: GenerationRequest, facts: ModelFacts) -> None:
+    if degrees.data > num_tasks:
         raise InvalidInput(
-            f"parallel.data is {degrees.data}, but replicas are not supported yet: use 1, and cfg, ulysses or ring."
+            f"parallel.data is {degrees.data}, but there {'is' if num_tasks == 1 else 'are'} {num_tasks} "
+            f"video{'' if num_tasks == 1 else 's'} to make, so some replicas would have nothing to do: give more "
+            f"prompts or seeds, or use parallel.data={num_tasks} and cfg, ulysses or ring."
         )
     sampling = request.sampling
     if degrees.cfg == 2 and sampling.guidance <= 1:
@@ -123,8 +118,8 @@ def _check_layout(degrees: Degrees, request: GenerationRequest, facts: ModelFact
         )
 
 
-def _check_outputs(outputs: Outputs, num_prompts: int, model: Path) -> None:
-    wanted = [("--output", path, ".mp4") for path in numbered(outputs.video, num_prompts)] if outputs.video else []
+def _check_outputs(outputs: Outputs, model: Path) -> None:
+    wanted = [("--output", outputs.video, ".mp4")] if outputs.video else []
     wanted += [("--report", outputs.report, ".json")] if outputs.report else []
     wanted += [("--latents", outputs.latents, ".safetensors")] if outputs.latents else []
     for option, path, suffix in wanted:

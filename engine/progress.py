@@ -7,11 +7,15 @@ class Progress:
     The calls come from the thread that runs the engine, so they must return quickly.
     """
 
+    def video(self, index: int, count: int) -> None:
+        """Video ``index`` (from 0) of a list of ``count`` begins."""
+
     def stage(self, name: str) -> None:
-        """A stage begins: "join", "load", "encode", "denoise", "decode" or "write"."""
+        """A stage begins: "join", "load", "encode", "denoise", "decode", "write" or
+        "wait" (for other replicas)."""
 
     def step(self, index: int, total: int, action: str) -> None:
         """Denoise step ``index`` (from 0) of ``total`` is done, and was a "warmup", "compute" or "skip"."""
 
     def done(self) -> None:
-        """The request is finished; not called when it fails."""
+        """This replica's videos are finished; not called when one fails."""

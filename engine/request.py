@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -59,3 +60,22 @@ def make_request(
         option = {"prompts": "--prompt", "negative_prompt": "--negative-prompt", "seed": "--seed"}
         name = key.split(".")[0]
         raise InvalidInput(f"{problem.replace(name, option.get(name, name), 1)}.") from None
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts in a UTF-8 text file, one a line; blank lines are left out.
+
+    Raises:
+        InvalidInput: the file cannot be read, or holds no prompt.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InvalidInput(f"--prompts is {str(path)!r}, which is not text in UTF-8: save it as UTF-8.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"--prompts is {str(path)!r}, which cannot be read ({reason}): check the path.") from None
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise InvalidInput(f"--prompts is {str(path)!r}, which holds no prompt: write one on each line.")
+    return prompts

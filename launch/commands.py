@@ -24,16 +24,20 @@ app = typer.Typer(
 def generate(
     config: opt.ConfigFile,
     prompt: opt.Prompts = None,
+    prompts: opt.PromptsFile = None,
     negative_prompt: opt.NegativePrompt = "",
-    seed: opt.Seed = 0,
+    seed: opt.Seeds = None,
     ranks: opt.Ranks = None,
     output: opt.Output = None,
     report: opt.Report = None,
     latents: opt.Latents = None,
+    audit: opt.Audit = False,
     set_: opt.Overrides = None,
 ) -> int:
-    """Generate a video from a prompt, on one or more processes of this machine."""
-    options = Options(config, prompt or (), negative_prompt, seed, output, report, latents, set_ or ())
+    """Generate videos from prompts, on one or more processes of this machine."""
+    options = Options(
+        config, prompt or (), prompts, negative_prompt, seed or (0,), output, report, latents, audit, set_ or ()
+    )
     job = prepare(options, ranks)
     if job.degrees.world_size == 1:
         from launch.generate import run_rank

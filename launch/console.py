@@ -28,6 +28,7 @@ _STAGES = {
     "denoise": "denoising",
     "decode": "decoding video",
     "write": "writing files",
+    "wait": "waiting for other replicas",
 }
 _SECONDS = ("load", "encode", "denoise", "decode", "write", "total")
 
@@ -54,13 +55,17 @@ class Display(Progress):
         self._bars.start()
         self._task = self._bars.add_task(_STAGES["start"], total=None, skipped="")
         self._skipped = 0
+        self._prefix = ""
 
     def close(self) -> None:
         """Take the bar off the terminal, so that what is printed next stands alone."""
         self._bars.stop()
 
+    def video(self, index: int, count: int) -> None:
+        self._prefix = f"video {index} of {count}: " if count > 1 else ""
+
     def stage(self, name: str) -> None:
-        label = _STAGES.get(name, name)
+        label = self._prefix + _STAGES.get(name, name)
         if self._console.is_terminal:
             self._skipped = 0
             self._bars.reset(self._task, description=label, total=None, skipped="")
@@ -71,6 +76,9 @@ class Display(Progress):
         self._skipped += action == "skip"
         skipped = f"{self._skipped} skipped" if self._skipped else ""
         self._bars.update(self._task, completed=index + 1, total=total, skipped=skipped)
+
+    def done(self) -> None:
+        self._prefix = ""
 
 
 class _PatientConsole(Console):
@@ -95,12 +103,30 @@ def restore_terminal() -> None:
         os.write(2, b"\r\x1b[2K\x1b[?25h")
 
 
-def print_summary(report: Mapping[str, Any], stream: IO[str]) -> None:
-    """Where the video is, what was computed and skipped, and how long it took."""
+def print_summary(reports: Sequence[Mapping[str, Any]], stream: IO[str]) -> None:
+    """Where the videos are, what was computed and skipped, and how long it took."""
     console = make_console(stream)
     unicode = (console.encoding or "").lower().startswith("utf")
-    for label, value in summary_lines(report, unicode):
+    lines = summary_lines(reports[0], unicode) if len(reports) == 1 else list_lines(reports, unicode)
+    for label, value in lines:
         console.print(Text.assemble((f"{label:<9}", "bold"), value))
+
+
+def list_lines(reports: Sequence[Mapping[str, Any]], unicode: bool = True) -> list[tuple[str, str]]:
+    """The summary of several videos, one line each, as (label, text) pairs."""
+    times, dot = ("×", " · ") if unicode else ("x", ", ")
+    lines = []
+    for index, report in enumerate(reports):
+        totals = report["totals"]
+        parts = [
+            report["output"]["path"],
+            f"{totals['computed']} computed, {totals['skipped']} skipped",
+            f"{totals['seconds']['total'] - totals['seconds']['load']:.1f} s",
+        ]
+        lines.append((f"video {index}", dot.join(parts)))
+    fraction = sum(report["totals"]["block_fraction"] for report in reports) / len(reports)
+    lines.append(("speed-up", f"{1 / fraction:.2f}{times} over no cache, as executed blocks say"))
+    return lines
 
 
 def summary_lines(report: Mapping[str, Any], unicode: bool = True) -> list[tuple[str, str]]:

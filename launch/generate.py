@@ -37,18 +37,22 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def generate(
     config: opt.ConfigFile,
     prompt: opt.Prompts = None,
+    prompts: opt.PromptsFile = None,
     negative_prompt: opt.NegativePrompt = "",
-    seed: opt.Seed = 0,
+    seed: opt.Seeds = None,
     output: opt.Output = None,
     report: opt.Report = None,
     latents: opt.Latents = None,
+    audit: opt.Audit = False,
     set_: opt.Overrides = None,
 ) -> int:
     """Run one rank of a generation; the number of ranks is torchrun's."""
-    options = Options(config, prompt or (), negative_prompt, seed, output, report, latents, set_ or ())
+    options = Options(
+        config, prompt or (), prompts, negative_prompt, seed or (0,), output, report, latents, audit, set_ or ()
+    )
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    return run_rank(lambda: prepare(options, ranks, local_ranks, writes=rank == 0), rank, ranks)
+    return run_rank(lambda: prepare(options, ranks, local_ranks, rank), rank, ranks)
 
 
 def run_rank(prepare_job: Callable[[], Job], rank: int = 0, ranks: int = 1) -> int:
@@ -59,32 +63,26 @@ def run_rank(prepare_job: Callable[[], Job], rank: int = 0, ranks: int = 1) -> i
             progress = PhaseKeeper(_display(stderr, drawing) if rank == 0 else Progress())
             failure: Failure | None = None
             try:
-                report = _generate(prepare_job(), rank, progress)
+                reports = _generate(prepare_job(), progress)
             except Exception as error:
                 failure = describe(error, rank, progress.phase)
                 record(failure)
         if failure is not None:
             report_here(failure)
             return failure.exit_code
-        if report is not None:
-            _summarise(report, stdout)
+        if reports is not None:
+            _summarise(reports, stdout)
     return 0
 
 
-def _generate(job: Job, rank: int, progress: PhaseKeeper) -> dict[str, Any] | None:
-    """Load, generate, close. Collective: every rank calls it. Returns the run report on rank 0."""
+def _generate(job: Job, progress: PhaseKeeper) -> list[dict[str, Any]] | None:
+    """Load, generate, close. Collective: every rank calls it. Returns the run reports on rank 0."""
     from engine.engine import Engine  # imports torch and diffusers, which takes seconds
 
-    engine = None
-    try:
-        engine = Engine.load(job.config, job.degrees, progress)
-        outputs = job.outputs
-        result = engine.generate(job.request, outputs.video, outputs.report, outputs.latents)
-        engine.close()
-    except Exception:
-        progress.phase = getattr(engine, "phase", None) or progress.phase
-        raise
-    return result.report if rank == 0 else None
+    engine = Engine.load(job.config, job.degrees, progress)
+    reports = engine.generate_all(job.tasks)
+    engine.close()
+    return reports
 
 
 def _display(stderr: IO[str], closing: ExitStack) -> Progress:
@@ -95,11 +93,11 @@ def _display(stderr: IO[str], closing: ExitStack) -> Progress:
     return display
 
 
-def _summarise(report: dict[str, Any], stdout: IO[str]) -> None:
+def _summarise(reports: list[dict[str, Any]], stdout: IO[str]) -> None:
     from launch.console import print_summary
 
     try:
-        print_summary(report, stdout)
+        print_summary(reports, stdout)
     except OSError:
         pass  # a full or closed stdout; the files are written
 

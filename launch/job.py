@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import Config, load_config
-from engine.preflight import Outputs, preflight
-from engine.request import GenerationRequest, make_request
+from engine.errors import InvalidInput
+from engine.preflight import preflight
+from engine.request import read_prompts
+from engine.task import Outputs, Task, make_tasks
 from launch.options import Options
 from parallel.degrees import Degrees
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request that has passed every check, and the ranks that will run it."""
+    """Videos to make that have passed every check, and the ranks that will make them."""
 
     config: Config
-    request: GenerationRequest
-    outputs: Outputs
+    tasks: Sequence[Task]
     degrees: Degrees
 
 
-def prepare(options: Options, ranks: int | None, local_ranks: int | None = None, writes: bool = True) -> Job:
+def prepare(options: Options, ranks: int | None, local_ranks: int | None = None, rank: int | None = None) -> Job:
     """Check everything that can be checked before weights load or processes start.
 
     Args:
         ranks: the world size, or None for what the configured degrees multiply to.
         local_ranks: how many of them run on this machine; all if None.
-        writes: whether this process will write the files; other machines may not have their folders.
+        rank: this process's, or None for a launcher.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    config = load_config(options.config, options.overrides)
-    request = make_request(options.prompts, options.negative_prompt, options.seed, config.sampling)
-    latents = _plain(options.latents) if options.latents else None
-    outputs = Outputs(_plain(options.video_path), _plain(options.report_path), latents) if writes else Outputs()
-    degrees = preflight(config, request, ranks, outputs, local_ranks)
-    return Job(config, request, outputs, degrees)
+    config = load_config(options.config, options.settings)
+    listed = read_prompts(options.prompts_file) if options.prompts_file else ()
+    paths = (options.video_path, options.report_path, options.latents)
+    outputs = Outputs(*(_plain(path) if path else None for path in paths))
+    tasks = make_tasks((*options.prompts, *listed), options.negative_prompt, options.seeds, config.sampling, outputs)
+    degrees = preflight(config, tasks, ranks, local_ranks, rank)
+    if rank is None and degrees.world_size > 1:
+        for path in (options.config, options.prompts_file):
+            _refuse_pipe(path)
+    return Job(config, tasks, degrees)
+
+
+def _refuse_pipe(path: str | Path | None) -> None:
+    if path is not None and not Path(path).expanduser().is_file():
+        raise InvalidInput(f"{path} is a pipe, which can be read only once, but every rank reads it: give a file.")
 
 
 def _plain(path: Path) -> Path:

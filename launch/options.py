@@ -13,8 +13,9 @@ import typer
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/tiny-wan.yaml.")]
 Prompts = Annotated[
     list[str] | None,
-    typer.Option("--prompt", help="What to show. Repeat it for several videos of one batch."),
+    typer.Option("--prompt", help="What to show. Repeat it for several videos."),
 ]
+PromptsFile = Annotated[Path | None, typer.Option("--prompts", help="A text file with a prompt on each line.")]
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What to keep away from.")]
 
 
@@ -25,9 +26,9 @@ def _whole_number(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
 
 
-Seed = Annotated[
-    int,
-    typer.Option("--seed", parser=_whole_number, help="The same seed gives the same video at any number of ranks."),
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option("--seed", parser=_whole_number, help="0 by default. Repeat it for several videos of each prompt."),
 ]
 Output = Annotated[
     Path | None,
@@ -37,6 +38,9 @@ Report = Annotated[
     Path | None, typer.Option("--report", help="The run report; by default the video's name with .json.")
 ]
 Latents = Annotated[Path | None, typer.Option("--latents", help="Also save the final latents, as .safetensors.")]
+Audit = Annotated[
+    bool, typer.Option("--audit", help="Compare the ranks bit by bit after each step; slower. As runtime.audit.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key of CONFIG: --set cache.method=none. Can be repeated."),
@@ -57,20 +61,31 @@ class Options:
 
     config: str
     prompts: Sequence[str] = ()
+    prompts_file: Path | None = None
     negative_prompt: str = ""
-    seed: int = 0
+    seeds: Sequence[int] = (0,)
     output: Path | None = None
     report: Path | None = None
     latents: Path | None = None
+    audit: bool = False
     overrides: Sequence[str] = field(default_factory=tuple)
 
     @property
     def video_path(self) -> Path:
-        return self.output or Path("outputs") / f"{slug(self.prompts[0] if self.prompts else '')}.mp4"
+        """The video's, or what the names of several begin with."""
+        if self.output:
+            return self.output
+        named_after = self.prompts[0] if self.prompts else self.prompts_file.stem if self.prompts_file else ""
+        return Path("outputs") / f"{slug(named_after)}.mp4"
 
     @property
     def report_path(self) -> Path:
         return self.report or self.video_path.with_suffix(".json")
+
+    @property
+    def settings(self) -> Sequence[str]:
+        """All overrides of configuration keys."""
+        return (*self.overrides, "runtime.audit=true") if self.audit else self.overrides
 
     def to_argv(self) -> list[str]:
         """Arguments that parse to these options again, whatever the values look like."""
@@ -78,10 +93,16 @@ class Options:
         values = [
             *(f"--prompt={prompt}" for prompt in self.prompts),
             f"--negative-prompt={self.negative_prompt}",
-            f"--seed={self.seed}",
+            *(f"--seed={seed}" for seed in self.seeds),
             *(f"--set={override}" for override in self.overrides),
+            *(["--audit"] if self.audit else []),
         ]
-        files = {"--output": self.output, "--report": self.report, "--latents": self.latents}
+        files = {
+            "--prompts": self.prompts_file,
+            "--output": self.output,
+            "--report": self.report,
+            "--latents": self.latents,
+        }
         values += [f"{name}={path}" for name, path in files.items() if path is not None]
         return [*values, "--", self.config]
 

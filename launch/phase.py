@@ -11,14 +11,19 @@ _WIDTH = 64
 
 
 class PhaseKeeper(Progress):
-    """Passes progress on to a display and remembers the phase: join, load, encode, denoise step N, decode, write."""
+    """Passes progress on to a display and remembers the phase, such as load, denoise step 3 or decode of video 2."""
 
     def __init__(self, display: Progress) -> None:
         self.phase = "start"
         self._display = display
+        self._suffix = ""
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         # one open file, overwritten in place: a write a step costs microseconds
         self._descriptor = os.open(Path(file).with_name("phase"), os.O_CREAT | os.O_WRONLY, 0o600) if file else None
+
+    def video(self, index: int, count: int) -> None:
+        self._suffix = f" of video {index}" if count > 1 else ""
+        self._display.video(index, count)
 
     def stage(self, name: str) -> None:
         self._enter("denoise step 0" if name == "denoise" else name)
@@ -29,10 +34,11 @@ class PhaseKeeper(Progress):
         self._display.step(index, total, action)
 
     def done(self) -> None:
+        self._suffix = ""
         self._enter("end")
         self._display.done()
 
     def _enter(self, phase: str) -> None:
-        self.phase = phase
+        self.phase = phase + self._suffix
         if self._descriptor is not None:
-            os.pwrite(self._descriptor, phase.ljust(_WIDTH).encode(), 0)
+            os.pwrite(self._descriptor, self.phase.ljust(_WIDTH).encode(), 0)

@@ -21,8 +21,13 @@ class Degrees:
         return self.ulysses * self.ring
 
     @property
+    def replica_size(self) -> int:
+        """Ranks that take decisions together: all of one model replica, everything but the data axis."""
+        return self.cfg * self.sequence
+
+    @property
     def world_size(self) -> int:
-        return self.data * self.cfg * self.sequence
+        return self.data * self.replica_size
 
     def __str__(self) -> str:
         return " × ".join(f"{axis} {degree}" for axis, degree in asdict(self).items())

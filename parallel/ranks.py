@@ -40,8 +40,7 @@ class Ranks:
 
     @property
     def replica_size(self) -> int:
-        """Ranks that take decisions together: all of one model replica, everything but the data axis."""
-        return self.degrees.cfg * self.degrees.sequence
+        return self.degrees.replica_size
 
     @property
     def replica_rank(self) -> int:
@@ -100,7 +99,7 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
         degrees,
         rank,
         device,
-        replica_group=xdit.get_model_replica_group().device_group,
+        replica_group=xdit.get_model_replica_group().device_group if degrees.replica_size > 1 else None,
         sequence_group=xdit.get_sp_group().device_group if degrees.sequence > 1 else None,
         cfg_group=xdit.get_cfg_group().device_group if degrees.cfg > 1 else None,
     )

@@ -12,8 +12,8 @@ import pytest
 from engine.config import Config, load_config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
-from engine.preflight import Outputs, preflight
-from engine.request import make_request
+from engine.preflight import preflight
+from engine.task import Outputs, make_tasks
 from parallel.degrees import Degrees
 
 
@@ -60,7 +60,7 @@ def config(model: Path, tmp_path: Path) -> Callable[..., Config]:
 
 
 def check(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> Degrees:  # noqa: B008
-    return preflight(config, make_request(["x"], "", 0, config.sampling), ranks, outputs)
+    return preflight(config, make_tasks(["x"], "", [0], config.sampling, outputs), ranks)
 
 
 def refusal(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> str:  # noqa: B008
@@ -93,7 +93,7 @@ def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
         (["parallel.ulysses=2"], 3, ["2", "3 ranks"]),
         (["parallel.cfg=3"], 3, ["parallel.cfg", "3"]),
         (["parallel.cfg=2", "sampling.guidance=1"], 2, ["parallel.cfg", "guidance", "1"]),
-        (["parallel.data=2"], 2, ["parallel.data", "2"]),
+        (["parallel.data=2"], 2, ["parallel.data is 2", "1 video "]),
         ([], 0, ["--ranks", "0"]),
         ([], -2, ["--ranks", "-2"]),
         (["sampling.frames=1", "sampling.height=16", "sampling.width=16"], 2, ["1 tokens", "2 ranks"]),

@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from launch.console import Display, print_summary, summary_lines
+from launch.console import Display, list_lines, print_summary, summary_lines
 
 
 def report(actions: dict[tuple[int, str], str], **totals: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_branches_that_differ_have_their_own() -> None:
 
 def test_a_narrow_character_set() -> None:
     stream = io.TextIOWrapper(buffer := io.BytesIO(), encoding="ascii")
-    print_summary(report({(0, "cond"): "wcs"}), stream)
+    print_summary([report({(0, "cond"): "wcs"})], stream)
     stream.flush()
     text = buffer.getvalue().decode("ascii")
     assert "##. 2 computed, 1 skipped" in text and "64x32" in text
@@ -52,6 +52,25 @@ def test_several_videos_and_none() -> None:
     }
     assert [text.split()[0] for label, text in summary_lines(several) if label == "video"] == ["a-0.mp4", "a-1.mp4"]
     assert "video" not in dict(summary_lines(report({(0, "cond"): "w"}) | {"output": {"path": None}}))
+
+
+def test_a_list_has_a_line_for_each_video() -> None:
+    one = report({(0, "cond"): "wcs"}, computed=2, skipped=1)
+    two = report({(0, "cond"): "wcc"}, computed=3, skipped=0, block_fraction=1.0) | {"output": {"path": "b.mp4"}}
+    lines = list_lines([one, two])
+    assert lines[0] == ("video 0", "outputs/a.mp4 · 2 computed, 1 skipped · 3.0 s")
+    assert lines[1][1].startswith("b.mp4 · 3 computed, 0 skipped")
+    assert lines[2][1].startswith("1.43×"), "the mean of what was executed, not of the speed-ups"
+
+
+def test_progress_of_a_list_names_the_video() -> None:
+    stream = io.StringIO()
+    display = Display(stream)
+    display.video(1, 3)
+    display.stage("denoise")
+    display.done()
+    display.stage("wait")
+    assert stream.getvalue().splitlines() == ["video 1 of 3: denoising", "waiting for other replicas"]
 
 
 def test_progress_without_a_terminal_is_a_line_for_each_stage() -> None:
@@ -90,4 +109,4 @@ def test_a_reader_that_has_gone_is_no_failure() -> None:
     display = Display(Gone())
     display.stage("load")
     display.close()
-    print_summary(report({(0, "cond"): "w"}), Gone())
+    print_summary([report({(0, "cond"): "w"})], Gone())

@@ -30,7 +30,7 @@ REFUSED = {
     "heads": (["--set=parallel.ulysses=3", "--ranks=3"], ["3", "heads"]),
     "cfg degree": (["--set=parallel.cfg=3", "--ranks=3"], ["parallel.cfg", "3"]),
     "cfg without guidance": (["--set=parallel.cfg=2", "--set=sampling.guidance=1.0", "--ranks=2"], ["guidance", "1"]),
-    "replicas": (["--set=parallel.data=2", "--ranks=2"], ["parallel.data", "2"]),
+    "replicas": (["--set=parallel.data=2", "--ranks=2"], ["parallel.data is 2", "1 video "]),
     "no ranks": (["--ranks=0"], ["--ranks", "0"]),
     "more ranks than tokens": (["--ranks=64"], ["64", "8 tokens"]),
     "probe as deep as the model": (["--set=cache.probe_depth=3"], ["probe_depth", "3"]),
@@ -39,6 +39,10 @@ REFUSED = {
     "negative seed": (["--seed=-1"], ["--seed", "-1"]),
     "large seed": (["--seed=9223372036854775808"], ["--seed", "9223372036854775808"]),
     "seed no number": (["--seed=lucky"], ["--seed", "'lucky'"]),
+    "no prompts file": (["--prompts=no.txt"], ["--prompts", "no.txt"]),
+    "empty prompts file": (["--prompts=empty.txt"], ["--prompts", "empty.txt", "no prompt"]),
+    "prompts file is not text": (["--prompts=bytes.txt"], ["--prompts", "UTF-8"]),
+    "more replicas than videos": (["--set=parallel.data=3", "--seed=1", "--seed=2", "--ranks=3"], ["3", "2 videos"]),
     "unknown option": (["--step=3"], ["--step"]),
     "output suffix": (["--output=out.avi"], ["out.avi", ".mp4"]),
     "output is a folder": (["--output=folder.mp4"], ["folder.mp4", "folder"]),
@@ -76,6 +80,8 @@ def poisoned(shell: Shell) -> Shell:
             stream.truncate(8 + header)
     (shell.folder / "folder.mp4").mkdir()
     (shell.folder / "file.txt").write_text("no report")
+    (shell.folder / "empty.txt").write_text("\n  \n")
+    (shell.folder / "bytes.txt").write_bytes(b"\xff\xfe")
     return shell
 
 
@@ -87,6 +93,17 @@ def test_refused(case: str, poisoned: Shell) -> None:
     for word in words:
         assert word in line
     assert not (poisoned.folder / "outputs").exists()
+
+
+def test_a_pipe_for_several_ranks(poisoned: Shell) -> None:
+    """Every rank reads the file again, and would find the pipe empty."""
+    lockstep = f"{sys.executable} -m launch.cli generate"
+    process = poisoned.start(
+        ["bash", "-c", f'{lockstep} "$@" --ranks=2 --prompts <(echo a circle)', "", *poisoned.options()]
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.count("\n") == 1 and "is a pipe" in err
 
 
 def test_no_prompt(poisoned: Shell) -> None:
@@ -162,7 +179,7 @@ def test_no_new_options() -> None:
 
     from launch import commands, generate
 
-    names = ["prompt", "negative-prompt", "seed", "ranks", "output", "report", "latents", "set"]
+    names = ["prompt", "prompts", "negative-prompt", "seed", "ranks", "output", "report", "latents", "audit", "set"]
     group = typer.main.get_command(commands.app)
     assert set(group.commands) == {"generate", "config"}  # type: ignore[attr-defined]
     for command, expected in (

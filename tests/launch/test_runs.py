@@ -66,3 +66,20 @@ def test_a_folder_named_like_our_package_is_not_taken_for_it(shell: Shell) -> No
     # like the installed command, which does not look for modules where the user stands
     command = [sys.executable, "-P", "-c", "from launch.cli import main; main()", "generate"]
     finish(shell.start([*command, *shell.options("--prompt=x", "--ranks=2", "--output=o.mp4")]))
+
+
+def test_a_list_of_prompts_and_seeds_over_replicas(shell: Shell) -> None:
+    (shell.folder / "list.txt").write_text("a red circle\n\na blue square\n", encoding="utf-8")
+    arguments = ["--prompts=list.txt", "--seed=3", "--seed=4", "--audit"]
+    out, _ = finish(shell.generate(*arguments, "--ranks=4", "--set=parallel.data=2", "--output=two/v.mp4"))
+    finish(shell.generate("--prompt=a blue square", "--seed=3", "--ranks=2", "--output=one.mp4"))
+    names = [f"two/v-{index}.mp4" for index in range(4)]
+    assert [line.split()[2] for line in out.splitlines() if line.startswith("video")] == names
+    reports = [report_of(shell.folder / name) for name in names]
+    asked = [(report["request"]["prompt"], report["request"]["seed"]) for report in reports]
+    assert asked == [("a red circle", 3), ("a red circle", 4), ("a blue square", 3), ("a blue square", 4)]
+    assert all(report["layout"]["data"] == 2 for report in reports)
+    assert all("audit" in report["totals"]["collective_bytes_by_kind"] for report in reports)
+    alone = report_of(shell.folder / "one.mp4")
+    assert alone["output"]["latents_sha256"] == reports[2]["output"]["latents_sha256"]
+    assert alone["output"]["frames_sha256"] == reports[2]["output"]["frames_sha256"]

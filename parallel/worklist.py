@@ -1,0 +1,72 @@
+"""A list of work that data-parallel replicas share out, none of them waiting for another."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from parallel.ranks import Ranks
+
+_POLL_SECONDS = 0.2
+
+
+class WorkList:
+    """Items 0 to ``count`` - 1; each replica takes the next one when it is free.
+
+    What replicas have in common is a counter in the job's store, which no rank waits for; a collective over all
+    ranks would make every replica as slow as the slowest.
+    """
+
+    def __init__(self, count: int, ranks: Ranks, name: str) -> None:
+        """
+        Args:
+            name: tells the lists of one job apart; the same on every rank.
+        """
+        self._count = count
+        self._ranks = ranks
+        self._store = dist.PrefixStore(f"lockstep/{name}", _get_default_store()) if ranks.degrees.data > 1 else None
+        self._own_results: dict[int, Any] = {}
+
+    def __iter__(self) -> Iterator[int]:
+        """The items of this replica, the same on all of its ranks; collective over the replica."""
+        if self._store is None:
+            yield from range(self._count)
+            return
+        while (item := self._take()) < self._count:
+            yield item
+
+    def finish(self, item: int, result: Any) -> None:
+        """Leave an item's result, which JSON can hold, for the first rank of the job; called by a replica's first."""
+        if self._store is None:
+            self._own_results[item] = result
+        else:
+            self._store.set(f"result/{item}", json.dumps(result))
+
+    def results(self) -> list[Any]:
+        """All items' results in order, on the first rank of the job; waits for replicas that are still at work.
+
+        There is no limit to the wait, since work may take hours: a replica that dies ends the whole job.
+        """
+        if self._store is None:
+            return [self._own_results[item] for item in range(self._count)]
+        return [json.loads(self._wait_for(f"result/{item}")) for item in range(self._count)]
+
+    def _take(self) -> int:
+        assert self._store is not None
+        item = torch.zeros((), dtype=torch.int64, device=self._ranks.device)
+        if self._ranks.replica_rank == 0:
+            item.fill_(self._store.add("taken", 1) - 1)
+        if self._ranks.replica_group is not None:
+            dist.broadcast(item, src=self._ranks.first_in_replica, group=self._ranks.replica_group)
+        return int(item)
+
+    def _wait_for(self, key: str) -> bytes:
+        assert self._store is not None
+        while not self._store.check([key]):
+            time.sleep(_POLL_SECONDS)
+        value: bytes = self._store.get(key)
+        return value
