@@ -24,8 +24,8 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def gang() -> Iterator[Gang]:
-    """Four processes to be ranks."""
-    gang = Gang(4)
+    """Eight processes to be ranks."""
+    gang = Gang(8)
     yield gang
     gang.stop()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.tiny_checkpoint import write_tiny_checkpoint
+from tests.checkpoints import write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "tiny-wan.yaml"
