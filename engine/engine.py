@@ -86,13 +86,13 @@ class Engine:
         generation = Generation(self._model, request, self._progress)
         final = generation.denoise(generation.encode(), control)
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer than a step
-        usage = generation.collect_usage()
         document = None
-        if self._model.is_first:
-            frames = generation.decode(final) if output else []
-            with StagedFiles() as files:
-                paths = generation.write(final, frames, output, latents, files)
-                document = generation.report(usage, final, frames, paths)
+        with StagedFiles() as files:
+            videos = generation.decode(final, output, files) if output else []
+            usage = generation.collect_usage()
+            if self._model.is_first:
+                generation.write(final, latents, files)
+                document = generation.report(usage, final, videos)
                 if report:
                     write_report(document, files.stage(report))
         return Result(final, document)

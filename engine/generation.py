@@ -3,8 +3,9 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from engine.loaded import LoadedModel
 from engine.predictor import VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
-from engine.timing import Stopwatch
-from engine.video import to_uint8, write_video
+from engine.timing import StageClock, Stopwatch
+from engine.video import write_video
 from parallel.agreement import Agreement, Control
 from parallel.audit import Audit
 from parallel.broadcast import Named, broadcast_from_first
@@ -42,7 +43,7 @@ class Generation:
         self._request = request
         self._progress = progress
         self._started = time.perf_counter()
-        self._seconds: dict[str, float] = {}
+        self._clock = StageClock(model.ranks.device)
         self._log = reporting.StepLog()
         self._meter = CollectiveMeter()
         self._stopwatch = Stopwatch(model.ranks.device)
@@ -107,42 +108,52 @@ class Generation:
             dist.all_gather_object(usages, usage, group=model.ranks.replica_group)
         return reporting.RankUsage.largest(usages)
 
-    def decode(self, latents: Tensor) -> list[Tensor]:
-        """Each sample's frames, uint8 [frames, height, width, 3]; on the first rank only."""
-        assert self._model.decoder is not None
-        with self._stage("decode"):
-            return [to_uint8(self._model.decoder.decode(sample)) for sample in latents]
+    def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, str]]:
+        """Decode every sample, all ranks together, and stage its video as the frames come, on the first rank.
 
-    def write(
-        self,
-        latents: Tensor,
-        frames: Sequence[Tensor],
-        output: Path | None,
-        latents_path: Path | None,
-        files: StagedFiles,
-    ) -> list[Path]:
-        """Stage the videos and, if asked, the latents; the paths where the videos will be."""
+        Returns:
+            On the first rank each video's entry in the report.
+        """
+        self._progress.stage("decode")
+        videos = []
+        for path, sample in zip(numbered(output, len(latents)), latents, strict=True):
+            with closing(self._decoded(sample)) as chunks:
+                if self._model.is_first:
+                    videos.append(self._write_video(chunks, path, files))
+                else:
+                    deque(chunks, maxlen=0)  # no frames come, but this rank's rows are decoded and sent
+        return videos
+
+    def _write_video(self, chunks: Iterable[Tensor], path: Path, files: StagedFiles) -> dict[str, str]:
+        sampling, frames_hash = self._request.sampling, reporting.FramesHash()
+        with self._timed("write"):
+            staged = files.stage(path)
+            write_video(frames_hash.watch(chunks), staged, sampling.fps, sampling.height, sampling.width)
+        return {"path": str(path), "frames_sha256": frames_hash.hexdigest()}
+
+    def _decoded(self, sample: Tensor) -> Generator[Tensor, None, None]:
+        """Chunks of frames; the time spent here is decoding's alone, whoever asks for them."""
+        with closing(self._model.autoencoder.decode(sample, self._meter)) as chunks:
+            while True:
+                with self._timed("decode"):
+                    frames = next(chunks, None)
+                if frames is None:
+                    return
+                yield frames
+
+    def write(self, latents: Tensor, latents_path: Path | None, files: StagedFiles) -> None:
+        """Stage what is asked for beside the videos: the latents."""
         with self._stage("write"):
-            paths = numbered(output, len(frames)) if output else []
-            for path, video in zip(paths, frames, strict=True):
-                write_video(video, files.stage(path), self._request.sampling.fps)
             if latents_path:
                 save_file({"latents": latents.float().cpu().contiguous()}, files.stage(latents_path))
-            return paths
 
-    def report(
-        self, usage: reporting.RankUsage, latents: Tensor, frames: Sequence[Tensor], paths: Sequence[Path]
-    ) -> dict[str, Any]:
+    def report(self, usage: reporting.RankUsage, latents: Tensor, videos: list[dict[str, str]]) -> dict[str, Any]:
         """The run report."""
         model, log = self._model, self._log
         log.fill_seconds(usage.lane_seconds)
-        videos = [
-            {"path": str(path), "frames_sha256": reporting.frames_sha256(video)}
-            for path, video in zip(paths, frames, strict=True)
-        ]
         first = videos[0] if videos else {"path": None, "frames_sha256": None}
         seconds = {"load": model.load_seconds} | {
-            name: self._seconds.get(name, 0.0) for name in ("encode", "denoise", "decode", "write")
+            name: self._clock.seconds[name] for name in ("encode", "denoise", "decode", "write")
         }
         return {
             "schema": reporting.SCHEMA,
@@ -187,11 +198,18 @@ class Generation:
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         self._progress.stage(name)
-        started = time.perf_counter()
+        with self._timed(name):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        """Count the time inside for this stage, and not for the one around it."""
+        self._progress.doing(name)
+        around = self._clock.switch(name)
         yield
-        if self._model.ranks.device.type == "cuda":
-            torch.cuda.synchronize()
-        self._seconds[name] = time.perf_counter() - started
+        self._clock.switch(around)
+        if around:
+            self._progress.doing(around)
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

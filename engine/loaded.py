@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from engine.components.autoencoder import VideoDecoder
+from engine.components.autoencoder import Autoencoder, load_autoencoder
 from engine.components.text_encoder import TextEncoder
 from engine.components.transformer import load_transformer, uses_flash
 from engine.config import Config
@@ -18,7 +18,7 @@ from parallel.sharding import Shards
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One rank's share of a checkpoint. The first rank of a replica alone encodes text and decodes video."""
+    """One rank's share of a checkpoint. The first rank of a replica alone encodes text and writes video."""
 
     config: Config
     ranks: Ranks
@@ -27,7 +27,7 @@ class LoadedModel:
     scheduler_config: dict[str, Any]
     attention: Any  # parallel.attention.SequenceAttention, or None where one rank holds the sequence
     text_encoder: TextEncoder | None
-    decoder: VideoDecoder | None
+    autoencoder: Autoencoder
     load_seconds: float = 0.0
 
     @property
@@ -62,5 +62,5 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         scheduler_config=load_scheduler_config(config),
         attention=attention,
         text_encoder=TextEncoder(config, ranks.device) if is_first else None,
-        decoder=VideoDecoder(config, ranks.device) if is_first else None,
+        autoencoder=load_autoencoder(config, ranks),
     )

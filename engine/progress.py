@@ -14,6 +14,9 @@ class Progress:
         """A stage begins: "join", "load", "encode", "denoise", "decode", "write" or
         "wait" (for other replicas)."""
 
+    def doing(self, name: str) -> None:
+        """Within a stage, this rank turns to the work of another one, as decoding and writing take turns."""
+
     def step(self, index: int, total: int, action: str) -> None:
         """Denoise step ``index`` (from 0) of ``total`` is done, and was a "warmup", "compute" or "skip"."""
 

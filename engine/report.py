@@ -5,12 +5,12 @@ import json
 import math
 import platform
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -141,12 +141,23 @@ def describe_layout(degrees: Degrees) -> dict[str, int]:
 
 def latents_sha256(latents: Tensor) -> str:
     """Hash of the float32 bytes, [samples, channels, frames, height, width], row-major."""
-    return _sha256(latents.float())
+    return hashlib.sha256(latents.float().cpu().numpy().tobytes()).hexdigest()
 
 
-def frames_sha256(frames: Tensor) -> str:
-    """Hash of the uint8 frames [frames, height, width, 3] before video compression, row-major."""
-    return _sha256(frames)
+class FramesHash:
+    """Hash of the uint8 frames [frames, height, width, 3] before video compression, row-major, as they pass."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def watch(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Hand the chunks on, one after the other."""
+        for frames in chunks:
+            self._sha256.update(frames.numpy().tobytes())
+            yield frames
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
@@ -157,7 +168,3 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 def _number(value: float | None) -> float | None:
     """JSON has no infinity, which is what a change from nothing to something amounts to."""
     return value if value is None or math.isfinite(value) else sys.float_info.max
-
-
-def _sha256(tensor: Tensor) -> str:
-    return hashlib.sha256(np.ascontiguousarray(tensor.cpu().numpy()).tobytes()).hexdigest()

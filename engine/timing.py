@@ -8,6 +8,25 @@ from contextlib import contextmanager
 import torch
 
 
+class StageClock:
+    """Seconds by stage, the device's work included; one stage at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._cuda = device.type == "cuda"
+        self._stage = ""
+        self._since = time.perf_counter()
+
+    def switch(self, stage: str) -> str:
+        """From now on the time counts for ``stage``, "" for none. Returns what it counted for until now."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        before, now = self._stage, time.perf_counter()
+        self.seconds[before] += now - self._since
+        self._stage, self._since = stage, now
+        return before
+
+
 class Stopwatch:
     """Seconds by key. On CUDA the time lies between two events on the stream, so nothing is waited for
     until :meth:`seconds` is called."""

@@ -26,8 +26,11 @@ class PhaseKeeper(Progress):
         self._display.video(index, count)
 
     def stage(self, name: str) -> None:
-        self._enter("denoise step 0" if name == "denoise" else name)
+        self.doing(name)
         self._display.stage(name)
+
+    def doing(self, name: str) -> None:
+        self._enter("denoise step 0" if name == "denoise" else name)
 
     def step(self, index: int, total: int, action: str) -> None:
         self._enter(f"denoise step {min(index + 1, total - 1)}")

@@ -19,13 +19,12 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from dicache.config import CacheConfig
-from engine.components.autoencoder import VideoDecoder
 from engine.config import Config, load_config
 from engine.engine import Engine
 from engine.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
-from engine.video import to_uint8
+from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks, pick_device
 
 THRESHOLDS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -76,9 +75,8 @@ def _frames(model: LoadedModel, config: Config, caption: str, seed: int) -> tupl
     """Frames uint8 [frames, height, width, 3], the share of steps skipped and the share of blocks computed."""
     engine = Engine(replace(model, config=config), Progress())
     result = engine.generate(make_request([caption], "", seed, config.sampling))
-    assert result.report and isinstance(model.decoder, VideoDecoder)
-    with torch.inference_mode():
-        frames = to_uint8(model.decoder.decode(result.latents[0]))
+    assert result.report
+    frames = torch.cat(list(model.autoencoder.decode(result.latents[0], CollectiveMeter())))
     totals = result.report["totals"]
     return frames, totals["skipped"] / len(result.report["steps"]), totals["block_fraction"]
 

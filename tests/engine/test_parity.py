@@ -10,14 +10,15 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from safetensors.torch import load_file
 
-from engine.components.autoencoder import VideoDecoder
+from engine.components.autoencoder import load_autoencoder
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
-from engine.video import to_uint8, write_video
+from engine.video import write_video
 from parallel.degrees import Degrees
+from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from tests.conftest import PROMPT, tiny_config
 from tests.distributed.gang import Gang
@@ -62,6 +63,10 @@ def generate(ranks: Ranks, config: Config, prompts: list[str], negative_prompt: 
     return Engine(load_model(config, ranks), Progress()).generate(request)
 
 
+def decoded(config: Config, latents: torch.Tensor) -> torch.Tensor:
+    return torch.cat(list(load_autoencoder(config, Ranks()).decode(latents, CollectiveMeter())))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_one_rank_gives_the_pipelines_latents(case: str) -> None:
     prompts, negative_prompt, overrides = CASES[case]
@@ -86,7 +91,7 @@ def test_decoding_gives_the_pipelines_frames() -> None:
     config = tiny_config("cache.method=none")
     expected = pipeline_output(config, [PROMPT], "", "np")[0]
     latents = generate(Ranks(), config, [PROMPT], "").latents
-    frames = to_uint8(VideoDecoder(config, torch.device("cpu")).decode(latents[0])).numpy()
+    frames = decoded(config, latents[0]).numpy()
     assert frames.shape == expected.shape
     assert np.abs(frames - 255.0 * expected).max() <= 0.51, "rounding to 8 bits is all that may differ"
 
@@ -97,12 +102,12 @@ def test_the_file_shows_the_frames(tmp_path: Path) -> None:
     engine = Engine(load_model(config, Ranks()), Progress())
     path, again = tmp_path / "video.mp4", tmp_path / "again.mp4"
     result = engine.generate(request, output=path, latents=tmp_path / "latents.safetensors")
-    frames = to_uint8(VideoDecoder(config, torch.device("cpu")).decode(result.latents[0]))
+    frames = decoded(config, result.latents[0])
     assert result.report
     assert result.report["output"]["frames_sha256"] == hashlib.sha256(frames.numpy().tobytes()).hexdigest()
     assert result.report["output"]["latents_sha256"] == hashlib.sha256(result.latents.numpy().tobytes()).hexdigest()
     assert torch.equal(load_file(tmp_path / "latents.safetensors")["latents"], result.latents)
-    write_video(frames, again, config.sampling.fps)
+    write_video([frames], again, config.sampling.fps, *frames.shape[1:3])
     assert again.read_bytes() == path.read_bytes(), "the same frames must make the same file"
     with av.open(str(path)) as container:
         stream = container.streams.video[0]

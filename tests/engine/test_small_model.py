@@ -9,12 +9,12 @@ from diffusers import AutoencoderKLWan
 from configs.tiny_wan.recipe.judge import judge_clip
 from configs.tiny_wan.recipe.shapes import DEMO_CAPTION, all_scenes, draw_clip, split_scenes
 from configs.tiny_wan.recipe.vae import reconstruction_psnr
-from engine.components.autoencoder import VideoDecoder
+from engine.components.autoencoder import load_autoencoder
 from engine.engine import Engine
 from engine.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
-from engine.video import to_uint8
+from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from tests.conftest import ROOT, tiny_config
 
@@ -26,8 +26,9 @@ def test_held_out_prompts_come_out_right_with_the_shipped_cache() -> None:
     scenes = split_scenes()[1][:4]
     request = make_request([scene.caption for scene in scenes], "", 0, config.sampling)
     latents = Engine(load_model(config, Ranks()), Progress()).generate(request).latents
-    decoder = VideoDecoder(config, torch.device("cpu"))
-    verdicts = [judge_clip(to_uint8(decoder.decode(sample)).numpy()) for sample in latents]
+    autoencoder = load_autoencoder(config, Ranks())
+    clips = [torch.cat(list(autoencoder.decode(sample, CollectiveMeter()))) for sample in latents]
+    verdicts = [judge_clip(clip.numpy()) for clip in clips]
     assert all(verdict.agrees(scene) for verdict, scene in zip(verdicts, scenes, strict=True)), verdicts
 
 
