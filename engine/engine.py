@@ -73,7 +73,7 @@ class Engine:
 
         Args:
             output: the video file; with several prompts "out.mp4" becomes out-0.mp4, out-1.mp4 and so on.
-                None stops at the latents.
+                None stops at the latents. Given on every rank alike, though the first alone writes.
             report: where the run report goes.
             latents: where the final latents go (safetensors, key "latents").
             control: asked before each step; :attr:`Control.CANCEL` from any rank ends the request on all.

@@ -1,0 +1,289 @@
+"""The VAE over ranks gives what it gives on one: every strip, every size, decode and encode."""
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanCausalConv3d
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from engine.components.autoencoder import Autoencoder
+from engine.config import Config
+from engine.engine import Engine
+from engine.loaded import load_model
+from engine.progress import Progress
+from engine.request import make_request
+from parallel.autoencoder import spread_rows
+from parallel.degrees import Degrees
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+from parallel.rows import plan_strips
+from tests.conftest import PROMPT, ROOT, tiny_config
+from tests.distributed.gang import Gang
+
+LAYOUTS = [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2, ulysses=2)]
+# rows, columns and frames of the latents: rows that no rank count divides, one row a rank, fewer rows than ranks
+SIZES = [(7, 5, 2), (4, 3, 1), (3, 4, 2), (1, 6, 3)]
+BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def make_vae(kind: str, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    """The small model's VAE, which is built like Wan 2.2's, or a random one built like Wan 2.1's."""
+    if kind == "small":
+        vae = AutoencoderKLWan.from_pretrained(ROOT / "configs" / "tiny_wan", subfolder="vae")
+    else:
+        torch.manual_seed(0)
+        vae = AutoencoderKLWan(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2, 4, 4],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.0, 2.0, 0.5, 1],
+        )
+        vae.decoder.conv_out.weight.data *= 0.1  # else most values are clamped, and clamped values cannot differ
+    nn.Module.to(vae, dtype)  # diffusers' own warns of modules to be kept in float32, of which there are none
+    return vae.eval()
+
+
+@dataclass(frozen=True)
+class Results:
+    """What one rank has to show for one size; None where it holds no rows or receives no frames."""
+
+    strip: Tensor | None
+    frames: Tensor | None
+    latents: Tensor
+
+
+def run_autoencoder(ranks: Ranks, kind: str, dtype: torch.dtype, sizes: list[tuple[int, int, int]]) -> list[Results]:
+    vae = make_vae(kind, dtype)
+    autoencoder = Autoencoder(vae, ranks)
+    meter = CollectiveMeter()
+    results = []
+    for rows, columns, num_frames in sizes:
+        generator = torch.Generator().manual_seed(rows)
+        latents = torch.randn(vae.config.z_dim, num_frames, rows, columns, generator=generator, dtype=dtype)
+        video = torch.rand(3, 4 * num_frames - 3, 8 * rows, 8 * columns, generator=generator, dtype=dtype) * 2 - 1
+        strip, frames = list(autoencoder.decode_strip(latents, meter)), list(autoencoder.decode(latents, meter))
+        results.append(
+            Results(
+                torch.cat(strip, dim=1) if strip else None,
+                torch.cat(frames) if frames else None,
+                autoencoder.encode(video, meter),
+            )
+        )
+    return results
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[tuple[str, torch.dtype], list[Results]]:
+    """The one-rank results of each VAE and dtype, made once."""
+    return {}
+
+
+@pytest.mark.parametrize("kind", ["small", "wan 2.1"])
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("degrees", LAYOUTS, ids=str)
+def test_every_size_is_exact(
+    gang: Gang, alone: dict[tuple[str, torch.dtype], list[Results]], degrees: Degrees, dtype: torch.dtype, kind: str
+) -> None:
+    if (kind, dtype) not in alone:
+        alone[kind, dtype] = run_autoencoder(Ranks(), kind, dtype, SIZES)
+    ranks = gang.run(run_autoencoder, degrees, kind, dtype, SIZES)
+
+    for size, expected, *results in zip(SIZES, alone[kind, dtype], *ranks, strict=True):
+        strips = [result.strip for result in results if result.strip is not None]
+        assert len(strips) == min(degrees.world_size, size[0])
+        assert expected.strip is not None and (expected.strip.abs() < 1).float().mean() > 0.5
+        assert difference(torch.cat(strips, dim=-2), expected.strip) < BOUNDS[dtype], size
+
+        assert [result.frames is None for result in results] == [rank > 0 for rank in range(degrees.world_size)]
+        assert results[0].frames is not None and expected.frames is not None
+        assert (results[0].frames.int() - expected.frames.int()).abs().max() <= 1, "rounding to 8 bits may fall apart"
+        if dtype == torch.float64:
+            assert torch.equal(results[0].frames, expected.frames)
+
+        assert all(torch.equal(result.latents, results[0].latents) for result in results)
+        assert difference(results[0].latents, expected.latents) < BOUNDS[dtype], size
+
+
+def difference(tensor: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value."""
+    assert tensor.shape == expected.shape
+    return float((tensor - expected).abs().max() / expected.abs().max())
+
+
+def send_known_bytes(ranks: Ranks) -> list[dict[str, int]]:
+    """Bytes sent by a convolution with two cached frames, by a downsampling, by attention and by a gather."""
+    vae = nn.ModuleList(
+        [
+            WanCausalConv3d(3, 5, 3, padding=1),
+            nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 3, 3, stride=2)),
+            WanAttentionBlock(3),
+        ]
+    )
+    exchange = spread_rows(vae, ranks)
+    strips = plan_strips(7, ranks)
+    video = strips.cut(torch.randn(2, 3, 4, 14, 6), scale=2)
+    steps = [
+        lambda: vae[0](video[:, :, 2:], video[:, :, :2]),
+        lambda: vae[1](video[0].transpose(0, 1)),
+        lambda: vae[2](video),
+        lambda: exchange.gather_for_first("vae_gather", video.to(torch.uint8)),
+    ]
+    sent = []
+    for step in steps:
+        meter = CollectiveMeter()
+        exchange.begin(strips, meter)
+        step()
+        sent.append(dict(meter.sent_bytes))
+    return sent
+
+
+def test_bytes_are_those_of_the_theory(gang: Gang) -> None:
+    """14 rows, two for each row of the latents, over three ranks: 6, 4 and 4 rows."""
+    row = 3 * 6  # channels and width
+    neighbours, ranks_above, rows = [1, 2, 1], [0, 1, 1], [6, 4, 4]
+    for rank, sent in enumerate(gang.run(send_known_bytes, Degrees(ring=3))):
+        convolution = {"vae_halo": neighbours[rank] * 2 * (2 + 2) * row * 4}
+        downsampling = {"vae_halo": ranks_above[rank] * 4 * row * 4} if rank else {}
+        attention = {"vae_attention": 2 * 2 * 4 * rows[rank] * row * 4 * 2}
+        gather = {"vae_gather": 2 * 4 * rows[rank] * row} if rank else {}
+        assert sent == [convolution, downsampling, attention, gather]
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside have held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._storages = {key: (ref, size) for key, (ref, size) in self._storages.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
+        return out
+
+
+def peak_bytes(ranks: Ranks, kind: str, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The most bytes held while decoding latents of each length, and those of encoding as many frames."""
+    vae = make_vae(kind)
+    autoencoder = Autoencoder(vae, ranks)
+    peaks = []
+    for num_frames in lengths:
+        with LiveBytes() as decoding:
+            for _ in autoencoder.decode(torch.randn(vae.config.z_dim, num_frames, 4, 4), CollectiveMeter()):
+                pass
+        video = torch.zeros(3, 4 * num_frames - 3, 32, 32)
+        with LiveBytes() as encoding:
+            autoencoder.encode(video, CollectiveMeter())
+        peaks.append((decoding.peak, encoding.peak - video.nbytes))  # the caller's, whatever its length
+    return peaks
+
+
+@pytest.mark.parametrize("kind", ["small", "wan 2.1"])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_memory_does_not_grow_with_length(gang: Gang, num_ranks: int, kind: str) -> None:
+    short, long = lengths = (3, 13)
+    latents_bytes = (long - short) * make_vae(kind).config.z_dim * 4 * 4 * 4
+    frames_bytes = (long - short) * 4 * 3 * 32 * 32 * 4  # in float32, as the decoder makes them
+    if num_ranks == 1:
+        ranks = [peak_bytes(Ranks(), kind, lengths)]
+    else:
+        ranks = gang.run(peak_bytes, Degrees(ulysses=num_ranks), kind, lengths)
+    for peaks in ranks:
+        for shorter, longer in zip(*peaks, strict=True):
+            assert shorter > frames_bytes / (long - short) / num_ranks, "or nothing was measured"
+            # a few copies of the latents, no frames
+            assert longer - shorter <= 8 * latents_bytes < frames_bytes / num_ranks / 2
+
+
+class Watched:
+    """An autoencoder that remembers the frames it decoded."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        self._autoencoder = autoencoder
+        self.frames: list[Tensor] = []
+        self.calls = 0
+
+    def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
+        self.calls += 1
+        for frames in self._autoencoder.decode(latents, meter):
+            self.frames.append(frames)
+            yield frames
+
+
+def make_video(ranks: Ranks, config: Config, output: Path | None) -> tuple[Tensor | None, dict[str, Any] | None, int]:
+    """Frames, report and how often something was decoded. Only the first rank is told where the video goes."""
+    model = load_model(config, ranks)
+    watched = Watched(model.autoencoder)
+    engine = Engine(replace(model, autoencoder=watched), Progress())  # type: ignore[arg-type]
+    request = make_request([PROMPT], "", 7, config.sampling)
+    result = engine.generate(request, output=output if ranks.rank == 0 else None)
+    return torch.cat(watched.frames) if watched.frames else None, result.report, watched.calls
+
+
+@pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(cfg=2, ring=2)], ids=str)
+def test_a_run_on_several_ranks_shows_the_video_of_one(gang: Gang, degrees: Degrees, tmp_path: Path) -> None:
+    config = tiny_config("sampling.height=48")  # 6 rows: two ranks have 2, two have 1
+    expected, alone_report, _ = make_video(Ranks(), config, tmp_path / "one.mp4")
+    (frames, report, _), *others = gang.run(make_video, degrees, config, tmp_path / "several.mp4")
+
+    assert alone_report and report and expected is not None and frames is not None
+    assert (frames.int() - expected.int()).abs().max() <= 1
+    for shown, written in ((expected, alone_report), (frames, report)):
+        assert written["output"]["frames_sha256"] == hashlib.sha256(shown.numpy().tobytes()).hexdigest()
+    assert all(frames is None and report is None and calls == 1 for frames, report, calls in others)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mp4", "several.mp4"]
+    kinds = report["totals"]["collective_bytes_by_kind"]
+    rows_of_second_rank = {2: 3, 4: 2}[degrees.world_size]
+    assert kinds["vae_gather"] == 17 * 3 * 64 * 8 * rows_of_second_rank, "uint8 frames, from the rank that sends most"
+    assert kinds["vae_halo"] > 0 and kinds["vae_attention"] > 0
+    assert not any(kind.startswith("vae") for kind in alone_report["totals"]["collective_bytes_by_kind"])
+    assert report["totals"]["seconds"]["decode"] > 0 and report["totals"]["seconds"]["write"] > 0
+
+
+def test_nothing_is_decoded_on_any_rank_if_no_video_is_asked_for(gang: Gang) -> None:
+    results = gang.run(make_video, Degrees(ring=2), tiny_config("sampling.steps=2"), None)
+    assert [calls for _, _, calls in results] == [0, 0]
+    report = results[0][1]
+    assert report["totals"]["seconds"]["decode"] == 0
+    assert not any(kind.startswith("vae") for kind in report["totals"]["collective_bytes_by_kind"])
+    assert report["output"]["videos"] == []
+
+
+def test_a_module_that_may_look_beyond_its_rows_is_refused() -> None:
+    vae = make_vae("wan 2.1")
+    vae.decoder.norm_out = nn.GroupNorm(2, 8)
+    with pytest.raises(ValueError, match="has a GroupNorm"):
+        spread_rows(vae, Ranks(Degrees(ulysses=2)))
+
+
+def test_a_size_that_is_not_whole_latents_is_refused() -> None:
+    autoencoder = Autoencoder(make_vae("wan 2.1"), Ranks())
+    for frames, height, width in ((4, 32, 32), (5, 36, 32), (5, 32, 36)):
+        with pytest.raises(ValueError, match=f"{frames} frames and {width}×{height} pixels"):
+            autoencoder.encode(torch.zeros(3, frames, height, width), CollectiveMeter())
+
+
+def test_a_decode_that_was_left_half_way_leaves_nothing_behind() -> None:
+    autoencoder = Autoencoder(make_vae("small"), Ranks())
+    latents = torch.randn(16, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    fresh = torch.cat(list(autoencoder.decode(latents, CollectiveMeter())))
+    left = autoencoder.decode(-latents, CollectiveMeter())
+    next(left)
+    left.close()
+    assert torch.equal(torch.cat(list(autoencoder.decode(latents, CollectiveMeter()))), fresh)
