@@ -125,6 +125,7 @@ def test_a_killed_rank_ends_all(shell_with_a_video: Shell) -> None:
     [
         ("1 3 raise", "rank 1 failed in denoise step 4: RuntimeError: injected over two lines"),
         ("0 load raise", "rank 0 failed in load: RuntimeError: injected over two lines"),
+        ("1 decode raise", "rank 1 failed in decode: RuntimeError: injected over two lines"),
         ("0 write full-disk", "rank 0 failed in write: OSError: [Errno 28] No space left on device"),
         (
             "1 3 segfault",
@@ -138,6 +139,19 @@ def test_a_failing_rank_ends_all(fault: str, line: str, shell_with_a_video: Shel
     process = shell.generate("--prompt=x", "--ranks=2", "--output=old.mp4", fault=fault)
     assert error_line(process) == f"lockstep: {line}"
     assert process.returncode == 1
+    shell.await_nobody(seconds=1)
+    assert_old_files_stand(shell)
+
+
+def test_a_disk_that_fills_up_while_frames_are_written_ends_all(shell_with_a_video: Shell) -> None:
+    """The other rank is decoding its rows of the next frames, and must not wait for the first one's."""
+    shell = shell_with_a_video
+    sizes = {"frames": 197, "height": 64, "width": 64, "steps": 2}  # 0.6 MB, of which a third is decoded by then
+    sets = [f"--set=sampling.{name}={value}" for name, value in sizes.items()]
+    arguments = shell.options("--prompt=x", "--ranks=2", "--output=old.mp4", "--set=cache.method=none", *sets)
+    limited = ["prlimit", "--fsize=16384", sys.executable, "-m", "launch.cli", "generate", *arguments]
+    line = error_line(shell.start(limited))
+    assert line.startswith("lockstep: rank 0 failed in write: OSError: [Errno 27] File too large")
     shell.await_nobody(seconds=1)
     assert_old_files_stand(shell)
 
