@@ -232,7 +232,7 @@ def make_video(ranks: Ranks, config: Config, output: Path | None) -> tuple[Tenso
     watched = Watched(model.autoencoder)
     engine = Engine(replace(model, autoencoder=watched), Progress())  # type: ignore[arg-type]
     request = make_request([PROMPT], "", 7, config.sampling)
-    result = engine.generate(request, output=output if ranks.rank == 0 else None)
+    result = engine.generate(request, output=output)
     return torch.cat(watched.frames) if watched.frames else None, result.report, watched.calls
 
 
