@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dicache.config import CacheConfig
 from engine.errors import InvalidInput, first_problem
-from parallel.config import ParallelConfig
+from parallel.config import ParallelConfig, spell_out
 
 
 class _Section(BaseModel):
@@ -78,7 +78,11 @@ class Config(_Section):
     model: ModelConfig
     sampling: SamplingConfig
     cache: CacheConfig = Field(default_factory=CacheConfig)
-    parallel: ParallelConfig = Field(default_factory=ParallelConfig)
+    parallel: ParallelConfig = Field(
+        default_factory=ParallelConfig,
+        description="`parallel: auto` instead of a section leaves `cfg` open as well (`cfg: null`): all degrees of a "
+        "replica are then chosen for the machine, and the first rank says which and why.",
+    )
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
 
@@ -176,7 +180,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     _refuse_unknown(key, f"--set {override}")
     section, *rest = key.split(".")
     if rest:
-        inner = tree.get(section)
+        inner = spell_out(tree.get(section)) if section == "parallel" else tree.get(section)
         if inner is None:
             inner = {}
         if not isinstance(inner, dict):

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.config import Config
+from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
+from engine.layout import lay_out
 from engine.models.facts import ModelFacts, read_facts
 from engine.request import GenerationRequest
 from engine.task import Outputs, Task
-from parallel.degrees import Degrees, resolve_degrees
+from parallel.degrees import Degrees
 
 
 def preflight(
-    config: Config, tasks: Sequence[Task], ranks: int | None, local_ranks: int | None = None, rank: int | None = None
+    config: Config,
+    tasks: Sequence[Task],
+    ranks: int | None,
+    local_ranks: int | None = None,
+    rank: int | None = None,
+    nodes: int | None = None,
 ) -> Degrees:
     """Check a whole run without reading a weight or starting a process.
 
     Args:
         tasks: at least one; all are sampled alike.
-        ranks: the world size, or None to derive it from ``config.parallel``.
+        ranks: the world size, or None to derive it from ``config.parallel`` and the devices of this machine.
         local_ranks: how many of them run on this machine; all of them if None.
         rank: this process's rank; output folders are checked only where they will be written to, since other
             machines may not have them. None, for a launcher, checks them as well.
+        nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
 
     Returns:
         The layout of the ranks.
@@ -39,12 +45,9 @@ def preflight(
         raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
     facts = read_facts(config.model.path)
     request = tasks[0].request
-    _check_size(request, facts)
-    try:
-        degrees = resolve_degrees(config.parallel, ranks, facts.num_heads)
-    except ValueError as error:
-        raise InvalidInput(str(error)) from None
-    _check_layout(degrees, len(tasks), request, facts)
+    check_size(request.sampling, facts)
+    degrees = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks).degrees
+    _check_replicas(degrees, len(tasks))
     if rank is None or rank % degrees.replica_size == 0:
         for task in tasks:
             _check_outputs(task.outputs, Path(config.model.path))
@@ -54,8 +57,12 @@ def preflight(
     return degrees
 
 
-def _check_size(request: GenerationRequest, facts: ModelFacts) -> None:
-    sampling = request.sampling
+def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:
+    """Refuse a size that the model cannot make.
+
+    Raises:
+        InvalidInput: one sentence that names the value and what to do instead.
+    """
     scale = facts.vae_scale_temporal
     # the diffusers pipeline rounds such values silently; a person who asked for 16 frames should hear of it
     if (sampling.frames - 1) % scale:
@@ -97,24 +104,12 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
         raise InvalidInput(str(error)) from None
 
 
-def _check_layout(degrees: Degrees, num_tasks: int, request: GenerationRequest, facts: ModelFacts) -> None:
+def _check_replicas(degrees: Degrees, num_tasks: int) -> None:
     if degrees.data > num_tasks:
         raise InvalidInput(
             f"parallel.data is {degrees.data}, but there {'is' if num_tasks == 1 else 'are'} {num_tasks} "
             f"video{'' if num_tasks == 1 else 's'} to make, so some replicas would have nothing to do: give more "
             f"prompts or seeds, or use parallel.data={num_tasks} and cfg, ulysses or ring."
-        )
-    sampling = request.sampling
-    if degrees.cfg == 2 and sampling.guidance <= 1:
-        raise InvalidInput(
-            f"parallel.cfg is 2, but sampling.guidance is {sampling.guidance:g}, which leaves one branch: "
-            "use parallel.cfg=1 or guidance above 1."
-        )
-    tokens = math.prod(facts.token_grid(sampling.frames, sampling.height, sampling.width))
-    if tokens < degrees.sequence:
-        raise InvalidInput(
-            f"A video of this size has {tokens} tokens, fewer than the {degrees.sequence} ranks that would share "
-            "them: use fewer ranks or a larger video."
         )
 
 

@@ -24,7 +24,8 @@ def reference() -> str:
     lines = [HEAD]
     for section, field in Config.model_fields.items():
         assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        lines += [f"## {section}\n", "| key | value | default | |", "|---|---|---|---|"]
+        lines += [f"## {section}\n", *([f"{field.description}\n"] if field.description else [])]
+        lines += ["| key | value | default | |", "|---|---|---|---|"]
         lines += [*_rows(section, field.annotation), ""]
     return "\n".join(lines)
 

@@ -1,14 +1,38 @@
 """What a user may say about the layout of the ranks."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+AUTO = "auto"
+
+
+def spell_out(section: Any) -> Any:
+    """The section that the word auto stands for, in which every degree of a replica is open; others as they are."""
+    return {"cfg": None} if section == AUTO else section
 
 
 class ParallelConfig(BaseModel):
-    """Degrees of the four axes; ``None`` lets :func:`parallel.degrees.resolve_degrees` choose."""
+    """Degrees of the axes; ``None`` lets :func:`parallel.placement.place` choose."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: int = Field(1, ge=1, description="Independent model replicas, each with its own prompts.")
-    cfg: int = Field(1, ge=1, description="2 puts the cond and uncond branches on different ranks.")
+    cfg: int | None = Field(
+        1, ge=1, description="2 puts the cond and uncond branches on different ranks; null does so where it fits."
+    )
     ulysses: int | None = Field(None, ge=1, description="Ranks that exchange attention heads; divides the heads.")
     ring: int | None = Field(None, ge=1, description="Ranks that pass keys and values around; any number.")
+    tensor: int = Field(1, ge=1, description="Only 1: xDiT has no tensor-parallel video model.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _word(cls, section: Any) -> Any:
+        if isinstance(section, str) and section != AUTO:
+            raise ValueError(f"parallel is {section!r}, which is neither the word {AUTO} nor a section of keys")
+        return spell_out(section)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the layout is the machine's choice, so that the user wants to hear of it."""
+        return self.cfg is None

@@ -31,6 +31,11 @@ class ModelFacts:
     vae_scale_spatial: int  # pixels per latent row or column
     vae_scale_temporal: int  # frames per latent frame, after the first
     rope_max_seq_len: int  # positions along each axis of the token grid
+    guidance_distilled: bool  # the guidance scale is an input of the transformer, so that one branch is enough
+
+    def num_branches(self, guidance: float) -> int:
+        """Guidance branches that a step computes with that scale."""
+        return 1 if self.guidance_distilled or guidance <= 1 else 2
 
     def latents_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Channels, frames, rows and columns of the latents of a video of that many frames and pixels."""
@@ -79,6 +84,7 @@ def read_facts(model_path: str | Path) -> ModelFacts:
             vae_scale_spatial=int(vae.get("scale_factor_spatial", 8)),
             vae_scale_temporal=int(vae.get("scale_factor_temporal", 4)),
             rope_max_seq_len=int(transformer.get("rope_max_seq_len", 1024)),
+            guidance_distilled=bool(transformer.get("guidance_embeds", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(

@@ -227,7 +227,7 @@ class Watched:
 
 
 def make_video(ranks: Ranks, config: Config, output: Path | None) -> tuple[Tensor | None, dict[str, Any] | None, int]:
-    """Frames, report and how often something was decoded. Only the first rank is told where the video goes."""
+    """Frames, report and how often something was decoded."""
     model = load_model(config, ranks)
     watched = Watched(model.autoencoder)
     engine = Engine(replace(model, autoencoder=watched), Progress())  # type: ignore[arg-type]

@@ -51,6 +51,20 @@ def test_an_empty_section_is_all_defaults(file: Path) -> None:
     assert load_config(file, ["parallel.ring=2"]).parallel.ring == 2
 
 
+def test_auto_is_a_section_with_all_degrees_open(file: Path) -> None:
+    file.write_text(MINIMAL + "parallel: auto\n")
+    parallel = load_config(file).parallel
+    assert parallel.is_auto
+    assert (parallel.data, parallel.cfg, parallel.ulysses, parallel.ring) == (1, None, None, None)
+    file.write_text(MINIMAL + "parallel: {cfg: null, ulysses: null}\n")
+    assert load_config(file).parallel == parallel
+    file.write_text(MINIMAL + "parallel: {ulysses: 2}\n")
+    assert not load_config(file).parallel.is_auto
+    assert load_config(file, ["parallel=auto"]).parallel == parallel, "the word replaces the section"
+    beside = load_config(file, ["parallel=auto", "parallel.data=2"]).parallel
+    assert beside.is_auto and beside.data == 2
+
+
 def test_a_relative_model_path(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -125,6 +139,12 @@ def test_an_unknown_key_names_the_nearest_valid_one(wrong: str, right: str, wher
         ("cache=3", ["cache", "3", "section"]),
         ("sampling=", ["sampling", "missing"]),
         ("parallel.cfg=0", ["parallel.cfg", "0"]),
+        ("parallel=atuo", ["parallel", "'atuo'", "the word auto", "a section of keys", "run.yaml", "--set"]),
+        ("parallel=''", ["parallel", "''", "the word auto"]),
+        ("parallel=2", ["parallel", "2", "a section of keys"]),
+        ("parallel=[auto]", ["parallel", "['auto']", "a section of keys"]),
+        ("parallel.cfg=auto", ["parallel.cfg", "'auto'", "integer"]),
+        ("parallel.tensor=0", ["parallel.tensor", "0"]),
         ("sampling.steps={a: [}", ["sampling.steps={a: [}", "YAML"]),
         ("sampling.steps", ["sampling.steps", "key=value"]),
         ("=3", ["=3", "key=value"]),

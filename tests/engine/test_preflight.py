@@ -11,6 +11,7 @@ import pytest
 
 from engine.config import Config, load_config
 from engine.errors import InvalidInput
+from engine.guidance import all_lanes
 from engine.models.facts import read_facts
 from engine.preflight import preflight
 from engine.task import Outputs, make_tasks
@@ -94,7 +95,10 @@ def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
         (["parallel.cfg=3"], 3, ["parallel.cfg", "3"]),
         (["parallel.cfg=2", "sampling.guidance=1"], 2, ["parallel.cfg", "guidance", "1"]),
         (["parallel.data=2"], 2, ["parallel.data is 2", "1 video "]),
+        (["parallel.tensor=2"], 2, ["parallel.tensor is 2", "xDiT 0.7", "parallel.shard_weights"]),
+        (["parallel.tensor=2", "parallel.ulysses=2"], 4, ["parallel.tensor is 2", "2 sequence ranks"]),
         ([], 0, ["--ranks", "0"]),
+        (["parallel=auto", "sampling.frames=1", "sampling.height=16", "sampling.width=16"], 4, ["1 tokens", "2 ranks"]),
         ([], -2, ["--ranks", "-2"]),
         (["sampling.frames=1", "sampling.height=16", "sampling.width=16"], 2, ["1 tokens", "2 ranks"]),
         (["cache.probe_depth=3"], 1, ["probe_depth", "3", "3 blocks", "at most 2"]),
@@ -107,6 +111,44 @@ def test_what_does_not_fit(overrides: list[str], ranks: int, words: list[str], c
     sentence = refusal(config(*overrides), ranks)
     for word in words:
         assert word in sentence
+
+
+def test_a_layout_chosen_for_the_machine(config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(config("parallel=auto"), ranks=8) == Degrees(cfg=2, ulysses=4)
+    assert check(config("parallel=auto", "sampling.guidance=1"), ranks=8) == Degrees(ulysses=4, ring=2)
+    assert check(config("parallel=auto"), ranks=None) == Degrees(), "one CPU"
+    assert check(config("parallel=auto", "parallel.ring=3"), ranks=None) == Degrees(ring=3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert check(config("parallel=auto", "runtime.device=auto"), ranks=None) == Degrees(cfg=2, ulysses=4)
+    assert check(config("parallel=auto"), ranks=None) == Degrees(), "the devices are there, but not asked for"
+
+
+def test_ranks_on_several_nodes(config: Callable[..., Config]) -> None:
+    def on_nodes(ranks: int, local_ranks: int, nodes: int | None = None) -> Degrees:
+        checked = config()
+        request = make_request(["x"], "", 0, checked.sampling)
+        return preflight(checked, request, ranks, Outputs(), local_ranks, nodes)
+
+    assert on_nodes(8, local_ranks=8) == Degrees(ulysses=4, ring=2)
+    assert on_nodes(8, local_ranks=2) == on_nodes(8, 2, nodes=4) == Degrees(ulysses=2, ring=4)
+    for local_ranks, nodes, counted in [(1, 3, 3), (2, 2, 2), (4, None, 2)]:
+        with pytest.raises(InvalidInput, match=f"6 ranks on {counted} nodes, but {local_ranks} on this one"):
+            on_nodes(6, local_ranks, nodes)
+
+
+def test_a_model_with_distilled_guidance_has_one_branch(config: Callable[..., Config], model: Path) -> None:
+    facts = read_facts(model)
+    assert not facts.guidance_distilled
+    for guidance in (0.0, 1.0, 1.01, 5.0):
+        assert facts.num_branches(guidance) == len(all_lanes(1, guidance)), "as many as the engine computes"
+    file = model / "transformer" / "config.json"
+    write_json(file, json.loads(file.read_text()) | {"guidance_embeds": True})
+    facts = read_facts(model)
+    assert facts.guidance_distilled and facts.num_branches(5.0) == 1
+    sentence = refusal(config("parallel.cfg=2"), ranks=2)
+    for word in ["parallel.cfg is 2", "WanPipeline", str(model), "guidance_embeds", "1 branch", "parallel.cfg=1"]:
+        assert word in sentence
+    assert check(config("parallel=auto"), ranks=8) == Degrees(ulysses=4, ring=2)
 
 
 def test_no_cuda(config: Callable[..., Config]) -> None:

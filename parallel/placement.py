@@ -1,0 +1,129 @@
+"""Which degrees suit a machine: ranks and nodes, heads and tokens go in, a layout and its reasons come out.
+
+The order follows what an axis sends. cfg exchanges one velocity a step. Ulysses exchanges queries, keys,
+values and outputs of every block between all ranks of a group, so a group belongs inside a node, where
+every rank reaches every other one fast. A ring hands keys and values to a neighbour while it computes, so
+it bears the slower way between nodes best, and takes any number of ranks. (The split of DeepSpeed-Ulysses,
+Jacobs et al. 2023, and ring attention, Liu et al. 2023, that USP, Fang and Zhao 2024, arrives at.)
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from parallel.config import ParallelConfig
+from parallel.degrees import Degrees
+from parallel.machines import Machines
+from parallel.reasons import give_reasons
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A layout, and for each of its axes one sentence that says why it has its degree."""
+
+    degrees: Degrees
+    reasons: Mapping[str, str]
+
+
+def place(
+    config: ParallelConfig,
+    ranks: int | None,
+    *,
+    num_heads: int,
+    num_tokens: int,
+    guided: bool,
+    nodes: int = 1,
+    devices: int | None = None,
+) -> Placement:
+    """Turn what the user said into degrees whose product is the number of ranks.
+
+    What is left open is filled: cfg first, where there are two branches and an even number of ranks; then
+    the largest Ulysses degree whose groups divide the heads and stay inside a node; ring takes the rest.
+    A ring degree left open beside given cfg and Ulysses degrees is 1, so that a product that does not match
+    is refused instead of being quietly completed. A given degree is never changed.
+
+    Args:
+        ranks: the world size, or None to derive it from the given degrees.
+        num_heads: attention heads of the model.
+        num_tokens: tokens of the sequence that the ranks of a replica share.
+        guided: whether each step computes two guidance branches.
+        nodes: machines that the ranks are spread over.
+        devices: ranks on this machine; as many as on every other if None.
+
+    Raises:
+        ValueError: the product is not ``ranks``, the heads do not divide, an axis has no such degree, nodes
+            hold different numbers of ranks, a given ring would leave Ulysses groups that cross nodes, or
+            there are fewer tokens than ranks to share them.
+    """
+    if ranks is None:
+        ranks = config.data * (config.cfg or 1) * (config.ulysses or 1) * (config.ring or 1)
+    if config.tensor > 1:
+        raise ValueError(_complaint_about_tensor(config, ranks))
+    if config.cfg not in (None, 1, 2):
+        raise ValueError(f"parallel.cfg is {config.cfg}, but there are two guidance branches at most: use 1 or 2.")
+    machines = Machines(nodes, ranks // nodes if devices is None else devices)
+    degrees = _fill(config, ranks, machines, num_heads, guided)
+    _check(config, degrees, ranks, machines, num_heads, num_tokens)
+    return Placement(degrees, give_reasons(config, degrees, machines, num_heads, guided))
+
+
+def _fill(config: ParallelConfig, ranks: int, machines: Machines, num_heads: int, guided: bool) -> Degrees:
+    replica = max(1, ranks // config.data)
+    given = (config.ulysses or 1) * (config.ring or 1)
+    cfg = config.cfg or (2 if guided and replica % (2 * given) == 0 else 1)
+    sequence = max(1, replica // cfg)
+    if config.ulysses is not None:
+        rest = max(1, sequence // config.ulysses) if config.cfg is None else 1
+        return Degrees(config.data, cfg, config.ulysses, config.ring or rest)
+    if config.ring is not None:
+        return Degrees(config.data, cfg, max(1, sequence // config.ring), config.ring)
+    # groups are runs of neighbouring ranks from rank 0 on, so none crosses a node if they divide it
+    ulysses = math.gcd(sequence, num_heads, machines.devices)
+    return Degrees(config.data, cfg, ulysses, sequence // ulysses)
+
+
+def _check(
+    config: ParallelConfig, degrees: Degrees, ranks: int, machines: Machines, num_heads: int, num_tokens: int
+) -> None:
+    if degrees.world_size != ranks:
+        raise ValueError(
+            f"The parallel degrees {degrees} multiply to {degrees.world_size}, but there are {ranks} ranks: "
+            f"change the degrees or start {degrees.world_size} ranks."
+        )
+    if config.ulysses is None and degrees.sequence > 1 and machines.nodes * machines.devices != ranks:
+        # this rank may be on the smaller node or the larger one, and would place its groups otherwise than the rest
+        raise ValueError(
+            f"There are {ranks} ranks on {machines.nodes} nodes, but {machines.devices} on this one: start equally "
+            "many on each node, or give parallel.ulysses and parallel.ring."
+        )
+    if num_heads % degrees.ulysses:
+        divisors = [d for d in range(1, num_heads + 1) if num_heads % d == 0]
+        raise ValueError(
+            f"parallel.ulysses is {degrees.ulysses}, which does not divide the model's {num_heads} attention heads: "
+            f"use one of {divisors}, or parallel.ring for the rest."
+        )
+    if config.ulysses is None and machines.are_crossed_by(degrees.ulysses):
+        inside = math.gcd(degrees.sequence, num_heads, machines.devices)
+        raise ValueError(
+            f"parallel.ring is {degrees.ring}, which leaves Ulysses groups of {degrees.ulysses} ranks on nodes of "
+            f"{machines.devices}: use parallel.ring={degrees.sequence // inside}, or parallel.ulysses="
+            f"{degrees.ulysses} as well to let the groups cross nodes."
+        )
+    if num_tokens < degrees.sequence:
+        raise ValueError(
+            f"A video of this size has {num_tokens} tokens, fewer than the {degrees.sequence} ranks that would share "
+            "them: use fewer ranks or a larger video."
+        )
+
+
+def _complaint_about_tensor(config: ParallelConfig, ranks: int) -> str:
+    open_ranks = ranks // (config.data * (config.cfg or 1) * config.tensor)
+    sequence = max((config.ulysses or 1) * (config.ring or 1), open_ranks if config.ulysses is None else 1)
+    if sequence > 1:
+        complaint = f" beside {sequence} sequence ranks, but xDiT 0.7 groups tensor and sequence ranks wrongly"
+    else:
+        complaint = ", but xDiT 0.7 has no tensor-parallel Wan or HunyuanVideo"
+    return (
+        f"parallel.tensor is {config.tensor}{complaint}: use 1, parallel.ulysses and parallel.ring to share the work, "
+        "and parallel.shard_weights=true to share the weights."
+    )
