@@ -15,6 +15,7 @@ from engine.models.facts import ModelFacts, read_facts
 from engine.request import GenerationRequest
 from engine.task import Outputs, Task
 from parallel.degrees import Degrees
+from parallel.placement import Placement
 
 
 def preflight(
@@ -24,7 +25,7 @@ def preflight(
     local_ranks: int | None = None,
     rank: int | None = None,
     nodes: int | None = None,
-) -> Degrees:
+) -> Placement:
     """Check a whole run without reading a weight or starting a process.
 
     Args:
@@ -36,7 +37,7 @@ def preflight(
         nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
 
     Returns:
-        The layout of the ranks.
+        The layout of the ranks, and why.
 
     Raises:
         InvalidInput: one sentence that names the value and what to do instead.
@@ -46,7 +47,8 @@ def preflight(
     facts = read_facts(config.model.path)
     request = tasks[0].request
     check_size(request.sampling, facts)
-    degrees = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks).degrees
+    placement = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
+    degrees = placement.degrees
     _check_replicas(degrees, len(tasks))
     if rank is None or rank % degrees.replica_size == 0:
         for task in tasks:
@@ -54,7 +56,7 @@ def preflight(
     # last, because these import torch
     _check_cache(config, request, facts)
     _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
-    return degrees
+    return placement
 
 
 def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:

@@ -10,6 +10,9 @@ class Progress:
     def video(self, index: int, count: int) -> None:
         """Video ``index`` (from 0) of a list of ``count`` begins."""
 
+    def note(self, line: str) -> None:
+        """Something about the run that a person wants to know, in one line."""
+
     def stage(self, name: str) -> None:
         """A stage begins: "join", "load", "encode", "denoise", "decode", "write" or
         "wait" (for other replicas)."""

@@ -49,6 +49,15 @@ def generate(
 
 
 @app.command()
+def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, set_: opt.Overrides = None) -> int:
+    """Show how a run would be laid out over machines that need not be here, and why."""
+    from launch.layout import print_layout
+
+    print_layout(load_config(config, set_ or ()), nodes, devices, sys.stdout)
+    return 0
+
+
+@app.command()
 def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
     """Print the configuration as it will be used: checked, and with all defaults."""
     resolved = load_config(config, set_ or ())

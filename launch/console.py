@@ -64,6 +64,9 @@ class Display(Progress):
     def video(self, index: int, count: int) -> None:
         self._prefix = f"video {index} of {count}: " if count > 1 else ""
 
+    def note(self, line: str) -> None:
+        self._console.print(Text(line))
+
     def stage(self, name: str) -> None:
         label = self._prefix + _STAGES.get(name, name)
         if self._console.is_terminal:

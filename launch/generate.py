@@ -52,7 +52,8 @@ def generate(
     )
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    return run_rank(lambda: prepare(options, ranks, local_ranks, rank), rank, ranks)
+    nodes = int(os.environ["GROUP_WORLD_SIZE"]) if "GROUP_WORLD_SIZE" in os.environ else None
+    return run_rank(lambda: prepare(options, ranks, local_ranks, rank, nodes), rank, ranks)
 
 
 def run_rank(prepare_job: Callable[[], Job], rank: int = 0, ranks: int = 1) -> int:
@@ -79,6 +80,8 @@ def _generate(job: Job, progress: PhaseKeeper) -> list[dict[str, Any]] | None:
     """Load, generate, close. Collective: every rank calls it. Returns the run reports on rank 0."""
     from engine.engine import Engine  # imports torch and diffusers, which takes seconds
 
+    for line in job.notes:
+        progress.note(line)
     engine = Engine.load(job.config, job.degrees, progress)
     reports = engine.generate_all(job.tasks)
     engine.close()

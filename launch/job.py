@@ -23,15 +23,24 @@ class Job:
     config: Config
     tasks: Sequence[Task]
     degrees: Degrees
+    notes: Sequence[str] = ()  # what the user should hear of before it starts
 
 
-def prepare(options: Options, ranks: int | None, local_ranks: int | None = None, rank: int | None = None) -> Job:
+def prepare(
+    options: Options,
+    ranks: int | None,
+    local_ranks: int | None = None,
+    rank: int | None = None,
+    nodes: int | None = None,
+) -> Job:
     """Check everything that can be checked before weights load or processes start.
 
     Args:
-        ranks: the world size, or None for what the configured degrees multiply to.
+        ranks: the world size, or None for what the configured degrees multiply to, or this machine's devices
+            where the layout is chosen for it.
         local_ranks: how many of them run on this machine; all if None.
         rank: this process's, or None for a launcher.
+        nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
@@ -41,11 +50,16 @@ def prepare(options: Options, ranks: int | None, local_ranks: int | None = None,
     paths = (options.video_path, options.report_path, options.latents)
     outputs = Outputs(*(_plain(path) if path else None for path in paths))
     tasks = make_tasks((*options.prompts, *listed), options.negative_prompt, options.seeds, config.sampling, outputs)
-    degrees = preflight(config, tasks, ranks, local_ranks, rank)
-    if rank is None and degrees.world_size > 1:
+    placement = preflight(config, tasks, ranks, local_ranks, rank, nodes)
+    if rank is None and placement.degrees.world_size > 1:
         for path in (options.config, options.prompts_file):
             _refuse_pipe(path)
-    return Job(config, tasks, degrees)
+    notes: Sequence[str] = ()
+    if config.parallel.is_auto:
+        from launch.layout import explain  # imports what draws tables
+
+        notes = explain(placement)
+    return Job(config, tasks, placement.degrees, notes)
 
 
 def _refuse_pipe(path: str | Path | None) -> None:

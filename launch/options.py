@@ -50,9 +50,13 @@ Ranks = Annotated[
     typer.Option(
         "--ranks",
         parser=_whole_number,
-        help="Processes on this machine; by default what the degrees in CONFIG multiply to.",
+        help="Processes on this machine; by default what the degrees in CONFIG multiply to; "
+        "with parallel=auto one for each GPU.",
     ),
 ]
+
+Nodes = Annotated[int, typer.Option("--nodes", parser=_whole_number, help="Machines.")]
+Devices = Annotated[int, typer.Option("--devices", parser=_whole_number, help="Ranks on each machine.")]
 
 
 @dataclass(frozen=True)

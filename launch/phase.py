@@ -25,6 +25,9 @@ class PhaseKeeper(Progress):
         self._suffix = f" of video {index}" if count > 1 else ""
         self._display.video(index, count)
 
+    def note(self, line: str) -> None:
+        self._display.note(line)
+
     def stage(self, name: str) -> None:
         self.doing(name)
         self._display.stage(name)

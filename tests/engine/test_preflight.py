@@ -61,7 +61,7 @@ def config(model: Path, tmp_path: Path) -> Callable[..., Config]:
 
 
 def check(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> Degrees:  # noqa: B008
-    return preflight(config, make_tasks(["x"], "", [0], config.sampling, outputs), ranks)
+    return preflight(config, make_tasks(["x"], "", [0], config.sampling, outputs), ranks).degrees
 
 
 def refusal(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> str:  # noqa: B008
@@ -126,8 +126,8 @@ def test_a_layout_chosen_for_the_machine(config: Callable[..., Config], monkeypa
 def test_ranks_on_several_nodes(config: Callable[..., Config]) -> None:
     def on_nodes(ranks: int, local_ranks: int, nodes: int | None = None) -> Degrees:
         checked = config()
-        request = make_request(["x"], "", 0, checked.sampling)
-        return preflight(checked, request, ranks, Outputs(), local_ranks, nodes)
+        tasks = make_tasks(["x"], "", [0], checked.sampling, Outputs())
+        return preflight(checked, tasks, ranks, local_ranks, nodes=nodes).degrees
 
     assert on_nodes(8, local_ranks=8) == Degrees(ulysses=4, ring=2)
     assert on_nodes(8, local_ranks=2) == on_nodes(8, 2, nodes=4) == Degrees(ulysses=2, ring=4)

@@ -76,12 +76,13 @@ def test_progress_of_a_list_names_the_video() -> None:
 def test_progress_without_a_terminal_is_a_line_for_each_stage() -> None:
     stream = io.StringIO()
     display = Display(stream)
+    display.note("layout: cfg 2 [of 2]")
     for name in ("load", "denoise"):
         display.stage(name)
     for step in range(5):
         display.step(step, 5, "skip")
     display.close()
-    assert stream.getvalue() == "loading weights\ndenoising\n"
+    assert stream.getvalue() == "layout: cfg 2 [of 2]\nloading weights\ndenoising\n"
 
 
 class Terminal(io.StringIO):
@@ -93,11 +94,13 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: Any) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     display = Display(stream)
+    display.note("layout: cfg 2 [of 2]")
     display.stage("denoise")
     for step in range(5):
         display.step(step, 5, "skip" if step else "warmup")
     display.close()
     text = stream.getvalue()
+    assert "layout: cfg 2 [of 2]" in text
     assert "denoising" in text and "5/5" in text and "4 skipped" in text
 
 

@@ -31,6 +31,8 @@ REFUSED = {
     "cfg degree": (["--set=parallel.cfg=3", "--ranks=3"], ["parallel.cfg", "3"]),
     "cfg without guidance": (["--set=parallel.cfg=2", "--set=sampling.guidance=1.0", "--ranks=2"], ["guidance", "1"]),
     "replicas": (["--set=parallel.data=2", "--ranks=2"], ["parallel.data is 2", "1 video "]),
+    "tensor parallel": (["--set=parallel.tensor=2", "--ranks=2"], ["parallel.tensor is 2", "parallel.shard_weights"]),
+    "neither auto nor a section": (["--set=parallel=atuo"], ["'atuo'", "the word auto"]),
     "no ranks": (["--ranks=0"], ["--ranks", "0"]),
     "more ranks than tokens": (["--ranks=64"], ["64", "8 tokens"]),
     "probe as deep as the model": (["--set=cache.probe_depth=3"], ["probe_depth", "3"]),
@@ -160,6 +162,49 @@ def test_torchrun_refuses_with_one_line(shell: Shell) -> None:
     assert len([line for line in err.splitlines() if line.startswith("lockstep: ")]) == 1
 
 
+@pytest.mark.parametrize(
+    ("variables", "arguments", "words"),
+    [
+        # two nodes of two ranks, so that only a ring across them keeps Ulysses groups inside
+        ({"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "2"}, ["--set=parallel.ring=1"], ["groups of 4", "nodes of 2"]),
+        # nodes of one, one and two ranks, seen from the last: by the world size alone it could be one of two equal ones
+        ({"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "3"}, [], ["4 ranks on 3 nodes", "2 on this one"]),
+        ({"LOCAL_WORLD_SIZE": "3"}, ["--set=parallel=auto"], ["4 ranks on 2 nodes", "3 on this one"]),
+    ],
+)
+def test_a_rank_of_torchrun_knows_its_nodes(
+    variables: dict[str, str], arguments: list[str], words: list[str], poisoned: Shell
+) -> None:
+    command = [sys.executable, "-m", "launch.generate", *poisoned.options("--prompt=x", *arguments)]
+    process = poisoned.start(command, RANK="3", WORLD_SIZE="4", **variables)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--devices=0"], ["--devices is 0"]),
+        (["--devices=-8"], ["--devices is -8"]),
+        (["--devices=8", "--nodes=1000000"], ["--nodes is 1000000"]),
+        (["--devices=many"], ["--devices", "'many'"]),
+        (["--nodes=2"], ["--devices"]),
+        (["--devices=64"], ["8 tokens", "64 ranks"]),
+        (["--devices=8", "--nodes=2", "--set=parallel.ulysses=3"], ["ulysses 3", "16 ranks"]),
+        (["--devices=2", "--set=sampling.frames=16"], ["16", "4n+1"]),
+        (["--devices=2", "--set=model.path=nowhere"], ["nowhere"]),
+        (["--devices=2", "--set=parallel=atuo"], ["'atuo'"]),
+        (["--devices=2", "--set=parallel.cfg=2", "--set=sampling.guidance=1"], ["parallel.cfg", "guidance"]),
+    ],
+)
+def test_layouts_that_nobody_has(arguments: list[str], words: list[str], poisoned: Shell) -> None:
+    line = refused(poisoned, ["layout", *poisoned.options(*arguments)])
+    for word in words:
+        assert word in line, line
+
+
 def test_config_prints_what_it_reads_again(shell: Shell) -> None:
     def printed(*arguments: str) -> str:
         process = shell.lockstep("config", *arguments)
@@ -167,8 +212,9 @@ def test_config_prints_what_it_reads_again(shell: Shell) -> None:
         assert process.returncode == 0, err
         return out
 
-    first = printed(str(CONFIG), "--set=cache.threshold=1e-2", "--set=cache.compute_steps=[1, 5]")
-    assert "threshold: 0.01" in first
+    overrides = ["cache.threshold=1e-2", "cache.compute_steps=[1, 5]", "parallel=auto"]
+    first = printed(str(CONFIG), *(f"--set={override}" for override in overrides))
+    assert "threshold: 0.01" in first and "cfg: null" in first
     (shell.folder / "again.yaml").write_text(first)
     assert printed("again.yaml") == first
 
@@ -181,9 +227,10 @@ def test_no_new_options() -> None:
 
     names = ["prompt", "prompts", "negative-prompt", "seed", "ranks", "output", "report", "latents", "audit", "set"]
     group = typer.main.get_command(commands.app)
-    assert set(group.commands) == {"generate", "config"}  # type: ignore[attr-defined]
+    assert set(group.commands) == {"generate", "layout", "config"}  # type: ignore[attr-defined]
     for command, expected in (
         (group.commands["generate"], names),  # type: ignore[attr-defined]
+        (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
         (typer.main.get_command(generate.app), [name for name in names if name != "ranks"]),
     ):

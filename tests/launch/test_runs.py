@@ -48,6 +48,19 @@ def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
     assert one["request"]["prompt"] == prompt.removeprefix("--prompt=")
 
 
+def test_a_layout_chosen_for_the_machine_is_explained_once(shell: Shell) -> None:
+    _, err = finish(shell.generate("--prompt=x", "--ranks=2", "--output=o.mp4", "--set=parallel=auto"))
+    assert [line for line in err.splitlines() if line.startswith(("layout", "  "))] == [
+        "layout: cfg 2",
+        "  cfg 2: The 2 guidance branches run on 1 rank each and exchange one velocity a step, the least that any axis "
+        "sends.",
+        "  ulysses 1: One rank holds a whole sequence.",
+        "  ring 1: One rank holds a whole sequence.",
+    ]
+    report = report_of(shell.folder / "o.mp4")
+    assert report["layout"] == report["request"]["parallel"] == {"data": 1, "cfg": 2, "ulysses": 1, "ring": 1}
+
+
 def actions(report: dict) -> list[tuple[int, str, str]]:
     return [(row["step"], row["branch"], row["action"]) for row in report["steps"]]
 

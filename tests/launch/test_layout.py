@@ -1,0 +1,74 @@
+"""What `lockstep layout` prints, and the table of layouts in the README."""
+
+import io
+
+from launch.layout import print_layout
+from parallel.config import ParallelConfig
+from parallel.placement import place
+from tests.conftest import ROOT, tiny_config
+
+NODE_OF_EIGHT = 8
+
+
+def printed(nodes: int, devices: int, *overrides: str) -> list[str]:
+    stream = io.StringIO()
+    print_layout(tiny_config(*overrides), nodes, devices, stream)
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def groups(lines: list[str]) -> list[list[str]]:
+    """The rows of the table, below its rule."""
+    rule = next(index for index, line in enumerate(lines) if line.startswith("──"))
+    assert lines[rule - 1].split() == ["node", "data", "cfg", "ring", "ulysses", "ranks"]
+    return [line.split() for line in lines[rule + 1 :]]
+
+
+def test_degrees_reasons_and_where_groups_lie() -> None:
+    lines = printed(2, 8, "parallel=auto")
+    assert lines[0].split(maxsplit=1) == ["layout", "cfg 2, ulysses 4, ring 2"]
+    labels = [line[:11].strip() for line in lines[1:4]]
+    assert labels == ["cfg 2", "ulysses 4", "ring 2"]
+    assert "8 ranks each" in lines[1] and "4 attention heads" in lines[2] and "inside nodes of 8" in lines[3]
+    assert lines[4].split(maxsplit=1) == ["tokens", "80 in a sequence, 10 on each rank"]
+    assert groups(lines) == [
+        ["0", "0", "0", "0", "0-3"],
+        ["0", "0", "0", "1", "4-7"],
+        ["1", "0", "1", "0", "8-11"],
+        ["1", "0", "1", "1", "12-15"],
+    ]
+
+
+def test_groups_that_cross_nodes_and_uneven_shards() -> None:
+    lines = printed(3, 2, "parallel.ulysses=1", "parallel.ring=6")
+    assert "80 in a sequence, 13 or 14 on each rank" in lines[4]
+    assert [row[0] for row in groups(lines)] == ["0", "0", "1", "1", "2", "2"]
+    lines = printed(2, 2, "parallel.ulysses=4")
+    assert lines[2].split(maxsplit=2) == ["ulysses", "4", "As given."]
+    assert groups(lines) == [["0-1", "0", "0", "0", "0-3"]]
+
+
+def test_one_rank() -> None:
+    lines = printed(1, 1, "parallel=auto")
+    assert lines[0].split(maxsplit=1) == ["layout", "one rank"]
+    assert groups(lines) == [["0", "0", "0", "0", "0"]]
+
+
+def test_a_narrow_character_set() -> None:
+    stream = io.TextIOWrapper(buffer := io.BytesIO(), encoding="ascii")
+    print_layout(tiny_config("parallel=auto"), 1, 4, stream)
+    stream.flush()
+    assert "cfg 2, ulysses 2" in buffer.getvalue().decode("ascii")
+
+
+def test_the_readmes_table_of_layouts_is_what_is_chosen() -> None:
+    rows = []
+    for ranks in (2, 4, 8, 16):
+        nodes = max(1, ranks // NODE_OF_EIGHT)
+        cells = [f"{ranks}, on {nodes} nodes" if nodes > 1 else str(ranks)]
+        for heads, guided in ((12, True), (40, True), (12, False), (40, False)):
+            video = {"num_heads": heads, "num_tokens": 32760, "guided": guided}
+            degrees = place(ParallelConfig(cfg=None), ranks, nodes=nodes, **video).degrees
+            axes = {"cfg": degrees.cfg, "ulysses": degrees.ulysses, "ring": degrees.ring}
+            cells.append(" × ".join(f"{axis} {degree}" for axis, degree in axes.items() if degree > 1))
+        rows.append(f"| {' | '.join(cells)} |")
+    assert "\n".join(rows) in (ROOT / "README.md").read_text(encoding="utf-8"), "\n".join(rows)
