@@ -1,10 +1,14 @@
 """Ranks are numbered as xDiT numbers them, also where nobody has that many processes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from parallel import xdit
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks, join, leave
 
@@ -23,26 +27,67 @@ def test_places_follow_data_then_cfg_then_ring_then_ulysses(degrees: Degrees) ->
     assert seen == expected
 
 
-@pytest.mark.parametrize("rank", [0, 5, 10, 15])
-def test_groups_of_sixteen_ranks_are_xdits(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+@contextmanager
+def one_rank_of_many(world_size: int, rank: int) -> Iterator[None]:
     """On torch's fake backend one process can be any rank of many."""
-    world_size, degrees = 16, Degrees(cfg=2, ulysses=4, ring=2)
-    monkeypatch.setenv("RANK", str(rank))
-    monkeypatch.setenv("WORLD_SIZE", str(world_size))
     start, new_group = dist.init_process_group, dist.new_group
 
     def start_fake(*_: object, **__: object) -> None:
         start("fake", store=FakeStore(), world_size=world_size, rank=rank)
 
-    monkeypatch.setattr(dist, "init_process_group", start_fake)
-    monkeypatch.setattr(dist, "new_group", lambda ranks, **_: new_group(ranks, backend="fake"))
-    try:
-        ranks = join(degrees, torch.device("cpu"), 60)
-        groups = (ranks.replica_group, ranks.sequence_group, ranks.cfg_group)
-        replica, sequence, cfg = (dist.get_process_group_ranks(group) for group in groups)
-    finally:
-        leave()
-    first = rank // 8 * 8
-    assert replica == list(range(16))
-    assert sequence == list(range(first, first + 8))
-    assert cfg == [rank % 8, rank % 8 + 8]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANK", str(rank))
+        patch.setenv("WORLD_SIZE", str(world_size))
+        patch.setattr(dist, "init_process_group", start_fake)
+        patch.setattr(dist, "new_group", lambda ranks, **_: new_group(ranks, backend="fake"))
+        try:
+            yield
+        finally:
+            leave()
+
+
+LARGE_LAYOUTS = [
+    Degrees(cfg=2, ulysses=4, ring=2),
+    Degrees(data=2, cfg=2, ulysses=2, ring=2),
+    Degrees(ulysses=8, ring=2),
+    Degrees(data=2, cfg=2, ulysses=4, ring=2),
+    Degrees(cfg=2, ulysses=2, ring=8),
+    Degrees(cfg=2, ulysses=8, ring=4),
+    Degrees(data=2, cfg=2, ulysses=4, ring=4),
+    Degrees(data=2, ulysses=8, ring=4),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Set timeout is now only supported")
+@pytest.mark.parametrize("degrees", LARGE_LAYOUTS, ids=lambda degrees: f"{degrees.world_size}: {degrees}")
+def test_groups_of_many_ranks_are_xdits(degrees: Degrees) -> None:
+    """Every group that this rank is in, against the lines and planes of a grid of all ranks."""
+    world_size = degrees.world_size
+    grid = torch.arange(world_size).view(degrees.data, degrees.cfg, degrees.ring, degrees.ulysses)
+    for rank in (0, world_size // 3, world_size // 2, world_size - 2):
+        data, cfg, ring, ulysses = ((grid == rank).nonzero()[0]).tolist()
+        with one_rank_of_many(world_size, rank):
+            ranks = join(degrees, torch.device("cpu"), 60)
+            assert (ranks.cfg_rank, ranks.ring_rank) == (cfg, ring)
+            for group, expected in [
+                (ranks.replica_group, grid[data]),
+                (ranks.sequence_group, grid[data, cfg]),
+                (ranks.cfg_group, grid[data, :, ring, ulysses]),
+                (xdit.get_sp_group().ulysses_group, grid[data, cfg, ring, :]),
+                (xdit.get_sp_group().ring_group, grid[data, cfg, :, ulysses]),
+            ]:
+                members = [rank] if group is None else dist.get_process_group_ranks(group)
+                assert members == expected.flatten().tolist()
+
+
+def test_why_tensor_parallel_is_refused() -> None:
+    """xDiT 0.7 shares a sequence over other ranks than those that exchange its heads; once it no longer does,
+    the refusal in parallel/placement.py should go."""
+    with one_rank_of_many(world_size=4, rank=0):
+        dist.init_process_group()
+        xdit.init_distributed_environment(rank=0, world_size=4, backend="gloo")
+        degrees = {"sequence_parallel_degree": 2, "ulysses_degree": 2, "tensor_parallel_degree": 2}
+        xdit.initialize_model_parallel(**degrees, backend="gloo")
+        sequence = xdit.get_sp_group()
+        assert dist.get_process_group_ranks(sequence.device_group) == [0, 2]
+        assert dist.get_process_group_ranks(sequence.ulysses_group) == [0, 1]
