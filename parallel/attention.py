@@ -1,4 +1,4 @@
-"""Self-attention over tokens that are spread over the ranks, through xDiT's USP.
+"""Attention over tokens that are spread over the ranks, through xDiT's USP.
 
 USP needs shards of equal length and would attend to whatever fills them up. Here every rank holds real
 tokens only; they are padded for the transfer, and keys and values are stripped again right before the
@@ -10,12 +10,14 @@ from enum import Enum
 from typing import Any
 
 import torch
+from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel, WanTransformer3DModel
 from torch import Tensor, nn
 
 from parallel import xdit
+from parallel.joint import JointAttentionProcessor
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from parallel.sharding import Shards, pad_to_longest, strip_padding
+from parallel.sharding import Shards, join_shards, pad_to_longest, strip_padding
 
 
 class Kernel(Enum):
@@ -25,12 +27,42 @@ class Kernel(Enum):
 
 
 def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool) -> "SequenceAttention":
-    """Let the self-attention of every block run over all sequence ranks; weights stay untouched.
+    """Let the attention of every block run over all sequence ranks; weights stay untouched.
 
     Args:
-        transformer: a diffusers Wan transformer, whose blocks have ``attn1`` for self-attention.
+        transformer: a diffusers transformer of the Wan or HunyuanVideo family.
         flash: use flash-attn, which must be installed.
+
+    Raises:
+        TypeError: it is of another family.
     """
+    attention = SequenceAttention(ranks, flash)
+    if isinstance(transformer, WanTransformer3DModel):
+        _give_to_wan(transformer, attention)
+    elif isinstance(transformer, HunyuanVideoTransformer3DModel | HunyuanVideo15Transformer3DModel):
+        _give_to_hunyuan_video(transformer, attention)
+    else:
+        raise TypeError(f"There is no attention over ranks for {type(transformer).__name__}.")
+    _make_state(transformer, ranks)
+    return attention
+
+
+def _give_to_wan(transformer: Any, attention: "SequenceAttention") -> None:
+    """The video attends to itself over ranks; its cross-attention to the text, which all ranks hold, is local."""
+    for block in transformer.blocks:
+        processor = xdit.xFuserWanAttnProcessor(use_ulysses_parallel_attention=True)
+        processor.attention_function = attention
+        block.attn1.set_processor(processor)
+
+
+def _give_to_hunyuan_video(transformer: Any, attention: "SequenceAttention") -> None:
+    """Video and text attend to one another in every block, of two streams or one; 1.5 has no single-stream blocks."""
+    for block in (*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())):
+        block.attn.set_processor(JointAttentionProcessor(attention.attend_joint))
+
+
+def _make_state(transformer: nn.Module, ranks: Ranks) -> None:
+    """What USP wants to find in xDiT's module variables."""
     config = xdit.xFuserArgs(
         model="",
         data_parallel_degree=ranks.degrees.data,
@@ -41,12 +73,6 @@ def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool
     ).create_config()[0]
     xdit.initialize_runtime_state(_PipelineShape(transformer), config)
     xdit.register_attention_function(Kernel.EXACT)(_exact_attention)
-    attention = SequenceAttention(ranks, flash)
-    for block in transformer.blocks:  # type: ignore[union-attr]
-        processor = xdit.xFuserWanAttnProcessor(use_ulysses_parallel_attention=True)
-        processor.attention_function = attention
-        block.attn1.set_processor(processor)
-    return attention
 
 
 class _PipelineShape:
@@ -73,12 +99,19 @@ class SequenceAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
         """Attend from this rank's queries to all ranks' keys: [1, heads, length, head_dim] each."""
-        query, key, value = (pad_to_longest(t, self._shards, dim=2) for t in (query, key, value))
+        return self._attend(query, key, value, self._shards)
+
+    def attend_joint(self, query: Tensor, key: Tensor, value: Tensor, text: Shards) -> Tensor:
+        """The same for a joint sequence, of which each rank holds its part of the video and then of the text."""
+        return self._attend(query, key, value, join_shards(self._shards, text))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, shards: Shards) -> Tensor:
+        query, key, value = (pad_to_longest(t, shards, dim=2) for t in (query, key, value))
         self._count(query)
         kernel = _kernel_with_log_sum_exp(query, self._flash)
-        arrivals = {"chunks": _chunk_lengths(self._shards, self._ranks), "kernel": kernel}
+        arrivals = {"chunks": _chunk_lengths(shards, self._ranks), "kernel": kernel}
         out: Tensor = xdit.USP(query, key, value, backend=Kernel.EXACT, attention_kwargs=arrivals)
-        return out.narrow(2, 0, self._shards.length)
+        return out.narrow(2, 0, shards.length)
 
     def _count(self, tensor: Tensor) -> None:
         """Query, key, value and output cross the Ulysses ranks; key and value go round the ring."""

@@ -12,7 +12,7 @@ from parallel.ranks import Ranks
 
 @dataclass(frozen=True)
 class Shards:
-    """How many tokens each sequence rank holds: lengths differ by one at most, none is empty.
+    """How many tokens each sequence rank holds: lengths differ by one at most, none of a video's is empty.
 
     Nobody holds padding. Collectives that need equal sizes pad for the transfer and strip on arrival.
     """
@@ -50,6 +50,22 @@ def plan_shards(num_tokens: int, ranks: Ranks) -> Shards:
         )
     shorter, longer = divmod(num_tokens, count)
     return Shards(tuple(shorter + (rank < longer) for rank in range(count)), ranks.sequence_rank)
+
+
+def plan_text_shards(num_tokens: int, video: Shards) -> Shards:
+    """Spread a text over the ranks that share ``video``, whose tokens it attends to and is attended by.
+
+    What does not divide goes to the last ranks, since a video's remainder is with the first: so video and text
+    together differ by one token at most, too. A rank may hold no text.
+    """
+    count = len(video.lengths)
+    shorter, longer = divmod(num_tokens, count)
+    return Shards(tuple(shorter + (rank >= count - longer) for rank in range(count)), video.rank)
+
+
+def join_shards(video: Shards, text: Shards) -> Shards:
+    """The shards of the joint sequence: each rank holds its part of the video, then its part of the text."""
+    return Shards(tuple(v + t for v, t in zip(video.lengths, text.lengths, strict=True)), video.rank)
 
 
 def shard(tokens: Tensor, shards: Shards, dim: int = 1) -> Tensor:

@@ -3,7 +3,15 @@ import torch
 
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from parallel.sharding import Shards, pad_to_longest, plan_shards, shard, strip_padding
+from parallel.sharding import (
+    Shards,
+    join_shards,
+    pad_to_longest,
+    plan_shards,
+    plan_text_shards,
+    shard,
+    strip_padding,
+)
 
 
 def plans(num_tokens: int, degrees: Degrees) -> list[Shards]:
@@ -17,6 +25,18 @@ def test_shards_are_even_and_cover_every_token_once(num_tokens: int, degrees: De
     every = plans(num_tokens, degrees)
     assert max(every[0].lengths) - min(every[0].lengths) <= 1
     assert torch.equal(torch.cat([shard(tokens, plan) for plan in every], dim=1), tokens)
+
+
+@pytest.mark.parametrize("num_text", range(10))
+@pytest.mark.parametrize("num_video", [4, 5, 7, 80])
+def test_a_text_evens_out_what_the_video_left_uneven(num_video: int, num_text: int) -> None:
+    text = torch.arange(num_text)[None]
+    videos = plans(num_video, Degrees(ulysses=2, ring=2))
+    texts = [plan_text_shards(num_text, video) for video in videos]
+    joint = join_shards(videos[0], texts[0])
+    assert sum(joint.lengths) == num_video + num_text
+    assert max(joint.lengths) - min(joint.lengths) <= 1
+    assert torch.equal(torch.cat([shard(text, plan) for plan in texts], dim=1), text)
 
 
 @pytest.mark.parametrize("num_tokens", [7, 8, 9])

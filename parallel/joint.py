@@ -1,0 +1,115 @@
+"""Joint attention of video and text, as the HunyuanVideo models have it, for text whose padding was dropped.
+
+The two streams are one sequence to attention, and both are spread over the ranks: a text that every rank held
+whole would be computed as often as there are ranks, and its copies would drift apart, because a kernel's last
+bits depend on how many video tokens lie beside it.
+"""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor, nn
+
+from parallel.sharding import Shards, shard
+
+
+class Attend(Protocol):
+    """Attention of this rank's queries to the joint sequence's keys on all ranks."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, text: Shards) -> Tensor:
+        """
+        Args:
+            query, key, value: [1, heads, local video tokens + local text tokens, head_dim] each.
+            text: how the text lies over the ranks.
+        """
+        ...
+
+
+def shard_text(text: Tensor, shards: Shards) -> Tensor:
+    """This rank's part of the text: [1, tokens, dim] → [1, max(1, length), dim].
+
+    A rank without text gets one row of zeros: diffusers' single-stream blocks cut the text off by a negative index
+    and would lose the video with a text of no rows. :class:`JointAttentionProcessor` shows that row to nobody.
+    """
+    rows = shard(text, shards)
+    return rows if shards.length else text.new_zeros(text.shape[0], 1, text.shape[2])
+
+
+def drop_masks(transformer: nn.Module) -> None:
+    """Let a HunyuanVideo 1.5 transformer that is whole on this rank attend without a mask.
+
+    diffusers' processor builds a mask of all tokens by all tokens, which for a 720p video of 121 frames takes
+    12 GB, several times a block; no padding, no mask.
+    """
+    for block in transformer.transformer_blocks:  # type: ignore[union-attr]
+        processor = JointAttentionProcessor()
+        processor._attention_backend = block.attn.processor._attention_backend
+        block.attn.set_processor(processor)
+
+
+class JointAttentionProcessor:
+    """Takes the place of diffusers' ``HunyuanVideoAttnProcessor2_0`` and ``HunyuanVideo15AttnProcessor2_0``."""
+
+    _attention_backend: Any = None
+    """Where ``set_attention_backend`` of a diffusers model leaves its choice."""
+
+    def __init__(self, attend: Attend | None = None) -> None:
+        """
+        Args:
+            attend: attention over several ranks; None where one rank holds both streams.
+        """
+        self._attend = attend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Shards | Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The attention output of both streams, projected.
+
+        Args:
+            attn: diffusers' attention module, for its weights.
+            hidden_states: [1, local video tokens, dim].
+            encoder_hidden_states: [1, local text tokens, dim], as :func:`shard_text` cuts them.
+            attention_mask: how the text lies over the ranks. No mask is needed, and the blocks pass on what they
+                are given here unseen. On one rank it does not matter.
+            image_rotary_emb: cos and sin of the local video tokens, [local video tokens, head_dim] each.
+        """
+        text_rows = encoder_hidden_states.shape[1]
+        text_length = attention_mask.length if isinstance(attention_mask, Shards) else text_rows
+        own = (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k)
+        added = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj), (attn.norm_added_q, attn.norm_added_k)
+        single_stream = attn.add_q_proj is None  # one set of weights for both streams
+        video = _project(hidden_states, attn.heads, *own)
+        text = _project(encoder_hidden_states, attn.heads, *(own if single_stream else added))
+        if image_rotary_emb is not None:
+            query, key = (apply_rotary_emb(t, image_rotary_emb, sequence_dim=1) for t in video[:2])
+            video = query, key, video[2]
+        query, key, value = (torch.cat([v, t[:, :text_length]], dim=1) for v, t in zip(video, text, strict=True))
+        if self._attend is None:
+            out = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+        else:
+            assert isinstance(attention_mask, Shards)
+            query, key, value = (t.transpose(1, 2) for t in (query, key, value))
+            out = self._attend(query, key, value, attention_mask).transpose(1, 2)
+        out = out.flatten(2).to(hidden_states.dtype)
+        video_out, text_out = out.split([hidden_states.shape[1], text_length], dim=1)
+        text_out = F.pad(text_out, (0, 0, 0, text_rows - text_length))
+        if not single_stream:  # a single-stream block projects later, together with its feed-forward
+            video_out, text_out = attn.to_out[1](attn.to_out[0](video_out)), attn.to_add_out(text_out)
+        return video_out, text_out
+
+
+def _project(
+    tokens: Tensor, heads: int, projections: tuple[nn.Module, ...], norms: tuple[nn.Module | None, nn.Module | None]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value, [1, tokens, heads, head_dim] each; query and key normalised."""
+    query, key, value = (project(tokens).unflatten(2, (heads, -1)) for project in projections)
+    norm_query, norm_key = norms
+    return norm_query(query) if norm_query else query, norm_key(key) if norm_key else key, value
