@@ -1,0 +1,145 @@
+"""HunyuanVideo as plain pieces over the diffusers module (``diffusers.HunyuanVideoTransformer3DModel``).
+
+Text-to-video and both published kinds of image-to-video, which the transformer's ``image_condition_type`` tells:
+"latent_concat" has the image's latents beside the noisy ones in the channels, "token_replace" has them in the place
+of the first frame, with a time embedding of their own.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import HunyuanVideoTransformer3DModel
+from torch import Tensor
+
+from engine.models.adapter import Activations
+from engine.models.patches import join_patches, mark_first_frame, token_grid
+from parallel.joint import shard_text
+from parallel.sharding import Shards, plan_text_shards, shard
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a lane keeps over the steps of a request.
+
+    prompt_embeds: [1, text tokens, text_embed_dim], padded; prompt_attention_mask: [1, text tokens], 1 is text.
+    text_shards: how the text without its padding lies over the ranks.
+    pooled_projections: [1, pooled_projection_dim]; guidance: [1], or None where the model has no guidance embedding.
+    rotary: cos and sin of this rank's tokens, [local tokens, head_dim] each.
+    image_latents: [1, channels, 1, height, width], or None for text-to-video.
+    """
+
+    prompt_embeds: Tensor
+    prompt_attention_mask: Tensor
+    text_shards: Shards
+    pooled_projections: Tensor
+    guidance: Tensor | None
+    rotary: tuple[Tensor, Tensor]
+    image_latents: Tensor | None
+
+
+@dataclass(frozen=True)
+class HunyuanVideoActivations(Activations):
+    """Beside the hidden states: text [1, local text tokens, dim], the text's stream, which is spread over the ranks
+    as the video is; timestep_embedding [1, dim]; and where the first frame is given, given_embedding [1, dim], its
+    time embedding, and given_tokens, how many of this rank's tokens it has.
+    """
+
+    condition: Condition
+    text: Tensor
+    timestep_embedding: Tensor
+    given_embedding: Tensor | None
+    given_tokens: int
+
+
+class HunyuanVideoAdapter:
+    """The pieces of one loaded transformer: its dual-stream blocks, then its single-stream blocks.
+
+    A prompt is encoded as ``prompt_embeds`` [1, text tokens, 4096] and ``prompt_attention_mask`` [1, text tokens] of
+    Llama, ``pooled_projections`` [1, 768] of CLIP, ``guidance`` [1] (1000 times the scale that is embedded; not
+    where the model is not distilled) and, for image-to-video, ``image_latents`` [1, 16, 1, height, width] of the
+    first frame, scaled as the VAE's latents are.
+    """
+
+    def __init__(self, transformer: HunyuanVideoTransformer3DModel) -> None:
+        self.transformer = transformer
+        self._blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+        self.num_blocks = len(self._blocks)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.transformer.dtype
+        return dtype
+
+    def num_tokens(self, latents_shape: torch.Size) -> int:
+        return math.prod(token_grid(latents_shape, self.transformer.config))
+
+    def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
+        config = self.transformer.config
+        cos, sin = self.transformer.rope(latents[:1])
+        rotary = shard(cos, shards, dim=0), shard(sin, shards, dim=0)
+        return [
+            Condition(
+                prompt_embeds=lane["prompt_embeds"].to(self.dtype),
+                prompt_attention_mask=lane["prompt_attention_mask"],
+                text_shards=plan_text_shards(int(lane["prompt_attention_mask"].sum()), shards),
+                pooled_projections=lane["pooled_projections"].to(self.dtype),
+                guidance=lane["guidance"].to(self.dtype) if config.guidance_embeds else None,
+                rotary=rotary,
+                image_latents=lane["image_latents"] if config.image_condition_type else None,
+            )
+            for lane in encoded
+        ]
+
+    def embed(
+        self, latents: Tensor, timestep: Tensor, conditions: Sequence[Condition], shards: Shards
+    ) -> list[HunyuanVideoActivations]:
+        model, timestep = self.transformer, timestep.expand(1)
+        given = 0
+        if model.config.image_condition_type == "token_replace":
+            first_frame = math.prod(token_grid(latents.shape, model.config)[1:])
+            given = min(max(first_frame - shards.start, 0), shards.length)
+        inputs = self._with_image(latents, conditions[0].image_latents).to(self.dtype)  # a sample has one image
+        hidden_states = shard(model.x_embedder(inputs), shards)
+        lanes = []
+        for condition in conditions:
+            time, given_time = model.time_text_embed(timestep, condition.pooled_projections, condition.guidance)
+            text = model.context_embedder(condition.prompt_embeds, timestep, condition.prompt_attention_mask)
+            text = shard_text(text[:, : condition.text_shards.num_tokens], condition.text_shards)
+            lanes.append(HunyuanVideoActivations(hidden_states, condition, text, time, given_time, given))
+        return lanes
+
+    def blocks(self, activations: HunyuanVideoActivations, start: int, stop: int) -> HunyuanVideoActivations:
+        hidden_states, text, condition = activations.hidden_states, activations.text, activations.condition
+        for block in self._blocks[start:stop]:
+            hidden_states, text = block(
+                hidden_states,
+                text,
+                activations.timestep_embedding,
+                # there is no padding to mask; attention over ranks finds here how the text lies
+                condition.text_shards if len(condition.text_shards.lengths) > 1 else None,
+                condition.rotary,
+                activations.given_embedding,
+                activations.given_tokens,
+            )
+        return replace(activations, hidden_states=hidden_states, text=text)
+
+    def head(self, activations: HunyuanVideoActivations) -> Tensor:
+        model = self.transformer
+        velocity: Tensor = model.proj_out(model.norm_out(activations.hidden_states, activations.timestep_embedding))
+        # a given first frame stays as it is, which lets the sampler step all frames alike
+        velocity[:, : activations.given_tokens] = 0
+        return velocity
+
+    def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
+        return join_patches(tokens, latents_shape, self.transformer.config)
+
+    def _with_image(self, latents: Tensor, image_latents: Tensor | None) -> Tensor:
+        """The latents as the transformer wants them: [1, in_channels, frames, height, width]."""
+        if image_latents is None:
+            return latents
+        image_latents = image_latents.to(latents.dtype)
+        if self.transformer.config.image_condition_type == "token_replace":
+            return torch.cat([image_latents, latents[:, :, 1:]], dim=2)
+        return torch.cat([latents, mark_first_frame(image_latents, latents.shape[2])], dim=1)
