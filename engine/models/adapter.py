@@ -67,3 +67,8 @@ class Adapter(Protocol):
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
         """Lay tokens [1, tokens, patch volume x channels] out as latents [1, channels, frames, height, width]."""
         ...
+
+    def finish(self, latents: Tensor, condition: Any) -> Tensor:
+        """One sample's latents [1, channels, frames, height, width] with what its condition gives put in: a first
+        frame that is never denoised. Without such, the latents as they are."""
+        ...

@@ -1,4 +1,12 @@
-"""Wan text-to-video as plain pieces over the diffusers module (``diffusers.WanTransformer3DModel``)."""
+"""Wan 2.1 and 2.2 as plain pieces over the diffusers module (``diffusers.WanTransformer3DModel``).
+
+One adapter serves all of them, since they differ only in what an image adds to a lane:
+
+- text-to-video: nothing;
+- image-to-video and first-last-frame: channels beside the latents, and with Wan 2.1 the image as CLIP sees it,
+  whose tokens stand before the text tokens;
+- Wan 2.2 TI2V 5B: the encoded image is the first latent frame and stays so; its tokens are at timestep 0.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,16 +24,20 @@ from parallel.sharding import Shards, shard
 class Condition:
     """What a lane keeps over the steps of a request.
 
-    text: [1, text_tokens, dim], projected; rotary: cos and sin of this rank's tokens, [1, local tokens, 1, head_dim].
+    text: [1, image tokens + text tokens, dim], projected; rotary: cos and sin of this rank's tokens,
+    [1, local tokens, 1, head_dim]; latent_condition and first_frame: as in :meth:`WanAdapter.conditions`.
     """
 
     text: Tensor
     rotary: tuple[Tensor, Tensor]
+    latent_condition: Tensor | None = None
+    first_frame: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class WanActivations(Activations):
-    """Beside the hidden states: timestep_embedding [1, dim], and the blocks' shifts, scales and gates [1, 6, dim]."""
+    """Beside the hidden states: timestep_embedding [1, dim], and the blocks' shifts, scales and gates [1, 6, dim].
+    Where tokens have timesteps of their own: [1, local tokens, dim] and [1, local tokens, 6, dim]."""
 
     condition: Condition
     timestep_embedding: Tensor
@@ -48,22 +60,57 @@ class WanAdapter:
         return math.prod(self._grid(latents_shape))
 
     def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
+        """As :meth:`Adapter.conditions`. Of each lane's tensors, the lanes of a sample share all but the first:
+
+        - ``prompt_embeds`` [1, text tokens, text_dim]; 512 text tokens if there are ``image_embeds``, because
+          diffusers' attention tells image tokens from text tokens by that number;
+        - ``image_embeds`` [images, 257, image_dim] (Wan 2.1 with an image): CLIP's last hidden states but one, of
+          the first image, or of the first and the last where the model has ``pos_embed_seq_len``;
+        - ``latent_condition`` [1, 4 + channels, frames, height, width] (models with more input than output channels):
+          the mask of the given frames, then the encoded video of given and black frames, float32;
+        - ``first_frame`` [1, channels, 1, height, width] (Wan 2.2 TI2V 5B with an image): the encoded image, float32.
+        """
         cos, sin = self.transformer.rope(latents[:1])
         rotary = shard(cos, shards), shard(sin, shards)
-        project = self.transformer.condition_embedder.text_embedder
-        return [Condition(project(lane["prompt_embeds"].to(self.dtype)), rotary) for lane in encoded]
+        return [
+            Condition(self._project(lane), rotary, lane.get("latent_condition"), lane.get("first_frame"))
+            for lane in encoded
+        ]
+
+    def _project(self, lane: Mapping[str, Tensor]) -> Tensor:
+        embedder = self.transformer.condition_embedder
+        text: Tensor = embedder.text_embedder(lane["prompt_embeds"].to(self.dtype))
+        if "image_embeds" not in lane:
+            return text
+        return torch.cat([embedder.image_embedder(lane["image_embeds"].to(self.dtype)), text], dim=1)
 
     def embed(
         self, latents: Tensor, timestep: Tensor, conditions: Sequence[Condition], shards: Shards
     ) -> list[WanActivations]:
-        model = self.transformer
+        model, image = self.transformer, conditions[0]
+        timesteps = self._timesteps(timestep, image, latents.shape, shards)
+        latents = self.finish(latents, image)
+        if image.latent_condition is not None:
+            latents = torch.cat([latents, image.latent_condition], dim=1)
         hidden_states = shard(model.patch_embedding(latents.to(self.dtype)).flatten(2).transpose(1, 2), shards)
         embedder = model.condition_embedder
-        frequencies = embedder.timesteps_proj(timestep.expand(1))
+        frequencies = embedder.timesteps_proj(timesteps.flatten()).unflatten(0, timesteps.shape)
         time_dtype = next(iter(embedder.time_embedder.parameters())).dtype  # kept in float32 by diffusers
         timestep_embedding = embedder.time_embedder(frequencies.to(time_dtype)).to(self.dtype)
-        modulation = embedder.time_proj(embedder.act_fn(timestep_embedding)).unflatten(1, (6, -1))
+        modulation = embedder.time_proj(embedder.act_fn(timestep_embedding)).unflatten(-1, (6, -1))
         return [WanActivations(hidden_states, condition, timestep_embedding, modulation) for condition in conditions]
+
+    def _timesteps(self, timestep: Tensor, image: Condition, latents_shape: torch.Size, shards: Shards) -> Tensor:
+        """[1], or [1, local tokens] where the first frame is given: its tokens hold no noise.
+
+        Text-to-video of a model with expand_timesteps needs no vector, since all its tokens are at one timestep.
+        """
+        if image.first_frame is None:
+            return timestep.reshape(1)
+        frames, height, width = self._grid(latents_shape)
+        timesteps = timestep.float().repeat(1, frames * height * width)
+        timesteps[:, : height * width] = 0
+        return shard(timesteps, shards)
 
     def blocks(self, activations: WanActivations, start: int, stop: int) -> WanActivations:
         hidden_states, condition = activations.hidden_states, activations.condition
@@ -73,7 +120,7 @@ class WanAdapter:
 
     def head(self, activations: WanActivations) -> Tensor:
         model, hidden_states = self.transformer, activations.hidden_states
-        shift, scale = (model.scale_shift_table + activations.timestep_embedding.unsqueeze(1)).chunk(2, dim=1)
+        shift, scale = (model.scale_shift_table + activations.timestep_embedding.unsqueeze(-2)).unbind(dim=-2)
         normed = (model.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
         velocity: Tensor = model.proj_out(normed)
         return velocity
@@ -82,6 +129,11 @@ class WanAdapter:
         frames, height, width = self._grid(latents_shape)
         patches = tokens.reshape(1, frames, height, width, *self.transformer.config.patch_size, -1)
         return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def finish(self, latents: Tensor, condition: Condition) -> Tensor:
+        if condition.first_frame is None:
+            return latents
+        return torch.cat([condition.first_frame, latents[:, :, 1:]], dim=2)
 
     def _grid(self, latents_shape: torch.Size) -> tuple[int, int, int]:
         frames, height, width = (
