@@ -24,7 +24,10 @@ class CacheConfig(BaseModel):
         description="Steps are skipped below it: higher is faster and less exact.",
     )
     warmup_ratio: float = Field(
-        0.2, ge=0, le=1, description="Leading share of steps always computed (dicache, fbcache): most change."
+        0.2,
+        ge=0,
+        le=1,
+        description="Leading share of steps always computed, for each expert (dicache, fbcache): most change.",
     )
     probe_depth: int = Field(
         1, ge=1, description="Blocks run before deciding (dicache, fbcache): more see better and cost more."
@@ -47,7 +50,7 @@ class CacheConfig(BaseModel):
     )
     interval: int = Field(2, ge=1, description="Compute every so many steps (interval).")
     compute_steps: tuple[StepIndex, ...] | None = Field(
-        None, description="Compute exactly these steps and step 0 (interval), instead of every n-th."
+        None, description="Compute exactly these steps and each expert's first (interval), instead of every n-th."
     )
     estimator: Literal["reuse", "taylor"] = Field(
         "reuse", description="Estimate of a skipped step (interval): last residual, or line through two."

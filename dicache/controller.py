@@ -26,13 +26,25 @@ class Controller:
         lanes: all lanes of the request, also those that other ranks hold, in the same order on every rank.
         num_steps: denoise steps of the request.
         num_blocks: transformer blocks that one step runs.
+        span: the steps that this controller will be asked about, all of them if None. An expert that takes over
+            half-way has a controller of its own, which knows nothing of the steps before: it computes the first of
+            its steps, and its warm-up and its intervals are counted from there.
 
     Raises:
         ValueError: a setting does not fit the request: probe depth, listed steps, or the replayed report.
     """
 
-    def __init__(self, config: CacheConfig, lanes: Sequence[Lane], num_steps: int, num_blocks: int) -> None:
-        self._method = build_method(config, lanes, num_steps)
+    def __init__(
+        self,
+        config: CacheConfig,
+        lanes: Sequence[Lane],
+        num_steps: int,
+        num_blocks: int,
+        span: range | None = None,
+    ) -> None:
+        span = range(num_steps) if span is None else span
+        self._method = build_method(config, lanes, num_steps, span)
+        self._warmup_end = span.start + self._method.warmup_steps
         self._rules = build_rules(config, lanes, num_steps)
         self.probe_blocks = config.probe_depth if self._method.needs_probe else 0
         """Blocks to run before the agreement; 0 if the method looks at no probe."""
@@ -90,9 +102,13 @@ class Controller:
         """Bytes of all tensors that this rank keeps between steps now."""
         return sum(trajectory.nbytes for trajectory in self._trajectories.values())
 
+    def release(self) -> None:
+        """Free all tensors, after the last step that this controller is asked about."""
+        self._trajectories.clear()
+
     def _may_skip(self, step: Step, lane: Lane) -> bool:
         """What is certain before measuring; nothing can be estimated before a first computed step."""
-        past_warmup = step.index >= self._method.warmup_steps and bool(self._histories[lane].computed)
+        past_warmup = step.index >= self._warmup_end and bool(self._histories[lane].computed)
         return past_warmup and self._method.gate.may_skip(step, lane)
 
     def _sums(self, step: Step, lane: Lane) -> list[Sum]:
@@ -104,7 +120,7 @@ class Controller:
     def _propose(self, step: Step, lane: Lane, sums: Sequence[float]) -> Decision:
         measured = dict(zip(self._sums(step, lane), map(float, sums), strict=True))
         if not self._may_skip(step, lane):
-            return Decision("warmup" if step.index < self._method.warmup_steps else "compute")
+            return Decision("warmup" if step.index < self._warmup_end else "compute")
         history = self._histories[lane]
         estimate = self._method.estimator.estimate(step, history, measured)
         vote = self._method.gate.vote(step, history, measured, estimate)

@@ -13,7 +13,7 @@ from dicache.sums import Sum
 
 @dataclass(frozen=True)
 class Method:
-    """When and how, and the leading steps at which neither is asked."""
+    """When and how, and the number of leading steps at which neither is asked."""
 
     gate: Gate
     estimator: Estimator
@@ -29,26 +29,27 @@ class Method:
         return bool(self.sums) or self.estimator.anchor == "probe"
 
 
-def build_method(config: CacheConfig, lanes: Sequence[Lane], num_steps: int) -> Method:
+def build_method(config: CacheConfig, lanes: Sequence[Lane], num_steps: int, span: range) -> Method:
     """The method that ``config`` names; a replayed run's schedule takes the place of its gate.
+
+    Args:
+        num_steps: denoise steps of the request.
+        span: those at which the method is asked, in a row.
 
     Raises:
         ValueError: ``config.compute_steps`` or ``config.replay`` does not fit this request.
     """
-    method = _named(config, lanes, num_steps)
+    method = _named(config, lanes, num_steps, span)
     if config.replay is None:
         return method
-    schedule = read_schedule(config.replay, lanes, num_steps)
-    skips = {
-        lane: frozenset(index for index, action in enumerate(actions) if action == "skip")
-        for lane, actions in schedule.items()
-    }
-    warmup_steps = min(actions.count("warmup") for actions in schedule.values())
+    schedule = read_schedule(config.replay, lanes, num_steps, span)
+    skips = {lane: frozenset(index for index in span if actions[index] == "skip") for lane, actions in schedule.items()}
+    warmup_steps = min(actions[span.start : span.stop].count("warmup") for actions in schedule.values())
     return Method(FixedGate(skips), method.estimator, warmup_steps)
 
 
-def _named(config: CacheConfig, lanes: Sequence[Lane], num_steps: int) -> Method:
-    warmup_steps = int(config.warmup_ratio * num_steps)  # rounded down, as published
+def _named(config: CacheConfig, lanes: Sequence[Lane], num_steps: int, span: range) -> Method:
+    warmup_steps = int(config.warmup_ratio * len(span))  # rounded down, as published
     match config.method:
         case "dicache":
             alignment = Alignment(config.gamma_min, config.gamma_max)
@@ -57,19 +58,20 @@ def _named(config: CacheConfig, lanes: Sequence[Lane], num_steps: int) -> Method
             return Method(FirstBlockGate(config.threshold), Reuse(anchor="probe"), warmup_steps)
         case "interval":
             estimator = Taylor() if config.estimator == "taylor" else Reuse()
-            return Method(FixedGate(_skips(config, lanes, num_steps)), estimator)
+            return Method(FixedGate(_skips(config, lanes, num_steps, span)), estimator)
         case "none":
             return Method(FixedGate({}), NoEstimate())
 
 
-def _skips(config: CacheConfig, lanes: Sequence[Lane], num_steps: int) -> Mapping[Lane, frozenset[int]]:
+def _skips(config: CacheConfig, lanes: Sequence[Lane], num_steps: int, span: range) -> Mapping[Lane, frozenset[int]]:
     if config.compute_steps is None:
-        compute = set(range(0, num_steps, config.interval))
+        compute = set(span[:: config.interval])
     else:
-        compute = {0, *config.compute_steps}
-    if max(compute) >= num_steps:
-        raise ValueError(
-            f"cache.compute_steps names step {max(compute)}, but the last step of this request is "
-            f"{num_steps - 1}: leave it out."
-        )
-    return dict.fromkeys(lanes, frozenset(range(num_steps)) - compute)
+        compute = set(config.compute_steps)  # a first step is computed in any case: there is nothing to estimate from
+        last = max(config.compute_steps, default=0)
+        if last >= num_steps:
+            raise ValueError(
+                f"cache.compute_steps names step {last}, but the last step of this request is "
+                f"{num_steps - 1}: leave it out."
+            )
+    return dict.fromkeys(lanes, frozenset(span) - compute)

@@ -10,10 +10,13 @@ from dicache.steps import Action, Lane
 Schedule = dict[Lane, tuple[Action, ...]]
 
 
-def read_schedule(path: Path, lanes: Sequence[Lane], num_steps: int) -> Schedule:
+def read_schedule(path: Path, lanes: Sequence[Lane], num_steps: int, span: range) -> Schedule:
     """The action of each lane at each step, as listed in a run report.
 
     An entry of the report's ``steps`` has ``step``, ``branch``, ``action``, and ``sample`` unless that is 0.
+
+    Args:
+        span: the steps that will be replayed; what was computed before them is not at hand.
 
     Raises:
         ValueError: the file is not a run report, its steps are not those of this request, or it skips a step
@@ -21,7 +24,7 @@ def read_schedule(path: Path, lanes: Sequence[Lane], num_steps: int) -> Schedule
     """
     try:
         schedule = _schedule(json.loads(path.read_bytes()))
-        _check(schedule, lanes, num_steps)
+        _check(schedule, lanes, num_steps, span)
     except OSError as error:
         reason = f"cannot be read ({error.strerror}): give the report of a finished run."
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -68,7 +71,7 @@ def _in_order(lane: Lane, listed: dict[int, Action]) -> tuple[Action, ...]:
     return tuple(listed[index] for index in range(len(listed)))
 
 
-def _check(schedule: Schedule, lanes: Sequence[Lane], num_steps: int) -> None:
+def _check(schedule: Schedule, lanes: Sequence[Lane], num_steps: int, span: range) -> None:
     if set(schedule) != set(lanes):
         raise ValueError(
             f"is of {_names(schedule)}, but this request is of {_names(lanes)}: "
@@ -80,8 +83,11 @@ def _check(schedule: Schedule, lanes: Sequence[Lane], num_steps: int) -> None:
                 f"has {len(listed)} steps of {_name(lane)}, but this request has {num_steps}: "
                 f"set sampling.steps to {len(listed)}."
             )
-        if listed[0] == "skip":
-            raise ValueError(f"skips step 0 of {_name(lane)}, before anything was computed: compute step 0.")
+        if span and listed[span.start] == "skip":
+            raise ValueError(
+                f"skips step {span.start} of {_name(lane)}, before anything was computed that it could be estimated "
+                f"from: compute step {span.start}."
+            )
 
 
 def _names(lanes: Iterable[Lane]) -> str:

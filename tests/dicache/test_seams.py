@@ -71,7 +71,7 @@ class StepSizeGate:
 
 
 def run(monkeypatch, method, **kwargs):
-    monkeypatch.setattr("dicache.controller.build_method", lambda config, lanes, num_steps: method)
+    monkeypatch.setattr("dicache.controller.build_method", lambda *_: method)
     return drive(CacheConfig(), **kwargs)
 
 

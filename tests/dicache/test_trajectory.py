@@ -86,7 +86,7 @@ class _Scribbler:
 
 
 def test_a_sum_over_computed_steps_is_measured_once():
-    method = build_method(CacheConfig(), [COND], 20)
+    method = build_method(CacheConfig(), [COND], 20, range(20))
     trajectory = Trajectory(method.sums, 2, "input")
     x = [torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     for i in range(2):

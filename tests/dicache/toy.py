@@ -56,15 +56,16 @@ def drive(
     lanes: Sequence[Lane] = (COND, UNCOND),
     ranks: int = 1,
     until: int | None = None,
+    span: range | None = None,
     controllers: list[Controller] | None = None,
     dtype: torch.dtype = torch.float32,
     source: Callable[[Lane, Step], Tensor] | None = None,
     tamper: Callable[[Step, Mapping[Lane, list[float]]], Mapping[Lane, list[float]]] | None = None,
 ) -> Run:
-    """Run the toy transformer through one controller per simulated rank."""
-    controllers = controllers or [Controller(config, lanes, num_steps, NUM_BLOCKS) for _ in range(ranks)]
+    """Run the toy transformer through one controller per simulated rank, from step 0 or over ``span``."""
+    controllers = controllers or [Controller(config, lanes, num_steps, NUM_BLOCKS, span) for _ in range(ranks)]
     run = Run([], [], controllers)
-    for step in steps(num_steps)[:until]:
+    for step in (steps(num_steps)[index] for index in span or range(num_steps)[:until]):
         shards = {}
         sums = {lane: [0.0] * controllers[0].num_sums(step, lane) for lane in lanes}
         for lane in lanes:
