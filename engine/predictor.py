@@ -74,6 +74,15 @@ class VelocityPredictor:
         laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
         return combine(laid_out, self._guidance, self._ranks, self._meter), decisions, agreed.control
 
+    def finish(self, latents: Tensor) -> Tensor:
+        """The sampler's last latents [samples, channels, frames, height, width], with what the conditions give put
+        in."""
+        finished = []
+        for index, sample in enumerate(latents):
+            condition = next(self._conditions[lane] for lane in self._own if lane.sample == index)
+            finished.append(self._adapter.finish(sample[None], condition))
+        return torch.cat(finished)
+
     def _embed(self, latents: Tensor, timestep: Tensor) -> dict[Lane, Activations]:
         """What enters block 0 in each lane of this rank; a sample's lanes share what they can."""
         entering: dict[Lane, Activations] = {}
