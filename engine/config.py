@@ -42,6 +42,13 @@ class SamplingConfig(_Section):
         allow_inf_nan=False,
         description="Classifier-free guidance; 1 or less turns it off.",
     )
+    low_noise_guidance: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Guidance of the second transformer (Wan 2.2 A14B, low noise); none means as of the first.",
+    )
     shift: float = Field(
         3.0, gt=0, le=100, allow_inf_nan=False, description="Flow shift: above 1, more steps at high noise."
     )
@@ -50,6 +57,10 @@ class SamplingConfig(_Section):
         512, gt=0, le=512, description="Text tokens after padding; the padding counts in cross-attention."
     )
     scheduler: Literal["unipc", "euler"] = Field("unipc", description="unipc is the models' own; euler is plainer.")
+
+    def guidance_of(self, expert: int) -> float:
+        """The guidance of the first (0) or second (1) transformer."""
+        return self.guidance if expert == 0 or self.low_noise_guidance is None else self.low_noise_guidance
 
 
 class RuntimeConfig(_Section):

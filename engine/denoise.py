@@ -10,7 +10,7 @@ from torch import Tensor
 from dicache.controller import Decision, Lane, Step
 from engine.config import Config, SamplingConfig
 from engine.errors import Cancelled
-from engine.predictor import VelocityPredictor
+from engine.experts import Experts
 from parallel.agreement import Control, NotFiniteError
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
@@ -18,7 +18,7 @@ OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
 
 
 def denoise(
-    predictor: VelocityPredictor,
+    experts: Experts,
     scheduler: Scheduler,
     latents: Tensor,
     control: Callable[[], Control],
@@ -38,11 +38,12 @@ def denoise(
     """
     for index, timestep in enumerate(scheduler.timesteps):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
-        velocity, decisions, agreed = predictor.predict(latents, timestep, step, control())
+        velocity, decisions, agreed = experts.predict(latents, timestep, step, control())
         if agreed is Control.CANCEL:
             raise Cancelled(f"Cancelled at denoise step {index} of {len(scheduler.timesteps)}.")
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         on_step(step, float(timestep), decisions, latents)
+    latents = experts.finish(latents)
     if not latents.isfinite().all():  # no later step would look at what the last one did; all ranks hold the same
         raise NotFiniteError("The final latents are not finite: try another seed, a lower guidance or a wider dtype.")
     return latents

@@ -17,6 +17,7 @@ from torch import Tensor
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.denoise import denoise, draw_noise, make_scheduler
+from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
 from engine.guidance import all_lanes, own_lanes, uses_guidance
 from engine.loaded import LoadedModel
@@ -30,7 +31,7 @@ from parallel.audit import Audit
 from parallel.broadcast import Named, broadcast_from_first
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
-from parallel.sharding import plan_shards
+from parallel.sharding import Shards, plan_shards
 
 Encoded = Sequence[Named]
 
@@ -48,7 +49,13 @@ class Generation:
         self._meter = CollectiveMeter()
         self._stopwatch = Stopwatch(model.ranks.device)
         self._lanes = all_lanes(len(request.prompts), request.sampling.guidance)
-        self._controller = Controller(model.config.cache, self._lanes, request.sampling.steps, model.adapter.num_blocks)
+        self._scheduler = make_scheduler(model.scheduler_config, request.sampling, model.ranks.device)
+        self._spans = split_steps(self._scheduler.timesteps, model.facts.boundary_timestep)
+        self._controllers = [
+            Controller(model.config.cache, self._lanes, request.sampling.steps, expert.adapter.num_blocks, span)
+            for expert, span in zip(model.experts, self._spans, strict=True)
+        ]
+        self._cache_bytes = 0
         self._agreement = Agreement(model.ranks, self._meter)
         self._audit = Audit(model.ranks, self._meter) if model.config.runtime.audit else None
         if model.ranks.device.type == "cuda":
@@ -76,28 +83,37 @@ class Generation:
             noise = draw_noise(len(self._request.prompts), shape, self._request.seed, model.ranks.device)
             shards = plan_shards(model.adapter.num_tokens(noise.shape), model.ranks)
             model.begin(shards, self._meter)
-            own = {lane: i for i, lane in enumerate(self._lanes) if lane in own_lanes(self._lanes, model.ranks)}
-            conditions = model.adapter.conditions([encoded[i] for i in own.values()], noise, shards)
-            predictor = VelocityPredictor(
-                model.adapter,
-                self._lanes,
-                self._controller,
-                self._agreement,
-                model.ranks,
-                shards,
-                dict(zip(own, conditions, strict=True)),
-                sampling.guidance,
-                self._meter,
-                self._stopwatch,
-            )
-            scheduler = make_scheduler(model.scheduler_config, sampling, model.ranks.device)
-            return denoise(predictor, scheduler, noise, control, self._on_step)
+            experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise, shards))
+            return denoise(experts, self._scheduler, noise, control, self._on_step)
+
+    def _predictor(self, number: int, encoded: Encoded, noise: Tensor, shards: Shards) -> VelocityPredictor:
+        """That of an expert whose first step comes; what earlier experts have cached is dropped."""
+        model = self._model
+        for controller in self._controllers[:number]:
+            controller.release()
+        set_timeouts(model.config.runtime.load_timeout_seconds)  # its weights may have to come from the host
+        model.residency.use(number)
+        adapter = model.experts[number].adapter
+        own = {lane: i for i, lane in enumerate(self._lanes) if lane in own_lanes(self._lanes, model.ranks)}
+        conditions = adapter.conditions([encoded[i] for i in own.values()], noise, shards)
+        return VelocityPredictor(
+            adapter,
+            self._lanes,
+            self._controllers[number],
+            self._agreement,
+            model.ranks,
+            shards,
+            dict(zip(own, conditions, strict=True)),
+            self._request.sampling.guidance_of(number),
+            self._meter,
+            self._stopwatch,
+        )
 
     def collect_usage(self) -> reporting.RankUsage:
         """The largest of what any rank used, on every rank."""
         model = self._model
         usage = reporting.RankUsage(
-            cache_bytes=self._controller.cache_bytes,
+            cache_bytes=self._cache_bytes,
             collective_bytes=dict(self._meter.sent_bytes),
             agreement_seconds=self._agreement.seconds,
             peak_memory_bytes=_peak_memory_bytes(model.ranks.device),
@@ -160,7 +176,7 @@ class Generation:
             "request": reporting.describe_request(
                 model.config, self._request, model.ranks.degrees, reporting.block_dtype(model.adapter.transformer)
             ),
-            "model": reporting.describe_model(model.facts, model.adapter.transformer),
+            "model": reporting.describe_model(model.facts, [e.adapter.transformer for e in model.experts]),
             "versions": reporting.describe_versions(),
             "device": reporting.describe_device(model.ranks.device),
             "world_size": model.ranks.degrees.world_size,
@@ -169,7 +185,7 @@ class Generation:
             "totals": {
                 "computed": len(log.rows) - log.skipped,
                 "skipped": log.skipped,
-                "block_fraction": log.block_fraction(model.adapter.num_blocks, self._controller.probe_blocks),
+                "block_fraction": log.block_fraction(model.adapter.num_blocks, self._controllers[0].probe_blocks),
                 "cache_bytes_per_rank": usage.cache_bytes,
                 "collective_bytes_per_rank": sum(usage.collective_bytes.values()),
                 "collective_bytes_by_kind": usage.collective_bytes,
@@ -190,7 +206,9 @@ class Generation:
         self._log.add(step, timestep, decisions)
         if self._audit:
             self._audit.check(step.index, {"decisions": repr(decisions), "latents": latents})
-        if step.index == 0:  # connections are made and memory is allocated: from here on a step is short
+        self._cache_bytes = max(self._cache_bytes, sum(controller.cache_bytes for controller in self._controllers))
+        if any(step.index == span.start for span in self._spans):
+            # connections are made, memory is allocated and weights are in place: from here on a step is short
             set_timeouts(self._model.config.runtime.step_timeout_seconds)
         actions = {decision.action for decision in decisions.values()}
         self._progress.step(step.index, steps, next(a for a in ("warmup", "compute", "skip") if a in actions))

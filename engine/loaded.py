@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from diffusers import WanTransformer3DModel
+
 from engine.components.autoencoder import Autoencoder, load_autoencoder
 from engine.components.text_encoder import TextEncoder
 from engine.components.transformer import load_transformer, uses_flash
@@ -11,9 +13,18 @@ from engine.denoise import load_scheduler_config
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.wan import WanAdapter
+from engine.residency import Residency, fits, weight_bytes
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One transformer, ready to run on this rank."""
+
+    adapter: Adapter
+    attention: Any  # parallel.attention.SequenceAttention, or None where one rank holds the sequence
 
 
 @dataclass(frozen=True)
@@ -23,9 +34,9 @@ class LoadedModel:
     config: Config
     ranks: Ranks
     facts: ModelFacts
-    adapter: Adapter
+    experts: tuple[Expert, ...]  # the one for high noise first
+    residency: Residency
     scheduler_config: dict[str, Any]
-    attention: Any  # parallel.attention.SequenceAttention, or None where one rank holds the sequence
     text_encoder: TextEncoder | None
     autoencoder: Autoencoder
     load_seconds: float = 0.0
@@ -34,10 +45,16 @@ class LoadedModel:
     def is_first(self) -> bool:
         return self.ranks.replica_rank == 0
 
+    @property
+    def adapter(self) -> Adapter:
+        """Of the first expert; the others are built alike."""
+        return self.experts[0].adapter
+
     def begin(self, shards: Shards, meter: CollectiveMeter) -> None:
         """Tell the attention how the next request's tokens lie over the ranks."""
-        if self.attention is not None:
-            self.attention.begin(shards, meter)
+        for expert in self.experts:
+            if expert.attention is not None:
+                expert.attention.begin(shards, meter)
 
 
 def load_model(config: Config, ranks: Ranks) -> LoadedModel:
@@ -48,19 +65,37 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         RankFailure: a file in it cannot be loaded.
     """
     is_first = ranks.replica_rank == 0
-    transformer = load_transformer(config, ranks.device)
-    attention = None
-    if ranks.sequence_group is not None:
-        from parallel.attention import install_sequence_attention  # imports xDiT, which one rank can do without
-
-        attention = install_sequence_attention(transformer, ranks, uses_flash(config, ranks.device))
+    facts = read_facts(config.model.path)
+    experts, residency = load_experts(config, ranks, facts)
     return LoadedModel(
         config=config,
         ranks=ranks,
-        facts=read_facts(config.model.path),
-        adapter=WanAdapter(transformer),
+        facts=facts,
+        experts=experts,
+        residency=residency,
         scheduler_config=load_scheduler_config(config),
-        attention=attention,
         text_encoder=TextEncoder(config, ranks.device) if is_first else None,
         autoencoder=load_autoencoder(config, ranks),
     )
+
+
+def load_experts(config: Config, ranks: Ranks, facts: ModelFacts) -> tuple[tuple[Expert, ...], Residency]:
+    """The transformers one after the other, each on the device before the next is read, as long as there is room."""
+    transformers: list[WanTransformer3DModel] = []
+    together = True
+    for subfolder in facts.transformers:
+        transformer = load_transformer(config, ranks.device, subfolder)
+        together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
+        transformers.append(transformer if transformers and not together else transformer.to(ranks.device))
+    experts = tuple(
+        Expert(WanAdapter(transformer), _install(transformer, config, ranks)) for transformer in transformers
+    )
+    return experts, Residency(transformers, ranks.device, together)
+
+
+def _install(transformer: WanTransformer3DModel, config: Config, ranks: Ranks) -> Any:
+    if ranks.sequence_group is None:
+        return None
+    from parallel.attention import install_sequence_attention  # imports xDiT, which one rank can do without
+
+    return install_sequence_attention(transformer, ranks, uses_flash(config, ranks.device))

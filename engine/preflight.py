@@ -47,6 +47,7 @@ def preflight(
     facts = read_facts(config.model.path)
     request = tasks[0].request
     check_size(request.sampling, facts)
+    _check_guidance(request, facts)
     placement = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
     degrees = placement.degrees
     _check_replicas(degrees, len(tasks))
@@ -101,9 +102,38 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
 
     lanes = all_lanes(len(request.prompts), request.sampling.guidance)
     try:
-        Controller(config.cache, lanes, request.sampling.steps, facts.num_layers)  # allocates nothing yet
+        for span in _spans(config, request, facts):
+            Controller(config.cache, lanes, request.sampling.steps, facts.num_layers, span)  # allocates nothing yet
     except ValueError as error:
         raise InvalidInput(str(error)) from None
+
+
+def _spans(config: Config, request: GenerationRequest, facts: ModelFacts) -> tuple[range, ...]:
+    """The steps of each of the model's transformers."""
+    if facts.boundary_timestep is None:
+        return (range(request.sampling.steps),)
+    import torch  # and diffusers, for what only the sampler knows
+
+    from engine.denoise import load_scheduler_config, make_scheduler
+    from engine.experts import split_steps
+
+    scheduler = make_scheduler(load_scheduler_config(config), request.sampling, torch.device("cpu"))
+    return split_steps(scheduler.timesteps, facts.boundary_timestep)
+
+
+def _check_guidance(request: GenerationRequest, facts: ModelFacts) -> None:
+    first, second = request.sampling.guidance, request.sampling.low_noise_guidance
+    if second is None:
+        return
+    if facts.boundary_timestep is None:
+        raise InvalidInput(
+            f"sampling.low_noise_guidance is {second:g}, but this model has no second transformer: leave it out."
+        )
+    if first <= 1 < second:
+        raise InvalidInput(
+            f"sampling.low_noise_guidance is {second:g}, but sampling.guidance is {first:g}, which leaves one branch "
+            "for both transformers: use guidance above 1."
+        )
 
 
 def _check_replicas(degrees: Degrees, num_tasks: int) -> None:

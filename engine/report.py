@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -100,14 +100,15 @@ def describe_request(config: Config, request: GenerationRequest, degrees: Degree
     }
 
 
-def describe_model(facts: ModelFacts, transformer: nn.Module) -> dict[str, Any]:
-    """What was loaded."""
+def describe_model(facts: ModelFacts, transformers: Sequence[nn.Module]) -> dict[str, Any]:
+    """What was loaded: one transformer, or the experts, which are built alike."""
     return {
         "pipeline": facts.pipeline,
         "blocks": facts.num_layers,
         "heads": facts.num_heads,
-        "parameters": sum(parameter.numel() for parameter in transformer.parameters()),
-        "dtype": block_dtype(transformer),
+        "parameters": sum(parameter.numel() for t in transformers for parameter in t.parameters()),
+        "boundary_timestep": facts.boundary_timestep,
+        "dtype": block_dtype(transformers[0]),
     }
 
 

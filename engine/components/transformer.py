@@ -22,14 +22,14 @@ def uses_flash(config: Config, device: torch.device) -> bool:
     return able and (wanted == "flash" or (wanted == "auto" and importlib.util.find_spec("flash_attn") is not None))
 
 
-def load_transformer(config: Config, device: torch.device) -> WanTransformer3DModel:
-    """The denoiser, in evaluation mode on ``device``."""
+def load_transformer(config: Config, device: torch.device, subfolder: str = "transformer") -> WanTransformer3DModel:
+    """The denoiser in that folder of the model, in evaluation mode, to run on ``device``; still on the CPU."""
     transformer = load_component(
         WanTransformer3DModel.from_pretrained,
         config.model.path,
-        subfolder="transformer",
+        subfolder=subfolder,
         dtype=transformer_dtype(config, device),
     )
     if uses_flash(config, device):
         transformer.set_attention_backend("flash")
-    return transformer.to(device).eval()
+    return transformer.eval()

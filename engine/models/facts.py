@@ -13,6 +13,7 @@ from engine.errors import InvalidInput
 _SUPPORTED_PIPELINES = ("WanPipeline",)
 _WEIGHTS = {
     "transformer": "diffusion_pytorch_model",
+    "transformer_2": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
@@ -32,6 +33,7 @@ class ModelFacts:
     vae_scale_temporal: int  # frames per latent frame, after the first
     rope_max_seq_len: int  # positions along each axis of the token grid
     guidance_distilled: bool  # the guidance scale is an input of the transformer, so that one branch is enough
+    boundary_timestep: float | None = None  # where the second of two transformers takes over; None with one
 
     def num_branches(self, guidance: float) -> int:
         """Guidance branches that a step computes with that scale."""
@@ -45,6 +47,11 @@ class ModelFacts:
             height // self.vae_scale_spatial,
             width // self.vae_scale_spatial,
         )
+
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """Folders of the transformers, the one for high noise first."""
+        return ("transformer",) if self.boundary_timestep is None else ("transformer", "transformer_2")
 
     def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Tokens along time, rows and columns for a video of that many frames and pixels."""
@@ -68,14 +75,11 @@ def read_facts(model_path: str | Path) -> ModelFacts:
     transformer = _read_json(folder / "transformer" / "config.json")
     vae = _read_json(folder / "vae" / "config.json")
     _read_json(folder / "text_encoder" / "config.json")
-    _read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise InvalidInput(f"{folder / 'tokenizer'} holds no tokenizer.json: download the model again.")
-    for component, stem in _WEIGHTS.items():
-        for file in _weight_files(folder / component, stem):
-            _check_weight_file(file)
     try:
-        return ModelFacts(
+        facts = ModelFacts(
             pipeline=index["_class_name"],
             num_heads=int(transformer["num_attention_heads"]),
             num_layers=int(transformer["num_layers"]),
@@ -85,11 +89,18 @@ def read_facts(model_path: str | Path) -> ModelFacts:
             vae_scale_temporal=int(vae.get("scale_factor_temporal", 4)),
             rope_max_seq_len=int(transformer.get("rope_max_seq_len", 1024)),
             guidance_distilled=bool(transformer.get("guidance_embeds", False)),
+            boundary_timestep=_boundary_timestep(index, scheduler),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(
             f"The configuration files in {folder} lack or garble {error}: download the model again."
         ) from None
+    if facts.boundary_timestep is not None:
+        _check_alike(transformer, _read_json(folder / "transformer_2" / "config.json"), folder)
+    for component in (*facts.transformers, "vae", "text_encoder"):
+        for file in _weight_files(folder / component, _WEIGHTS[component]):
+            _check_weight_file(file)
+    return facts
 
 
 def _triple(values: Any) -> tuple[int, int, int]:
@@ -103,14 +114,23 @@ def _check_supported(index: dict[str, Any], folder: Path) -> None:
         raise InvalidInput(
             f"{folder} is a {pipeline}, which Lockstep does not run: use one of {', '.join(_SUPPORTED_PIPELINES)}."
         )
-    second = index.get("transformer_2")
-    if second and any(second):
+
+
+def _boundary_timestep(index: dict[str, Any], scheduler: dict[str, Any]) -> float | None:
+    """Some single models name a boundary all the same, and without one diffusers ignores a second transformer."""
+    ratio = index.get("boundary_ratio")
+    if ratio is None or not any(index.get("transformer_2") or ()):
+        return None
+    return float(ratio) * int(scheduler.get("num_train_timesteps", 1000))
+
+
+def _check_alike(first: dict[str, Any], second: dict[str, Any], folder: Path) -> None:
+    keys = {key for key in first.keys() | second.keys() if not key.startswith("_")}  # those tell where it was made
+    differing = sorted(key for key in keys if first.get(key) != second.get(key))
+    if differing:
         raise InvalidInput(
-            f"{folder} has two transformers (Wan 2.2), which Lockstep does not run yet: use a Wan 2.1 model."
-        )
-    if index.get("expand_timesteps"):
-        raise InvalidInput(
-            f"{folder} has a timestep per token (Wan 2.2 5B), which Lockstep does not run yet: use a Wan 2.1 model."
+            f"The two transformers of {folder} differ in {', '.join(differing)}, so one cannot continue what the "
+            "other began: download the model again."
         )
 
 

@@ -17,6 +17,8 @@ from engine.preflight import preflight
 from engine.task import Outputs, make_tasks
 from parallel.degrees import Degrees
 
+UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +165,55 @@ def test_a_method_that_probes_nothing_may_have_any_depth(config: Callable[..., C
     check(config("cache.method=none", "cache.probe_depth=3"))
 
 
+def add_second(folder: Path, boundary_ratio: float | None = 0.875) -> None:
+    """Make the model one of two transformers, like Wan 2.2 A14B."""
+    shutil.copytree(folder / "transformer", folder / "transformer_2")
+    second = ["diffusers", "WanTransformer3DModel"]
+    index = {"_class_name": "WanPipeline", "transformer_2": second, "boundary_ratio": boundary_ratio}
+    write_json(folder / "model_index.json", index)
+
+
+def test_two_transformers_are_told_apart_from_one_that_names_a_boundary(model: Path) -> None:
+    add_second(model)
+    facts = read_facts(model)
+    assert facts.boundary_timestep == 875 and facts.transformers == ("transformer", "transformer_2")
+    write_json(model / "scheduler" / "scheduler_config.json", {"num_train_timesteps": 200})
+    assert read_facts(model).boundary_timestep == 175
+    for index in ({"boundary_ratio": 0.9}, {"transformer_2": [None, None], "boundary_ratio": 0.9}):
+        write_json(model / "model_index.json", {"_class_name": "WanPipeline", **index})
+        assert read_facts(model).transformers == ("transformer",)
+    shutil.rmtree(model / "transformer_2")
+    add_second(model, boundary_ratio=None)
+    assert read_facts(model).transformers == ("transformer",)
+
+
+def test_settings_of_a_second_transformer(model: Path, config: Callable[..., Config]) -> None:
+    for word in ("low_noise_guidance is 3,", "no second transformer"):
+        assert word in refusal(config("sampling.low_noise_guidance=3"))
+    add_second(model)
+    write_json(model / "scheduler" / "scheduler_config.json", UNIPC)
+    check(config("sampling.low_noise_guidance=3"))
+    check(config("sampling.low_noise_guidance=0.5", "sampling.guidance=1"))
+    assert "guidance above 1" in refusal(config("sampling.low_noise_guidance=3", "sampling.guidance=1"))
+
+
+def test_a_report_that_skips_the_first_step_of_the_second_transformer(
+    model: Path, config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """10 steps with flow shift 3: the first four are at 875 and above."""
+    add_second(model)
+    write_json(model / "scheduler" / "scheduler_config.json", UNIPC)
+    report, overrides = tmp_path / "run.json", ("sampling.steps=10", "sampling.shift=3", "sampling.guidance=1")
+    for skipped, words in ((3, ()), (4, ("skips step 4", "compute step 4"))):
+        rows = [{"step": i, "branch": "cond", "action": "skip" if i == skipped else "compute"} for i in range(10)]
+        write_json(report, {"steps": rows})
+        checked = config(f"cache.replay={report}", *overrides)
+        if not words:
+            check(checked)
+        for word in words:
+            assert word in refusal(checked)
+
+
 def damage(how: str, folder: Path) -> None:
     weights = folder / "transformer" / "model-2.safetensors"
     index = folder / "model_index.json"
@@ -174,10 +225,18 @@ def damage(how: str, folder: Path) -> None:
             folder.mkdir()
         case "another pipeline":
             write_json(index, {"_class_name": "FluxPipeline"})
-        case "two transformers":
-            write_json(index, {"_class_name": "WanPipeline", "transformer_2": ["diffusers", "WanTransformer3DModel"]})
-        case "timestep per token":
-            write_json(index, {"_class_name": "WanPipeline", "expand_timesteps": True})
+        case "no second transformer":
+            add_second(folder)
+            shutil.rmtree(folder / "transformer_2")
+        case "another second transformer":
+            add_second(folder)
+            write_json(folder / "transformer_2" / "config.json", {"num_attention_heads": 4, "num_layers": 2})
+        case "second transformer cut short":
+            add_second(folder)
+            os.truncate(folder / "transformer_2" / "model-2.safetensors", 20)
+        case "garbled boundary":
+            add_second(folder)
+            write_json(index, json.loads(index.read_text()) | {"boundary_ratio": "most"})
         case "garbled JSON":
             (folder / "vae" / "config.json").write_text("{")
         case "JSON list":
@@ -206,8 +265,10 @@ def damage(how: str, folder: Path) -> None:
         ("no folder", ["no model folder", "model"]),
         ("empty folder", ["model_index.json", "missing"]),
         ("another pipeline", ["FluxPipeline", "WanPipeline"]),
-        ("two transformers", ["Wan 2.2"]),
-        ("timestep per token", ["Wan 2.2"]),
+        ("no second transformer", ["transformer_2", "config.json", "missing"]),
+        ("another second transformer", ["two transformers", "num_layers"]),
+        ("second transformer cut short", ["transformer_2", "model-2.safetensors", "cut short"]),
+        ("garbled boundary", ["most"]),
         ("garbled JSON", ["vae", "config.json"]),
         ("JSON list", ["vae", "config.json"]),
         ("no heads", ["num_attention_heads"]),
