@@ -72,7 +72,11 @@ class RuntimeConfig(_Section):
         False, description="Compare decisions and latents of all ranks bit by bit after each step, to find a culprit."
     )
     load_timeout_seconds: float = Field(
-        600, ge=1, le=86400, allow_inf_nan=False, description="Ranks wait this long for one another to load."
+        600,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="Ranks wait this long for one another to load, and to write the video.",
     )
     step_timeout_seconds: float = Field(
         60,

@@ -9,7 +9,8 @@ of the picture, so up- and downsampling never cross a boundary. What looks beyon
 
 Norms, activations, resampling and shortcuts stay inside a row of the latents. So the result differs from one rank's
 by the rounding of kernels that run on other shapes, and by nothing else: tests hold it to 1e-5 of the largest value in
-float32 and to 1e-12 in float64.
+float32 and to 1e-12 in float64. (Torch lets CUDA convolutions round their input to TF32 unless told otherwise: there
+rounding is coarser, on one rank as on many.)
 
 What travels: a convolution sends each neighbour one row, (frames + cached frames) × channels × width numbers, and
 attention sends every other rank this rank's keys and values. For the published Wan 2.1 VAE at 1280×720 over 8 ranks in

@@ -48,7 +48,7 @@ class Ranks:
 
     @property
     def first_in_replica(self) -> int:
-        """Global rank of the replica's first rank, which encodes prompts, decodes and writes."""
+        """Global rank of the replica's first rank, which encodes prompts and writes files."""
         return self.rank - self.replica_rank
 
 
