@@ -106,7 +106,7 @@ class HunyuanVideoAdapter:
         for condition in conditions:
             time, given_time = model.time_text_embed(timestep, condition.pooled_projections, condition.guidance)
             text = model.context_embedder(condition.prompt_embeds, timestep, condition.prompt_attention_mask)
-            text = shard_text(text[:, : condition.text_shards.num_tokens], condition.text_shards)
+            text = shard_text(text, condition.text_shards)  # which leaves out the padding at its end
             lanes.append(HunyuanVideoActivations(hidden_states, condition, text, time, given_time, given))
         return lanes
 

@@ -87,6 +87,32 @@ def test_ranks_answer_as_one(gang: Gang, alone: dict[str, list[Answer]], degrees
             assert relative(ours.text, theirs.text) <= 1e-5, size
 
 
+def ask_both(ranks: Ranks, kind: str) -> list[Tensor]:
+    """The velocities of two guidance branches, embedded together, whose texts have 7 and 2 tokens."""
+    transformer = make_transformer(kind, HEADS)
+    attention = install_sequence_attention(transformer, ranks, flash=False) if ranks.sequence_group else None
+    adapter = make_adapter(transformer)
+    latents, cond = make_inputs(kind, (4, 6, 8), 7, 4)
+    _, uncond = make_inputs(kind, (4, 6, 8), 2, 9)
+    shards = plan_shards(adapter.num_tokens(latents.shape), ranks)
+    if attention is not None:
+        attention.begin(shards, CollectiveMeter())
+    with torch.no_grad():
+        conditions = adapter.conditions([cond, uncond], latents, shards)
+        lanes = adapter.embed(latents, TIMESTEP, conditions, shards)
+        probes = [adapter.blocks(lane, 0, 1) for lane in lanes]
+        velocities = [adapter.head(adapter.blocks(probe, 1, adapter.num_blocks)) for probe in probes]
+    return [gather(velocity, shards, ranks, CollectiveMeter()) for velocity in velocities]
+
+
+@pytest.mark.parametrize("kind", ["text", "1.5 text"])
+def test_branches_have_texts_of_their_own_lengths(gang: Gang, kind: str) -> None:
+    expected = ask_both(Ranks(), kind)
+    for velocities in gang.run(ask_both, Degrees(ulysses=2, ring=2), kind):
+        for ours, theirs in zip(velocities, expected, strict=True):
+            assert relative(ours, theirs) <= 1e-5
+
+
 def attend(ranks: Ranks, lengths: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor, dict[str, int]]]:
     attention = install_sequence_attention(make_transformer("text", HEADS), ranks, flash=False)
     results = []
