@@ -32,6 +32,7 @@ from parallel.broadcast import Named, broadcast_from_first
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
 from parallel.sharding import Shards, plan_shards
+from parallel.weights import parameter_bytes
 
 Encoded = Sequence[Named]
 
@@ -62,7 +63,7 @@ class Generation:
             torch.cuda.reset_peak_memory_stats()
 
     def encode(self) -> Encoded:
-        """What every lane's prompt became, in the order of the lanes; the first rank encodes for all."""
+        """What every lane's prompt became, in the order of the lanes: what the first rank encoded, on all of them."""
         model, request = self._model, self._request
         with self._stage("encode"):
             encoded = None
@@ -72,13 +73,14 @@ class Generation:
                     request.negative_prompt,
                     uses_guidance(request.sampling.guidance),
                     request.sampling.max_sequence_length,
+                    self._meter,
                 )
-            return broadcast_from_first(encoded, model.ranks, self._meter)
+            return broadcast_from_first(encoded if model.is_first else None, model.ranks, self._meter)
 
     def denoise(self, encoded: Encoded, control: Callable[[], Control]) -> Tensor:
         """Final latents, float32 [samples, channels, frames, height, width], equal on every rank."""
         model, sampling = self._model, self._request.sampling
-        with self._stage("denoise"):
+        with self._stage("denoise"), model.running(self._meter):
             shape = model.facts.latents_shape(sampling.frames, sampling.height, sampling.width)
             noise = draw_noise(len(self._request.prompts), shape, self._request.seed, model.ranks.device)
             shards = plan_shards(model.adapter.num_tokens(noise.shape), model.ranks)
@@ -107,12 +109,14 @@ class Generation:
             self._request.sampling.guidance_of(number),
             self._meter,
             self._stopwatch,
+            model.experts[number].weights,
         )
 
     def collect_usage(self) -> reporting.RankUsage:
         """The largest of what any rank used, on every rank."""
         model = self._model
         usage = reporting.RankUsage(
+            weight_bytes=sum(parameter_bytes(expert.adapter.transformer) for expert in model.experts),
             cache_bytes=self._cache_bytes,
             collective_bytes=dict(self._meter.sent_bytes),
             agreement_seconds=self._agreement.seconds,
@@ -174,7 +178,11 @@ class Generation:
         return {
             "schema": reporting.SCHEMA,
             "request": reporting.describe_request(
-                model.config, self._request, model.ranks.degrees, reporting.block_dtype(model.adapter.transformer)
+                model.config,
+                self._request,
+                model.ranks.degrees,
+                reporting.block_dtype(model.adapter.transformer),
+                shard_weights=model.experts[0].weights is not None,
             ),
             "model": reporting.describe_model(model.facts, [e.adapter.transformer for e in model.experts]),
             "versions": reporting.describe_versions(),
@@ -186,6 +194,7 @@ class Generation:
                 "computed": len(log.rows) - log.skipped,
                 "skipped": log.skipped,
                 "block_fraction": log.block_fraction(model.adapter.num_blocks, self._controllers[0].probe_blocks),
+                "weight_bytes_per_rank": usage.weight_bytes,
                 "cache_bytes_per_rank": usage.cache_bytes,
                 "collective_bytes_per_rank": sum(usage.collective_bytes.values()),
                 "collective_bytes_by_kind": usage.collective_bytes,

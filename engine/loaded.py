@@ -1,5 +1,7 @@
 """What stays in memory between requests."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +9,7 @@ from diffusers import WanTransformer3DModel
 
 from engine.components.autoencoder import Autoencoder, load_autoencoder
 from engine.components.text_encoder import TextEncoder
-from engine.components.transformer import load_transformer, uses_flash
+from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
 from engine.denoise import load_scheduler_config
 from engine.models.adapter import Adapter
@@ -17,6 +19,7 @@ from engine.residency import Residency, fits, weight_bytes
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
+from parallel.weights import ShardedWeights
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class Expert:
 
     adapter: Adapter
     attention: Any  # parallel.attention.SequenceAttention, or None where one rank holds the sequence
+    weights: ShardedWeights | None  # None where each rank holds all of them
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One rank's share of a checkpoint. The first rank of a replica alone encodes text and writes video."""
+    """One rank's share of a checkpoint. The first rank of a replica alone encodes text, unless the weights are shared
+    out, and writes video."""
 
     config: Config
     ranks: Ranks
@@ -56,6 +61,15 @@ class LoadedModel:
             if expert.attention is not None:
                 expert.attention.begin(shards, meter)
 
+    @contextmanager
+    def running(self, meter: CollectiveMeter) -> Iterator[None]:
+        """The transformers may run inside."""
+        with ExitStack() as stack:
+            for expert in self.experts:
+                if expert.weights is not None:
+                    stack.enter_context(expert.weights.running(meter))
+            yield
+
 
 def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     """Load what this rank needs.
@@ -66,7 +80,8 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     """
     is_first = ranks.replica_rank == 0
     facts = read_facts(config.model.path)
-    experts, residency = load_experts(config, ranks, facts)
+    sharded = config.parallel.shard_weights and ranks.replica_size > 1
+    experts, residency = load_experts(config, ranks, facts, sharded)
     return LoadedModel(
         config=config,
         ranks=ranks,
@@ -74,23 +89,32 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         experts=experts,
         residency=residency,
         scheduler_config=load_scheduler_config(config),
-        text_encoder=TextEncoder(config, ranks.device) if is_first else None,
+        text_encoder=TextEncoder(config, ranks, sharded) if is_first or sharded else None,
         autoencoder=load_autoencoder(config, ranks),
     )
 
 
-def load_experts(config: Config, ranks: Ranks, facts: ModelFacts) -> tuple[tuple[Expert, ...], Residency]:
-    """The transformers one after the other, each on the device before the next is read, as long as there is room."""
-    transformers: list[WanTransformer3DModel] = []
+def load_experts(
+    config: Config, ranks: Ranks, facts: ModelFacts, sharded: bool
+) -> tuple[tuple[Expert, ...], Residency]:
+    """The transformers one after the other, each on the device before the next is read, as long as there is room.
+
+    Args:
+        sharded: the ranks of the replica share the weights out; then all parts stay on the device.
+    """
+    experts: list[Expert] = []
     together = True
     for subfolder in facts.transformers:
-        transformer = load_transformer(config, ranks.device, subfolder)
-        together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
-        transformers.append(transformer if transformers and not together else transformer.to(ranks.device))
-    experts = tuple(
-        Expert(WanAdapter(transformer), _install(transformer, config, ranks)) for transformer in transformers
-    )
-    return experts, Residency(transformers, ranks.device, together)
+        weights = None
+        if sharded:
+            transformer, weights = load_sharded_transformer(config, ranks, subfolder)
+        else:
+            transformer = load_transformer(config, ranks.device, subfolder)
+            together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
+            if together or not experts:
+                transformer = transformer.to(ranks.device)
+        experts.append(Expert(WanAdapter(transformer), _install(transformer, config, ranks), weights))
+    return tuple(experts), Residency([expert.adapter.transformer for expert in experts], ranks.device, together)
 
 
 def _install(transformer: WanTransformer3DModel, config: Config, ranks: Ranks) -> Any:

@@ -15,6 +15,7 @@ from parallel.agreement import Agreed, Agreement, Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards, gather
+from parallel.weights import ShardedWeights
 
 
 class VelocityPredictor:
@@ -32,12 +33,14 @@ class VelocityPredictor:
         guidance: float,
         meter: CollectiveMeter,
         stopwatch: Stopwatch,
+        weights: ShardedWeights | None = None,
     ) -> None:
         """
         Args:
             lanes: all lanes of the request, in the same order on every rank.
             conditions: the adapter's, of every lane that this rank computes.
             stopwatch: takes the seconds of each (step index, lane) of this rank.
+            weights: the transformer's, where the ranks share them out.
         """
         self._adapter = adapter
         self._controller = controller
@@ -48,6 +51,7 @@ class VelocityPredictor:
         self._guidance = guidance
         self._meter = meter
         self._stopwatch = stopwatch
+        self._weights = weights
         self._lanes = lanes
         self._own = own_lanes(lanes, ranks)
 
@@ -69,6 +73,7 @@ class VelocityPredictor:
         velocities = {}
         for lane in self._own:
             with self._stopwatch.lap((step.index, lane)):
+                self._take_part(lane, decisions)
                 hidden_states = self._finish(lane, decisions[lane], entering.pop(lane), probes.pop(lane))
                 velocities[lane] = adapter.head(hidden_states)
         laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
@@ -129,6 +134,15 @@ class VelocityPredictor:
         output: Activations = adapter.blocks(probe, controller.probe_blocks, adapter.num_blocks)
         controller.record(lane, x, probe.hidden_states, output.hidden_states)
         return output
+
+    def _take_part(self, lane: Lane, decisions: Mapping[Lane, Decision]) -> None:
+        """Where weights are shared out, a rank whose branch is skipped still has to give its parts of the blocks to
+        the ranks that compute the sample's other branch."""
+        if self._weights is None or decisions[lane].action != "skip":
+            return
+        elsewhere = [other for other in self._lanes if other.sample == lane.sample and other not in self._own]
+        if any(decisions[other].action != "skip" for other in elsewhere):
+            self._weights.take_part(self._controller.probe_blocks, self._adapter.num_blocks)
 
     def _lay_out(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
         return self._adapter.unpatchify(gather(tokens, self._shards, self._ranks, self._meter), latents_shape)

@@ -66,6 +66,7 @@ class StepLog:
 class RankUsage:
     """What one rank used during a request; the largest over the ranks is reported."""
 
+    weight_bytes: int
     cache_bytes: int
     collective_bytes: dict[str, int]
     agreement_seconds: float
@@ -78,6 +79,7 @@ class RankUsage:
         kinds = sorted({kind for usage in usages for kind in usage.collective_bytes})
         lanes = {key for usage in usages for key in usage.lane_seconds}
         return RankUsage(
+            weight_bytes=max(usage.weight_bytes for usage in usages),
             cache_bytes=max(usage.cache_bytes for usage in usages),
             collective_bytes={kind: max(u.collective_bytes.get(kind, 0) for u in usages) for kind in kinds},
             agreement_seconds=max(usage.agreement_seconds for usage in usages),
@@ -86,7 +88,9 @@ class RankUsage:
         )
 
 
-def describe_request(config: Config, request: GenerationRequest, degrees: Degrees, dtype: str) -> dict[str, Any]:
+def describe_request(
+    config: Config, request: GenerationRequest, degrees: Degrees, dtype: str, shard_weights: bool
+) -> dict[str, Any]:
     """The resolved values, under the names of the options and configuration keys."""
     prompts = request.prompts
     return {
@@ -96,7 +100,7 @@ def describe_request(config: Config, request: GenerationRequest, degrees: Degree
         "model": {"path": config.model.path, "dtype": dtype},
         "sampling": request.sampling.model_dump(),
         "cache": config.cache.model_dump(mode="json"),
-        "parallel": asdict(degrees),
+        "parallel": asdict(degrees) | {"shard_weights": shard_weights},
     }
 
 

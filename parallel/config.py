@@ -24,6 +24,9 @@ class ParallelConfig(BaseModel):
     ulysses: int | None = Field(None, ge=1, description="Ranks that exchange attention heads; divides the heads.")
     ring: int | None = Field(None, ge=1, description="Ranks that pass keys and values around; any number.")
     tensor: int = Field(1, ge=1, description="Only 1: xDiT has no tensor-parallel video model.")
+    shard_weights: bool = Field(
+        False, description="Ranks of a replica share its weights out; each gathers a block when it runs."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from typing import Any
 
 import accelerate
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from engine.errors import RankFailure
@@ -13,11 +14,17 @@ from engine.errors import RankFailure
 
 def load_component(load: Any, path: str, **options: Any) -> Any:
     """Call a ``from_pretrained``, turning what it raises about the files into one sentence."""
-    try:
+    with loading(options.get("subfolder", "text encoder"), path):
         return load(path, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+
+
+@contextmanager
+def loading(part: str, path: str) -> Iterator[None]:
+    """Turn what is raised about the files of a part of the model into one sentence."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        part = options.get("subfolder", "text encoder")
         raise RankFailure(f"The {part} of {path} cannot be loaded ({reason}): check the model folder.") from error
 
 

@@ -2,11 +2,16 @@
 
 import importlib.util
 
+import accelerate
 import torch
 from diffusers import WanTransformer3DModel
 
-from engine.components.files import load_component
+from engine.components.files import load_component, loading
 from engine.config import Config
+from engine.models.facts import weight_files
+from parallel.ranks import Ranks
+from parallel.slices import load_slices
+from parallel.weights import ShardedWeights, shard_pieces
 
 
 def transformer_dtype(config: Config, device: torch.device) -> torch.dtype:
@@ -33,3 +38,31 @@ def load_transformer(config: Config, device: torch.device, subfolder: str = "tra
     if uses_flash(config, device):
         transformer.set_attention_backend("flash")
     return transformer.eval()
+
+
+def load_sharded_transformer(
+    config: Config, ranks: Ranks, subfolder: str = "transformer"
+) -> tuple[WanTransformer3DModel, ShardedWeights]:
+    """The same denoiser with only this rank's part of its weights; no rank ever holds or reads all of them."""
+    path = config.model.path
+    with loading(subfolder, path):
+        transformer = empty_transformer(WanTransformer3DModel, path, subfolder, transformer_dtype(config, ranks.device))
+        if uses_flash(config, ranks.device):
+            transformer.set_attention_backend("flash")
+        weights = shard_pieces(transformer, ranks)
+        ignored = transformer._keys_to_ignore_on_load_unexpected or ()
+        load_slices(transformer, list(weight_files(path, subfolder)), ranks.device, ignored)
+    return transformer.eval(), weights
+
+
+def empty_transformer(
+    kind: type[WanTransformer3DModel], path: str, subfolder: str, dtype: torch.dtype
+) -> WanTransformer3DModel:
+    """A transformer with parameters on the meta device, in the dtypes of ``kind.from_pretrained(dtype=dtype)``;
+    its buffers are real."""
+    with accelerate.init_empty_weights(include_buffers=False):
+        transformer = kind.from_config(kind.load_config(path, subfolder=subfolder))
+    kept = set(kind._keep_in_fp32_modules or ())
+    for name, parameter in transformer.named_parameters():
+        parameter.data = parameter.to(torch.float32 if kept & set(name.split(".")) else dtype)
+    return transformer.requires_grad_(False)

@@ -98,7 +98,7 @@ def read_facts(model_path: str | Path) -> ModelFacts:
     if facts.boundary_timestep is not None:
         _check_alike(transformer, _read_json(folder / "transformer_2" / "config.json"), folder)
     for component in (*facts.transformers, "vae", "text_encoder"):
-        for file in _weight_files(folder / component, _WEIGHTS[component]):
+        for file in weight_files(folder, component):
             _check_weight_file(file)
     return facts
 
@@ -148,7 +148,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _weight_files(folder: Path, stem: str) -> Iterator[Path]:
+def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
+    """The safetensors files of "transformer", "vae" or "text_encoder": one, or those that its index lists."""
+    folder, stem = Path(model_path) / component, _WEIGHTS[component]
     shards = folder / f"{stem}.safetensors.index.json"
     if shards.is_file():
         names = _read_json(shards).get("weight_map", {}).values()

@@ -67,7 +67,7 @@ class WanAdapter:
         - ``image_embeds`` [images, 257, image_dim] (Wan 2.1 with an image): CLIP's last hidden states but one, of
           the first image, or of the first and the last where the model has ``pos_embed_seq_len``;
         - ``latent_condition`` [1, 4 + channels, frames, height, width] (models with more input than output channels):
-          the mask of the given frames, then the encoded video of given and black frames, float32;
+          the mask of the given frames, then the encoded video of given frames and zeros, float32;
         - ``first_frame`` [1, channels, 1, height, width] (Wan 2.2 TI2V 5B with an image): the encoded image, float32.
         """
         cos, sin = self.transformer.rope(latents[:1])

@@ -2,7 +2,7 @@
 
 Configurations: ``get_transformer_config`` in scripts/convert_wan_to_diffusers.py of huggingface/diffusers, which wrote
 the ``transformer/config.json`` of the Wan-AI/*-Diffusers checkpoints, with the defaults of the class that
-``save_config`` adds. Dimensions agree with wan/configs of Wan-Video/Wan2.1 and Wan-Video/Wan2.2.
+``save_config`` adds. Dimensions agree with the authors' own wan/configs, as ml-explore/mlx-examples holds them.
 """
 
 from typing import Any

@@ -1,8 +1,9 @@
 """Published sizes on the meta device: a wrong configuration shows without weights.
 
 Parameter counts are those of the weight files of the Wan-AI checkpoints, as their hosts and the tools that read their
-headers report them; dimensions come from wan/configs of Wan-Video/Wan2.1 and Wan-Video/Wan2.2. The 14B files with CLIP
-hold one more vector of 5120 numbers a block, ``norm_added_q``, which diffusers drops on loading.
+headers report them; dimensions come from the authors' wan/configs (video/Wan2.1 and video/Wan2.2 of
+ml-explore/mlx-examples hold them). The 14B files with CLIP have one more vector of 5120 numbers a block,
+``norm_added_q``, which diffusers drops on loading. Nobody reports FLF2V: it is I2V with a table of positions.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,73 @@
+"""Reads from a checkpoint's files only what this rank holds of it."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+def load_slices(module: nn.Module, files: Sequence[Path], device: torch.device, ignored: Iterable[str] = ()) -> None:
+    """Fill a module on the meta device from safetensors files, cast to the dtypes of its parameters.
+
+    Of a parameter that is sharded over ranks, only this rank's rows are read. Nothing is collective.
+
+    torch's own reader of such files (``torch.distributed.checkpoint.HuggingFaceStorageReader``) takes every file in
+    the folder, so a second copy of the weights beside them (in float16, say) would silently replace the first.
+
+    Args:
+        device: where the parameters shall be.
+        ignored: regular expressions; a tensor whose name one of them finds may lie in the files without being wanted.
+
+    Raises:
+        ValueError: a tensor is missing, has another shape, or is not the module's; a phrase that names it.
+        OSError, safetensors.SafetensorError: a file cannot be read.
+    """
+    wanted: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    names = defaultdict(list)  # of each tensor: tied ones have several, of which the files hold one
+    for name, tensor in wanted.items():
+        names[id(tensor)].append(name)
+    held = {file: _check_header(file, wanted, [re.compile(pattern) for pattern in ignored]) for file in files}
+    found = {id(wanted[name]) for there in held.values() for name in there}
+    for name, tensor in wanted.items():
+        if id(tensor) not in found:
+            raise ValueError(f"the tensor {name} is missing")
+    for file, there in held.items():  # one file at a time, since uneven shards are copied once more to be padded
+        parts: dict[str, Tensor] = {}
+        with safe_open(file, framework="pt") as source:
+            for name in there:
+                part = _read(source.get_slice(name), wanted[name], device)
+                parts |= dict.fromkeys(names[id(wanted[name])], part)
+        module.load_state_dict(parts, strict=False, assign=True)
+
+
+def _check_header(file: Path, wanted: dict[str, Tensor], ignored: Sequence[re.Pattern[str]]) -> list[str]:
+    """The names of the wanted tensors in a file; looks at nothing but its header."""
+    there = []
+    with safe_open(file, framework="pt") as source:
+        for name in source.keys():  # noqa: SIM118  it is no dictionary
+            if name in wanted:
+                shape, expected = source.get_slice(name).get_shape(), list(wanted[name].shape)
+                if shape != expected:
+                    raise ValueError(f"{name} has the shape {shape} in {file.name} instead of {expected}")
+                there.append(name)
+            elif not any(pattern.search(name) for pattern in ignored):
+                raise ValueError(f"{file.name} holds {name}, which this model does not have")
+    return there
+
+
+def _read(source: Any, wanted: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a file, or this rank's rows of it."""
+    tensor = torch.empty_like(wanted, device=device)
+    if not isinstance(tensor, DTensor):
+        return tensor.copy_(source[:])
+    local = tensor.to_local()
+    if local.numel():  # more ranks than rows leave some without any
+        (chunk,) = tensor.__create_chunk_list__()
+        local.copy_(source[tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))])
+    return tensor

@@ -1,0 +1,151 @@
+"""Weights that the ranks of a model replica share out: each holds a part of every tensor (torch's FSDP2).
+
+A *unit* is a module whose parameters are gathered together right before it runs and dropped right after: each block,
+and each layer outside the blocks. The gathers are collectives, so all ranks of the replica have to run the same units
+in the same order; a rank that has nothing to compute takes part with :meth:`ShardedWeights.take_part`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
+from torch.distributed.tensor import DTensor
+
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+class ShardedWeights:
+    """The sharded weights of one module, made by :func:`shard_pieces` or :func:`shard_whole`."""
+
+    def __init__(self, root: "_Root", blocks: Sequence[FSDPModule], gathering: "_MeteredAllGather") -> None:
+        self.blocks = blocks
+        self._root = root
+        self._gathering = gathering
+
+    @contextmanager
+    def running(self, meter: CollectiveMeter) -> Iterator[None]:
+        """The module may run inside, once it is loaded; what it gathers is counted by ``meter`` as "weights"."""
+        self._gathering.meter = meter
+        self._root()
+        try:
+            yield
+        finally:
+            # Drops what was gathered ahead for a block that then did not run, and torch's record of every forward
+            # pass, which only a backward pass would empty otherwise.
+            self._root.reset_iter_state()  # type: ignore[operator]
+
+    def take_part(self, start: int, stop: int) -> None:
+        """Give the other ranks this rank's parts of blocks ``start`` to ``stop - 1``, which run there and not here.
+
+        Gathers what running them here would have gathered, in the same order.
+        """
+        for block in self.blocks[start:stop]:
+            block.unshard()
+            block.reshard()
+
+
+def shard_pieces(module: nn.Module, ranks: Ranks) -> ShardedWeights:
+    """Shard a module whose blocks and layers are run one by one, never its own forward pass.
+
+    Units are its blocks (:func:`list_blocks`) and every layer outside them that has a matrix. Parameters that belong
+    to neither stay whole on every rank (of Wan, one table of 2 x dim numbers).
+
+    Args:
+        module: on the meta device, in the dtypes it shall have; no parameter requires a gradient.
+        ranks: of a replica with more than one rank.
+    """
+    blocks = list_blocks(module)
+    weights = _shard(module, [*blocks, *_layers_outside(blocks, module)], blocks, ranks, OffloadPolicy())
+    # By itself torch gathers ahead only within a module whose own forward pass runs. A cached step stops after the
+    # probe and keeps the one block gathered ahead for the step after it.
+    for block, following in pairwise(weights.blocks):
+        block.set_modules_to_forward_prefetch([following])
+    return weights
+
+
+def shard_whole(module: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> ShardedWeights:
+    """Shard a module that is called as a whole. Its parts lie in the host's memory; what runs is on the device.
+
+    Units are ``blocks``, every layer outside them that has a matrix, and all that is left.
+
+    Args:
+        module: on the meta device, in the dtypes it shall have; no parameter requires a gradient. Layers with tied
+            weights must be one and the same layer.
+        ranks: of a replica with more than one rank.
+    """
+    policy = CPUOffloadPolicy() if ranks.device.type == "cuda" else OffloadPolicy()
+    return _shard(module, [*blocks, *_layers_outside(blocks, module), module], blocks, ranks, policy)
+
+
+def _shard(
+    module: nn.Module, units: Sequence[nn.Module], blocks: Sequence[nn.Module], ranks: Ranks, policy: OffloadPolicy
+) -> ShardedWeights:
+    assert ranks.replica_group is not None
+    mesh = DeviceMesh.from_group(ranks.replica_group, ranks.device.type)
+    gathering = _MeteredAllGather()
+    sharded = {unit: fully_shard(unit, mesh=mesh, reshard_after_forward=True, offload_policy=policy) for unit in units}
+    for unit in sharded.values():
+        unit.set_custom_all_gather(gathering)
+    whole = {parameter for parameter in module.parameters() if not isinstance(parameter, DTensor)}
+    root = _Root(module)
+    fully_shard(root, mesh=mesh, ignored_params=whole)
+    return ShardedWeights(root, [sharded[block] for block in blocks], gathering)
+
+
+def list_blocks(module: nn.Module) -> list[nn.Module]:
+    """The members of a module's own lists of modules, in order: what a transformer repeats."""
+    return [block for child in module.children() if isinstance(child, nn.ModuleList) for block in child]
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of parameters that this rank holds while nothing is gathered, the filling of uneven shards included."""
+    return sum(
+        parameter.to_local().untyped_storage().nbytes() if isinstance(parameter, DTensor) else parameter.nbytes
+        for parameter in module.parameters()
+    )
+
+
+def _layers_outside(blocks: Sequence[nn.Module], module: nn.Module) -> list[nn.Module]:
+    """Modules outside the blocks that are made of nothing but parameters, at least one of them a matrix."""
+    inside = {part for block in blocks for part in block.modules()}
+    return [
+        part
+        for part in module.modules()
+        if part not in inside
+        and next(part.children(), None) is None
+        and any(parameter.ndim > 1 for parameter in part.parameters(recurse=False))
+    ]
+
+
+class _Root(nn.Module):
+    """Where torch keeps the streams and books of all units below. It has to run first, and does nothing."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self) -> None:
+        pass
+
+
+class _MeteredAllGather(AllGather):
+    """torch's own all-gather, counted."""
+
+    def __init__(self) -> None:
+        self.meter = CollectiveMeter()
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
+    ) -> dist.Work | None:
+        self.meter.count("weights", input_tensor, group.size() - 1)
+        return dist.all_gather_single(output_tensor, input_tensor, group=group, async_op=async_op)
