@@ -352,6 +352,4 @@ def damage(folder: Path, part: str, how: str) -> Path:
         case "unexpected":
             tensors["surprise"] = torch.zeros(2)
     save_file(tensors, file)
-    if how == "garbled":
-        file.write_bytes(b"PK\x03\x04" + bytes(100))
     return file
