@@ -31,7 +31,17 @@ def generate_all(ranks: Ranks, config: Config, folder: Path) -> list[dict] | Non
     return Engine(load_model(config, ranks), Progress()).generate_all(tasks_for(config, folder))
 
 
-@pytest.mark.parametrize("degrees", [Degrees(data=2), Degrees(data=2, ulysses=2), Degrees(data=3)], ids=str)
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        Degrees(data=2),
+        Degrees(data=2, ulysses=2),
+        Degrees(data=3),
+        pytest.param(Degrees(data=2, cfg=2, ring=2), marks=pytest.mark.slow),
+        pytest.param(Degrees(data=4, ulysses=2), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_every_video_is_what_it_is_alone(gang: Gang, tmp_path: Path, degrees: Degrees) -> None:
     config = tiny_config(*SMALL)
     results = gang.run(generate_all, degrees, config, tmp_path)

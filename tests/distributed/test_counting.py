@@ -1,0 +1,62 @@
+"""The run report's bytes are those of the theory, for every kind of collective."""
+
+import pytest
+
+from engine.config import Config
+from engine.engine import Engine
+from engine.loaded import load_model
+from engine.progress import Progress
+from engine.request import make_request
+from parallel.degrees import Degrees
+from parallel.ranks import Ranks
+from tests.conftest import PROMPT, tiny_config
+from tests.distributed.gang import Gang
+
+STEPS, LANES, BLOCKS, DIM, FLOAT = 3, 2, 12, 128, 4
+SIZES = {80: (17, 64, 64), 42: (5, 48, 112)}  # by tokens
+TEXT_BYTES = 512 * 64 * FLOAT
+VELOCITY_OF_TOKEN = 1 * 2 * 2 * 16 * FLOAT
+
+
+def generate(ranks: Ranks, config: Config) -> dict | None:
+    return Engine(load_model(config, ranks), Progress()).generate(make_request([PROMPT], "", 7, config.sampling)).report
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        Degrees(ulysses=2),
+        Degrees(ulysses=4),
+        Degrees(ring=2),
+        Degrees(ring=3),
+        Degrees(ulysses=2, ring=2),
+        Degrees(cfg=2, ulysses=2),
+        Degrees(cfg=2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tokens", SIZES)
+def test_bytes_of_a_whole_run(gang: Gang, degrees: Degrees, tokens: int) -> None:
+    """Ulysses (Jacobs et al. 2023): query, key, value and output each send (U-1)/U of a rank's tokens; a ring (Liu et
+    al. 2023) passes key and value on R-1 times. What is uneven travels as the longest shard."""
+    frames, height, width = SIZES[tokens]
+    sizes = (f"sampling.frames={frames}", f"sampling.height={height}", f"sampling.width={width}")
+    config = tiny_config("cache.method=none", f"sampling.steps={STEPS}", *sizes)
+    report = gang.run(generate, degrees, config)[0]
+
+    longest = -(-tokens // degrees.sequence)
+    own_lanes = LANES // degrees.cfg
+    passes = STEPS * own_lanes
+    peers = degrees.replica_size - 1
+    shard_bytes = longest * DIM * FLOAT
+    expected = {
+        "all_to_all": passes * BLOCKS * 4 * shard_bytes * (degrees.ulysses - 1) // degrees.ulysses,
+        "ring": passes * BLOCKS * 2 * shard_bytes * (degrees.ring - 1),
+        "all_gather": passes * longest * VELOCITY_OF_TOKEN * (degrees.sequence - 1),
+        "guidance": STEPS * tokens * VELOCITY_OF_TOKEN * (degrees.cfg - 1),
+        "agreement": STEPS * 4 * 8 * peers,  # step, tokens, control and finiteness; without a cache there are no sums
+        "broadcast": LANES * TEXT_BYTES * peers,
+    }
+    counted = report["totals"]["collective_bytes_by_kind"]
+    assert counted == {kind: number for kind, number in expected.items() if number or kind in counted}
+    assert report["totals"]["collective_bytes_per_rank"] == sum(expected.values())
