@@ -55,7 +55,8 @@ def shard_pieces(module: nn.Module, ranks: Ranks) -> ShardedWeights:
     """Shard a module whose blocks and layers are run one by one, never its own forward pass.
 
     Units are its blocks (:func:`list_blocks`) and every layer outside them that has a matrix. Parameters that belong
-    to neither stay whole on every rank (of Wan, one table of 2 x dim numbers).
+    to neither stay whole on every rank (of Wan, one table of 2 x dim numbers). While blocks run, a rank holds three
+    blocks' worth beside its part: the block that runs, the buffer in which it came, and the next one's buffer.
 
     Args:
         module: on the meta device, in the dtypes it shall have; no parameter requires a gradient.
