@@ -16,10 +16,11 @@ from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
+from engine.conditions import encode
 from engine.denoise import denoise, draw_noise, make_scheduler
 from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
-from engine.guidance import all_lanes, own_lanes, uses_guidance
+from engine.guidance import all_lanes, own_lanes
 from engine.loaded import LoadedModel
 from engine.predictor import VelocityPredictor
 from engine.progress import Progress
@@ -28,7 +29,7 @@ from engine.timing import StageClock, Stopwatch
 from engine.video import write_video
 from parallel.agreement import Agreement, Control
 from parallel.audit import Audit
-from parallel.broadcast import Named, broadcast_from_first
+from parallel.broadcast import Named
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
 from parallel.sharding import Shards, plan_shards
@@ -63,19 +64,9 @@ class Generation:
             torch.cuda.reset_peak_memory_stats()
 
     def encode(self) -> Encoded:
-        """What every lane's prompt became, in the order of the lanes: what the first rank encoded, on all of them."""
-        model, request = self._model, self._request
+        """What the prompts and images became for every lane, in the order of the lanes, equal on every rank."""
         with self._stage("encode"):
-            encoded = None
-            if model.text_encoder is not None:
-                encoded = model.text_encoder.encode(
-                    request.prompts,
-                    request.negative_prompt,
-                    uses_guidance(request.sampling.guidance),
-                    request.sampling.max_sequence_length,
-                    self._meter,
-                )
-            return broadcast_from_first(encoded if model.is_first else None, model.ranks, self._meter)
+            return encode(self._model, self._request, self._meter)
 
     def denoise(self, encoded: Encoded, control: Callable[[], Control]) -> Tensor:
         """Final latents, float32 [samples, channels, frames, height, width], equal on every rank."""

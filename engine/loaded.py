@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import WanTransformer3DModel
 
 from engine.components.autoencoder import Autoencoder, load_autoencoder
+from engine.components.image_encoder import ImageEncoder
 from engine.components.text_encoder import TextEncoder
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
@@ -34,7 +35,7 @@ class Expert:
 @dataclass(frozen=True)
 class LoadedModel:
     """One rank's share of a checkpoint. The first rank of a replica alone encodes text, unless the weights are shared
-    out, and writes video."""
+    out, looks at images, and writes video."""
 
     config: Config
     ranks: Ranks
@@ -43,6 +44,7 @@ class LoadedModel:
     residency: Residency
     scheduler_config: dict[str, Any]
     text_encoder: TextEncoder | None
+    image_encoder: ImageEncoder | None  # on the first rank of a replica, where the model has CLIP
     autoencoder: Autoencoder
     load_seconds: float = 0.0
 
@@ -90,6 +92,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         residency=residency,
         scheduler_config=load_scheduler_config(config),
         text_encoder=TextEncoder(config, ranks, sharded) if is_first or sharded else None,
+        image_encoder=ImageEncoder(config, ranks) if is_first and facts.clip_images else None,
         autoencoder=load_autoencoder(config, ranks),
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
+from engine.images import read_image
 from engine.layout import lay_out
 from engine.models.facts import ModelFacts, read_facts
 from engine.request import GenerationRequest
@@ -32,8 +33,8 @@ def preflight(
         tasks: at least one; all are sampled alike.
         ranks: the world size, or None to derive it from ``config.parallel`` and the devices of this machine.
         local_ranks: how many of them run on this machine; all of them if None.
-        rank: this process's rank; output folders are checked only where they will be written to, since other
-            machines may not have them. None, for a launcher, checks them as well.
+        rank: this process's rank; images and output folders are checked only where they will be read and written,
+            since other machines may not have them. None, for a launcher, checks them as well.
         nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
 
     Returns:
@@ -48,10 +49,15 @@ def preflight(
     request = tasks[0].request
     check_size(request.sampling, facts)
     _check_guidance(request, facts)
+    _check_images(request, facts)
     placement = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
     degrees = placement.degrees
     _check_replicas(degrees, len(tasks))
     if rank is None or rank % degrees.replica_size == 0:
+        if request.image:
+            read_image(request.image, "--image")
+        if request.last_image:
+            read_image(request.last_image, "--last-image")
         for task in tasks:
             _check_outputs(task.outputs, Path(config.model.path))
     # last, because these import torch
@@ -134,6 +140,33 @@ def _check_guidance(request: GenerationRequest, facts: ModelFacts) -> None:
             f"sampling.low_noise_guidance is {second:g}, but sampling.guidance is {first:g}, which leaves one branch "
             "for both transformers: use guidance above 1."
         )
+
+
+def _check_images(request: GenerationRequest, facts: ModelFacts) -> None:
+    """Whether the model can do with the images that are given, and without those that are not."""
+    image, last, sampling = request.image, request.last_image, request.sampling
+    if image is None:
+        if facts.image_input == "channels":
+            raise InvalidInput(f"This model makes videos from images, but there is none: give {_wanted(facts)}.")
+        return
+    if facts.image_input == "none":
+        raise InvalidInput(f"--image is {str(image)!r}, but this model takes text alone: leave it out.")
+    if last is None and facts.clip_images == 2:
+        raise InvalidInput(f"This model makes videos between two images, but there is one: give {_wanted(facts)}.")
+    if last is not None:
+        if facts.clip_images == 1 or facts.image_input == "first frame":
+            raise InvalidInput(f"--last-image is {str(last)!r}, but this model takes a first one alone: leave it out.")
+        if sampling.frames == 1:
+            raise InvalidInput("sampling.frames is 1, which leaves no place for --last-image: ask for more frames.")
+    if facts.clip_images and sampling.max_sequence_length != 512:
+        raise InvalidInput(
+            f"sampling.max_sequence_length is {sampling.max_sequence_length}, but this model tells its image tokens "
+            "from 512 text tokens: use 512."
+        )
+
+
+def _wanted(facts: ModelFacts) -> str:
+    return "--image and --last-image" if facts.clip_images == 2 else "--image"
 
 
 def _check_replicas(degrees: Degrees, num_tasks: int) -> None:

@@ -97,6 +97,8 @@ def describe_request(
         "prompt": prompts[0] if len(prompts) == 1 else list(prompts),
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
+        "image": _text(request.image),
+        "last_image": _text(request.last_image),
         "model": {"path": config.model.path, "dtype": dtype},
         "sampling": request.sampling.model_dump(),
         "cache": config.cache.model_dump(mode="json"),
@@ -168,6 +170,10 @@ class FramesHash:
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write the report as JSON."""
     path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _number(value: float | None) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.config import SamplingConfig
 from engine.errors import InvalidInput, first_problem
@@ -23,6 +24,8 @@ class GenerationRequest(BaseModel):
     prompts: tuple[str, ...] = Field(min_length=1, description="What to show; one video each.")
     negative_prompt: str = Field("", description="What to keep away from; used where guidance is above 1.")
     seed: int = Field(0, ge=0, lt=2**63, description="torch.Generator takes no more than 63 bits.")
+    image: Path | None = Field(None, description="File of the first frame, which the videos of all prompts share.")
+    last_image: Path | None = Field(None, description="File of the last frame; only with a first.")
     sampling: SamplingConfig
 
     @field_validator("prompts")
@@ -32,6 +35,14 @@ class GenerationRequest(BaseModel):
             if not prompt.strip():
                 raise ValueError(f"--prompt is {prompt!r}, which is empty: say what the video should show.")
         return prompts
+
+    @model_validator(mode="after")
+    def _first_before_last(self) -> Self:
+        if self.last_image is not None and self.image is None:
+            raise ValueError(
+                f"--last-image is {str(self.last_image)!r}, but there is no first: give that with --image."
+            )
+        return self
 
     @field_validator("prompts", "negative_prompt")
     @classmethod
@@ -44,7 +55,12 @@ class GenerationRequest(BaseModel):
 
 
 def make_request(
-    prompts: Sequence[str], negative_prompt: str, seed: int, sampling: SamplingConfig
+    prompts: Sequence[str],
+    negative_prompt: str,
+    seed: int,
+    sampling: SamplingConfig,
+    image: Path | None = None,
+    last_image: Path | None = None,
 ) -> GenerationRequest:
     """Build a request from what a user typed.
 
@@ -54,7 +70,14 @@ def make_request(
     if not prompts:
         raise InvalidInput("There is no prompt: say what the video should show with --prompt.")
     try:
-        return GenerationRequest(prompts=tuple(prompts), negative_prompt=negative_prompt, seed=seed, sampling=sampling)
+        return GenerationRequest(
+            prompts=tuple(prompts),
+            negative_prompt=negative_prompt,
+            seed=seed,
+            image=image,
+            last_image=last_image,
+            sampling=sampling,
+        )
     except ValidationError as error:
         key, problem = first_problem(error)
         option = {"prompts": "--prompt", "negative_prompt": "--negative-prompt", "seed": "--seed"}

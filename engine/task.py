@@ -35,16 +35,26 @@ class Task:
 
 
 def make_tasks(
-    prompts: Sequence[str], negative_prompt: str, seeds: Sequence[int], sampling: SamplingConfig, outputs: Outputs
+    prompts: Sequence[str],
+    negative_prompt: str,
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+    outputs: Outputs,
+    image: Path | None = None,
+    last_image: Path | None = None,
 ) -> list[Task]:
-    """Every prompt with every seed, prompts in order and seeds in order within each.
+    """Every prompt with every seed, prompts in order and seeds in order within each; all share the images.
 
     Each task is a request of its own, so a video does not depend on what else is on the list.
 
     Raises:
         InvalidInput: one sentence that names the option.
     """
-    requests = [make_request([prompt], negative_prompt, seed, sampling) for prompt in prompts for seed in seeds]
+    requests = [
+        make_request([prompt], negative_prompt, seed, sampling, image, last_image)
+        for prompt in prompts
+        for seed in seeds
+    ]
     if not requests:
         make_request((), negative_prompt, 0, sampling)  # says which option is missing
     return [Task(*pair) for pair in zip(requests, outputs.numbered(len(requests)), strict=True)]

@@ -27,6 +27,8 @@ def generate(
     prompts: opt.PromptsFile = None,
     negative_prompt: opt.NegativePrompt = "",
     seed: opt.Seeds = None,
+    image: opt.Image = None,
+    last_image: opt.LastImage = None,
     ranks: opt.Ranks = None,
     output: opt.Output = None,
     report: opt.Report = None,
@@ -36,7 +38,18 @@ def generate(
 ) -> int:
     """Generate videos from prompts, on one or more processes of this machine."""
     options = Options(
-        config, prompt or (), prompts, negative_prompt, seed or (0,), output, report, latents, audit, set_ or ()
+        config,
+        prompt or (),
+        prompts,
+        negative_prompt,
+        seed or (0,),
+        image,
+        last_image,
+        output,
+        report,
+        latents,
+        audit,
+        set_ or (),
     )
     job = prepare(options, ranks)
     if job.degrees.world_size == 1:

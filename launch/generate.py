@@ -40,6 +40,8 @@ def generate(
     prompts: opt.PromptsFile = None,
     negative_prompt: opt.NegativePrompt = "",
     seed: opt.Seeds = None,
+    image: opt.Image = None,
+    last_image: opt.LastImage = None,
     output: opt.Output = None,
     report: opt.Report = None,
     latents: opt.Latents = None,
@@ -48,7 +50,18 @@ def generate(
 ) -> int:
     """Run one rank of a generation; the number of ranks is torchrun's."""
     options = Options(
-        config, prompt or (), prompts, negative_prompt, seed or (0,), output, report, latents, audit, set_ or ()
+        config,
+        prompt or (),
+        prompts,
+        negative_prompt,
+        seed or (0,),
+        image,
+        last_image,
+        output,
+        report,
+        latents,
+        audit,
+        set_ or (),
     )
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))

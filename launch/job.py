@@ -49,7 +49,15 @@ def prepare(
     listed = read_prompts(options.prompts_file) if options.prompts_file else ()
     paths = (options.video_path, options.report_path, options.latents)
     outputs = Outputs(*(_plain(path) if path else None for path in paths))
-    tasks = make_tasks((*options.prompts, *listed), options.negative_prompt, options.seeds, config.sampling, outputs)
+    tasks = make_tasks(
+        (*options.prompts, *listed),
+        options.negative_prompt,
+        options.seeds,
+        config.sampling,
+        outputs,
+        options.image,
+        options.last_image,
+    )
     placement = preflight(config, tasks, ranks, local_ranks, rank, nodes)
     if rank is None and placement.degrees.world_size > 1:
         for path in (options.config, options.prompts_file):

@@ -30,6 +30,12 @@ Seeds = Annotated[
     list[int] | None,
     typer.Option("--seed", parser=_whole_number, help="0 by default. Repeat it for several videos of each prompt."),
 ]
+Image = Annotated[
+    Path | None, typer.Option("--image", help="The first frame, for a model that takes one: a PNG or JPEG file.")
+]
+LastImage = Annotated[
+    Path | None, typer.Option("--last-image", help="The last frame, for a model that takes one as well.")
+]
 Output = Annotated[
     Path | None,
     typer.Option("--output", help="The .mp4 file; outputs/<prompt>.mp4 by default. An older file is replaced."),
@@ -68,6 +74,8 @@ class Options:
     prompts_file: Path | None = None
     negative_prompt: str = ""
     seeds: Sequence[int] = (0,)
+    image: Path | None = None
+    last_image: Path | None = None
     output: Path | None = None
     report: Path | None = None
     latents: Path | None = None
@@ -103,6 +111,8 @@ class Options:
         ]
         files = {
             "--prompts": self.prompts_file,
+            "--image": self.image,
+            "--last-image": self.last_image,
             "--output": self.output,
             "--report": self.report,
             "--latents": self.latents,

@@ -4,7 +4,7 @@ from typing import Any
 
 import accelerate
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline
 from torch import Tensor
 from transformers import AutoConfig, UMT5EncoderModel
 
@@ -32,10 +32,13 @@ class TextEncoder:
         if sharded:
             encoder["text_encoder"], self._weights = load_sharded_encoder(config, ranks)
         self._pipeline = load_component(
-            WanPipeline.from_pretrained,
+            WanImageToVideoPipeline.from_pretrained,  # knows every component that a Wan folder may have
             config.model.path,
             transformer=None,
+            transformer_2=None,
             vae=None,
+            image_encoder=None,
+            image_processor=None,
             dtype=transformer_dtype(config, ranks.device),
             **encoder,
         )

@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engine.errors import InvalidInput
 
-_SUPPORTED_PIPELINES = ("WanPipeline",)
+_SUPPORTED_PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 _WEIGHTS = {
     "transformer": "diffusion_pytorch_model",
     "transformer_2": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "image_encoder": "model",
 }
 _GIT_LFS = b"version https://git-lfs"
 
@@ -28,12 +29,15 @@ class ModelFacts:
     num_heads: int
     num_layers: int
     patch_size: tuple[int, int, int]  # latent frames, rows, columns in one token
-    in_channels: int
+    latent_channels: int
     vae_scale_spatial: int  # pixels per latent row or column
     vae_scale_temporal: int  # frames per latent frame, after the first
     rope_max_seq_len: int  # positions along each axis of the token grid
     guidance_distilled: bool  # the guidance scale is an input of the transformer, so that one branch is enough
     boundary_timestep: float | None = None  # where the second of two transformers takes over; None with one
+    # an image is refused, wanted as channels beside the latents, or welcome as the first latent frame (TI2V)
+    image_input: Literal["none", "channels", "first frame"] = "none"
+    clip_images: int = 0  # pictures that the transformer wants as CLIP sees them: none, the first, or first and last
 
     def num_branches(self, guidance: float) -> int:
         """Guidance branches that a step computes with that scale."""
@@ -42,7 +46,7 @@ class ModelFacts:
     def latents_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Channels, frames, rows and columns of the latents of a video of that many frames and pixels."""
         return (
-            self.in_channels,
+            self.latent_channels,
             (frames - 1) // self.vae_scale_temporal + 1,
             height // self.vae_scale_spatial,
             width // self.vae_scale_spatial,
@@ -79,17 +83,21 @@ def read_facts(model_path: str | Path) -> ModelFacts:
     if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
         raise InvalidInput(f"{folder / 'tokenizer'} holds no tokenizer.json: download the model again.")
     try:
+        in_channels = int(transformer.get("in_channels", 16))
+        latent_channels = int(transformer.get("out_channels", 16) or in_channels)
         facts = ModelFacts(
             pipeline=index["_class_name"],
             num_heads=int(transformer["num_attention_heads"]),
             num_layers=int(transformer["num_layers"]),
             patch_size=_triple(transformer.get("patch_size", (1, 2, 2))),
-            in_channels=int(transformer.get("in_channels", 16)),
+            latent_channels=latent_channels,
             vae_scale_spatial=int(vae.get("scale_factor_spatial", 8)),
             vae_scale_temporal=int(vae.get("scale_factor_temporal", 4)),
             rope_max_seq_len=int(transformer.get("rope_max_seq_len", 1024)),
             guidance_distilled=bool(transformer.get("guidance_embeds", False)),
             boundary_timestep=_boundary_timestep(index, scheduler),
+            image_input=_image_input(index),
+            clip_images=_clip_images(transformer),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(
@@ -97,7 +105,12 @@ def read_facts(model_path: str | Path) -> ModelFacts:
         ) from None
     if facts.boundary_timestep is not None:
         _check_alike(transformer, _read_json(folder / "transformer_2" / "config.json"), folder)
-    for component in (*facts.transformers, "vae", "text_encoder"):
+    _check_channels(in_channels, facts, folder)
+    clip = ["image_encoder"] if facts.clip_images else []
+    if clip:
+        _read_json(folder / "image_encoder" / "config.json")
+        _read_json(folder / "image_processor" / "preprocessor_config.json")
+    for component in (*facts.transformers, "vae", "text_encoder", *clip):
         for file in weight_files(folder, component):
             _check_weight_file(file)
     return facts
@@ -122,6 +135,30 @@ def _boundary_timestep(index: dict[str, Any], scheduler: dict[str, Any]) -> floa
     if ratio is None or not any(index.get("transformer_2") or ()):
         return None
     return float(ratio) * int(scheduler.get("num_train_timesteps", 1000))
+
+
+def _image_input(index: dict[str, Any]) -> Literal["none", "channels", "first frame"]:
+    """TI2V 5B is published as a WanPipeline: what tells it apart is that its tokens have timesteps of their own."""
+    if index.get("expand_timesteps"):
+        return "first frame"
+    return "channels" if index["_class_name"] == "WanImageToVideoPipeline" else "none"
+
+
+def _clip_images(transformer: dict[str, Any]) -> int:
+    if transformer.get("image_dim") is None:
+        return 0
+    return 1 if transformer.get("pos_embed_seq_len") is None else 2
+
+
+def _check_channels(in_channels: int, facts: ModelFacts, folder: Path) -> None:
+    given = facts.latent_channels
+    if facts.image_input == "channels":
+        given += facts.vae_scale_temporal + facts.latent_channels  # the mask of given frames, and their latents
+    if in_channels != given:
+        raise InvalidInput(
+            f"The transformer in {folder} takes {in_channels} channels, but as a {facts.pipeline} it would be given "
+            f"{given}, so this is a kind of model that Lockstep does not run: use another."
+        )
 
 
 def _check_alike(first: dict[str, Any], second: dict[str, Any], folder: Path) -> None:
@@ -149,7 +186,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
-    """The safetensors files of "transformer", "vae" or "text_encoder": one, or those that its index lists."""
+    """The safetensors files of "transformer", "vae", "text_encoder" and so on: one, or those that its index lists."""
     folder, stem = Path(model_path) / component, _WEIGHTS[component]
     shards = folder / f"{stem}.safetensors.index.json"
     if shards.is_file():

@@ -41,6 +41,8 @@ REFUSED = {
     "negative seed": (["--seed=-1"], ["--seed", "-1"]),
     "large seed": (["--seed=9223372036854775808"], ["--seed", "9223372036854775808"]),
     "seed no number": (["--seed=lucky"], ["--seed", "'lucky'"]),
+    "image for a model of text": (["--image=a.png"], ["--image", "a.png", "text alone"]),
+    "last image alone": (["--last-image=z.png"], ["--last-image", "z.png", "no first"]),
     "no prompts file": (["--prompts=no.txt"], ["--prompts", "no.txt"]),
     "empty prompts file": (["--prompts=empty.txt"], ["--prompts", "empty.txt", "no prompt"]),
     "prompts file is not text": (["--prompts=bytes.txt"], ["--prompts", "UTF-8"]),
@@ -225,7 +227,8 @@ def test_no_new_options() -> None:
 
     from launch import commands, generate
 
-    names = ["prompt", "prompts", "negative-prompt", "seed", "ranks", "output", "report", "latents", "audit", "set"]
+    names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
+    names += ["ranks", "output", "report", "latents", "audit", "set"]
     group = typer.main.get_command(commands.app)
     assert set(group.commands) == {"generate", "layout", "config"}  # type: ignore[attr-defined]
     for command, expected in (

@@ -1,0 +1,30 @@
+"""Images to what CLIP sees in them."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPVisionModel
+
+from engine.components.files import load_component, on_device
+from engine.config import Config
+from parallel.ranks import Ranks
+
+
+class ImageEncoder:
+    """CLIP's vision model and its image processor, in float32, as Wan 2.1's published examples load it."""
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        self._device = ranks.device
+        path = config.model.path
+        self._processor = load_component(CLIPImageProcessor.from_pretrained, path, subfolder="image_processor")
+        encoder = load_component(CLIPVisionModel.from_pretrained, path, subfolder="image_encoder", dtype=torch.float32)
+        self._encoder = encoder.eval()
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """The last hidden states but one: float32 [images, CLIP tokens, image_dim]."""
+        pixels = self._processor(images=list(images), return_tensors="pt").to(self._device)
+        with on_device(self._device, self._encoder):
+            hidden: Tensor = self._encoder(**pixels, output_hidden_states=True).hidden_states[-2]
+        return hidden

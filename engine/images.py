@@ -1,0 +1,52 @@
+"""Image files, read as a diffusers pipeline wants them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from engine.errors import InvalidInput
+
+
+def read_image(path: Path, option: str) -> Image.Image:
+    """The picture in a file, upright (its EXIF orientation applied) and RGB.
+
+    Args:
+        option: what the user gave the path with, for the error.
+
+    Raises:
+        InvalidInput: there is no such file, it is no picture, it is damaged, or it has more pixels than are safe to
+            decode (Pillow's limit, 89 million).
+    """
+
+    def refuse(complaint: str) -> InvalidInput:
+        return InvalidInput(f"{option} is {str(path)!r}, {complaint}.")
+
+    try:
+        if not path.exists():
+            raise refuse("which is not there: check the path")
+        if not path.is_file():  # a pipe can be read only once, but this check reads it, and then every replica
+            raise refuse("which is not an ordinary file: choose another")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except InvalidInput:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        million = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise refuse(f"which has more than {million} million pixels: scale it down") from None
+    except Image.UnidentifiedImageError:
+        raise refuse("which is not an image in a known format: give a PNG or JPEG file") from None
+    except Exception as error:  # on damaged files Pillow's readers raise all kinds, SyntaxError and struct.error among
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise refuse(f"which cannot be read ({reason}): choose another image") from None
+
+
+def fit_last(last: Image.Image, first: Image.Image) -> Image.Image:
+    """A last image at the first one's size: scaled until it covers that, then cropped around the centre."""
+    if last.size == first.size:
+        return last
+    return ImageOps.fit(last, first.size, Image.Resampling.LANCZOS)
