@@ -137,6 +137,19 @@ def test_several_ranks_give_the_pipelines_latents(
         assert off(result.latents, expected) <= 1e-5
 
 
+@pytest.mark.parametrize("name", [I2V, FLF2V])
+def test_sharded_weights_give_the_same_bits(
+    gang: Gang, name: str, models: dict[str, Path], files: dict[str, Path]
+) -> None:
+    """The image embedder and the image's keys and values have layers and norms that no other model has."""
+    images = ["first", "last"] if name == FLF2V else ["first"]
+    whole, shared = (configured(models, name, f"parallel.shard_weights={value}") for value in ("false", "true"))
+    request = asked(whole, files, *images)
+    expected = gang.run(generate, Degrees(ulysses=2), whole, request)
+    for result in gang.run(generate, Degrees(ulysses=2), shared, request):
+        assert torch.equal(result.latents, expected[0].latents)
+
+
 def test_every_image_matters(models: dict[str, Path], files: dict[str, Path]) -> None:
     """Else parity could hold for a model that does not look."""
     for name, images in ((I2V, ["first"]), (FLF2V, ["first", "last"]), (A14B, ["first"]), (TI2V, ["first"])):

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.checkpoints import write_image_checkpoint
 from tests.launch.conftest import Shell
 
 pytestmark = pytest.mark.timeout(300)
@@ -97,3 +99,17 @@ def test_a_list_of_prompts_and_seeds_over_replicas(shell: Shell) -> None:
     alone = report_of(shell.folder / "one.mp4")
     assert alone["output"]["latents_sha256"] == reports[2]["output"]["latents_sha256"]
     assert alone["output"]["frames_sha256"] == reports[2]["output"]["frames_sha256"]
+
+
+def test_an_image_on_one_rank_and_two(shell: Shell) -> None:
+    shell.model = write_image_checkpoint(shell.folder / "model", "Wan2.1-FLF2V-14B")
+    for name, colour in (("a first.png", "navy"), ("last.jpg", "orange")):
+        Image.new("RGB", (40, 50), colour).save(shell.folder / name)
+    images = ["--image=a first.png", "--last-image=last.jpg", "--set=sampling.steps=3"]
+    finish(shell.generate("--prompt=x", *images, "--ranks=1", "--output=one.mp4"))
+    finish(shell.generate("--prompt=x", *images, "--ranks=2", "--output=two.mp4"))
+    one, two = (report_of(shell.folder / name) for name in ("one.mp4", "two.mp4"))
+    assert one["request"]["image"] == two["request"]["image"] == "a first.png"
+    assert one["request"]["last_image"] == "last.jpg"
+    assert two["world_size"] == 2 and actions(one) == actions(two)
+    assert (shell.folder / "two.mp4").stat().st_size > 0
