@@ -1,5 +1,6 @@
 """Wan with images in the whole engine: what the diffusers pipeline gives, from files, on one rank and on several."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -275,9 +276,29 @@ def test_what_fits_passes(name: str, images: int, models: dict[str, Path], files
     preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs(), *list(files.values())[:images]), 1)
 
 
+def test_a_file_is_looked_at_only_where_it_will_be_read(models: dict[str, Path], bad: dict[str, Path]) -> None:
+    """Other machines may not have it; the first rank of each replica reads it."""
+    config = configured(models, I2V, "parallel.data=2", "parallel.ulysses=2")
+    tasks = make_tasks(["x"], "", [0, 1], config.sampling, Outputs(), bad["gone"])
+    for rank in (1, 3):
+        preflight(config, tasks, 4, rank=rank)
+    for rank in (None, 0, 2):
+        with pytest.raises(InvalidInput, match=r"gone\.png"):
+            preflight(config, tasks, 4, rank=rank)
+
+
 def test_a_last_image_without_a_first(models: dict[str, Path], files: dict[str, Path]) -> None:
     with pytest.raises(InvalidInput, match=r"--last-image is '.*last\.png', but there is no first: .* --image\.$"):
         make_request(["x"], "", 0, configured(models, FLF2V).sampling, None, files["last"])
+
+
+def test_channels_that_nobody_would_fill(tmp_path: Path) -> None:
+    """As of checkpoints that are driven by a control video."""
+    folder = write_image_checkpoint(tmp_path / "model", I2V)
+    file = folder / "transformer" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 52}))
+    with pytest.raises(InvalidInput, match="takes 52 channels, but as a WanImageToVideoPipeline it would be given 36"):
+        load_model(configured({I2V: folder}, I2V), Ranks())
 
 
 @pytest.mark.parametrize(
