@@ -17,8 +17,8 @@ def read_image(path: Path, option: str) -> Image.Image:
         option: what the user gave the path with, for the error.
 
     Raises:
-        InvalidInput: there is no such file, it is no picture, it is damaged, or it has more pixels than are safe to
-            decode (Pillow's limit, 89 million).
+        InvalidInput: there is no such file, it is no picture, it is damaged, it is grey with more than 8 bits, or it
+            has more pixels than are safe to decode (Pillow's limit, 89 million).
     """
 
     def refuse(complaint: str) -> InvalidInput:
@@ -32,6 +32,8 @@ def read_image(path: Path, option: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):  # Pillow would make all but the darkest of it white
+                    raise refuse("which has more than 8 bits a channel: save it with 8")
                 return ImageOps.exif_transpose(image).convert("RGB")
     except InvalidInput:
         raise

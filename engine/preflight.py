@@ -30,7 +30,7 @@ def preflight(
     """Check a whole run without reading a weight or starting a process.
 
     Args:
-        tasks: at least one; all are sampled alike.
+        tasks: at least one; all are sampled alike and share their images.
         ranks: the world size, or None to derive it from ``config.parallel`` and the devices of this machine.
         local_ranks: how many of them run on this machine; all of them if None.
         rank: this process's rank; images and output folders are checked only where they will be read and written,
