@@ -79,11 +79,11 @@ class RuntimeConfig(_Section):
         description="Ranks wait this long for one another to load, and to write the video.",
     )
     step_timeout_seconds: float = Field(
-        60,
+        300,
         ge=1,
         le=86400,
         allow_inf_nan=False,
-        description="And this long within a step, once the first is done.",
+        description="And this long for a step, once the first is done; on a GPU the whole step counts, waiting or not.",
     )
 
 
@@ -202,7 +202,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise InvalidInput(f"{section} is {inner!r}, but it should be a section of keys: correct the file.")
         tree[section] = {**inner, ".".join(rest): _parse(text, f"--set {override}")}
     else:
-        tree[section] = _parse(text, f"--set {override}")
+        value = _parse(text, f"--set {override}")
+        tree[section] = spell_out(value, before=tree.get(section)) if section == "parallel" else value
 
 
 def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False) -> None:

@@ -25,7 +25,7 @@ from parallel.worklist import WorkList
 
 @dataclass(frozen=True)
 class Result:
-    """What a request became; ``report`` is None on all ranks but the first.
+    """What a request became; ``report`` is None on all ranks of a replica but its first.
 
     latents: float32 [samples, channels, frames, height, width], equal on every rank.
     """
@@ -69,7 +69,7 @@ class Engine:
         latents: Path | None = None,
         control: Callable[[], Control] = lambda: Control.RUN,
     ) -> Result:
-        """Make the videos of one request; collective over all ranks.
+        """Make the videos of one request; collective over the ranks of a replica, unknown to other replicas.
 
         Args:
             output: the video file; with several prompts "out.mp4" becomes out-0.mp4, out-1.mp4 and so on.
@@ -116,11 +116,10 @@ class Engine:
             if result.report is not None:
                 work.finish(index, result.report)
         self._progress.done()
-        if ranks.rank != 0:
-            return None
         if ranks.degrees.data > 1:
             self._progress.stage("wait")
-        return work.results()
+        work.await_all()
+        return work.results() if ranks.rank == 0 else None
 
     def close(self) -> None:
         """Leave the process groups."""

@@ -59,6 +59,7 @@ class Generation:
         ]
         self._cache_bytes = 0
         self._agreement = Agreement(model.ranks, self._meter)
+        self._replicated: dict[str, Tensor] = {}  # by name, what an audit compares each step beside latents
         self._audit = Audit(model.ranks, self._meter) if model.config.runtime.audit else None
         if model.ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -76,8 +77,24 @@ class Generation:
             noise = draw_noise(len(self._request.prompts), shape, self._request.seed, model.ranks.device)
             shards = plan_shards(model.adapter.num_tokens(noise.shape), model.ranks)
             model.begin(shards, self._meter)
+            if self._audit:
+                self._audit_inputs(encoded)
             experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise, shards))
             return denoise(experts, self._scheduler, noise, control, self._on_step)
+
+    def _audit_inputs(self, encoded: Encoded) -> None:
+        """Compare what all ranks hold whole from the start: the weights once, for they are large, and at every step
+        what the prompts became. Latents alone would not tell: gathered from all ranks, they are equal in any case."""
+        assert self._audit is not None
+        lanes = zip(self._lanes, encoded, strict=True)
+        self._replicated = {f"{name} of {lane.branch}": t for lane, named in lanes for name, t in named.items()}
+        weights = {
+            f"weights {name} of transformer {number}": parameter
+            for number, expert in enumerate(self._model.experts)
+            if expert.weights is None  # else each rank has a part of its own
+            for name, parameter in expert.adapter.transformer.named_parameters()
+        }
+        self._audit.check("before the first denoise step", {**self._replicated, **weights})
 
     def _predictor(self, number: int, encoded: Encoded, noise: Tensor, shards: Shards) -> VelocityPredictor:
         """That of an expert whose first step comes; what earlier experts have cached is dropped."""
@@ -205,7 +222,8 @@ class Generation:
         steps = self._request.sampling.steps
         self._log.add(step, timestep, decisions)
         if self._audit:
-            self._audit.check(step.index, {"decisions": repr(decisions), "latents": latents})
+            things: dict[str, Tensor | str] = {"decisions": repr(decisions), "latents": latents, **self._replicated}
+            self._audit.check(f"after denoise step {step.index}", things)
         self._cache_bytes = max(self._cache_bytes, sum(controller.cache_bytes for controller in self._controllers))
         if any(step.index == span.start for span in self._spans):
             # connections are made, memory is allocated and weights are in place: from here on a step is short

@@ -62,7 +62,7 @@ class Display(Progress):
         self._bars.stop()
 
     def video(self, index: int, count: int) -> None:
-        self._prefix = f"video {index} of {count}: " if count > 1 else ""
+        self._prefix = f"video {index} (of {count}): " if count > 1 else ""
 
     def note(self, line: str) -> None:
         self._console.print(Text(line))
@@ -123,7 +123,7 @@ def list_lines(reports: Sequence[Mapping[str, Any]], unicode: bool = True) -> li
         totals = report["totals"]
         parts = [
             report["output"]["path"],
-            f"{totals['computed']} computed, {totals['skipped']} skipped",
+            *(_count(name, row) for name, row in _timelines(report["steps"])),
             f"{totals['seconds']['total'] - totals['seconds']['load']:.1f} s",
         ]
         lines.append((f"video {index}", dot.join(parts)))
@@ -143,8 +143,7 @@ def summary_lines(report: Mapping[str, Any], unicode: bool = True) -> list[tuple
         size = f"{sampling['width']}{times}{sampling['height']}, {sampling['frames']} frames, {seconds:.1f} s"
         lines.append(("video", f"{path} ({size})"))
     for name, row in _timelines(report["steps"]):
-        skipped = sum(action == "skip" for action in row)
-        lines.append((name, f"{_draw(row, unicode)} {len(row) - skipped} computed, {skipped} skipped"))
+        lines.append((name, f"{_draw(row, unicode)} {_count('steps', row)}"))
     parts = [f"{name} {totals['seconds'][name]:.1f}" for name in _SECONDS if name in totals["seconds"]]
     lines.append(("seconds", dot.join(parts)))
     fraction = totals["block_fraction"]
@@ -167,6 +166,12 @@ def _timelines(steps: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[str]]
         return [("steps", row) for row in list(rows.values())[:1]]
     several = len({sample for sample, _ in rows}) > 1
     return [(f"{sample} {branch}" if several else branch, row) for (sample, branch), row in rows.items()]
+
+
+def _count(name: str, row: Sequence[str]) -> str:
+    skipped = sum(action == "skip" for action in row)
+    counted = f"{len(row) - skipped} computed, {skipped} skipped"
+    return counted if name == "steps" else f"{name} {counted}"
 
 
 def _draw(row: Sequence[str], unicode: bool) -> str:

@@ -63,7 +63,9 @@ def prepare(
         for path in (options.config, options.prompts_file):
             _refuse_pipe(path)
     notes: Sequence[str] = ()
-    if config.parallel.is_auto:
+    if config.parallel.shard_weights and placement.degrees.replica_size == 1:
+        notes = ["parallel.shard_weights changes nothing here: each replica has one rank, which holds all weights"]
+    elif config.parallel.is_auto:
         from launch.layout import explain  # imports what draws tables
 
         notes = explain(placement)

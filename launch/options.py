@@ -122,6 +122,6 @@ class Options:
 
 
 def slug(prompt: str) -> str:
-    """A file name for a prompt: its first words, lower case, with dashes."""
+    """A file name for a prompt: its first words, lower case, with dashes; file systems count bytes, not letters."""
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
-    return words[:60].rstrip("-") or "video"
+    return words[:60].encode()[:120].decode(errors="ignore").rstrip("-") or "video"

@@ -20,14 +20,15 @@ class Audit:
         self._ranks = ranks
         self._meter = meter
 
-    def check(self, step: int, things: Mapping[str, Tensor | str]) -> None:
+    def check(self, when: str, things: Mapping[str, Tensor | str]) -> None:
         """Compare the things of all ranks of the replica; collective.
 
         Args:
+            when: as it is read in an error, "after denoise step 3".
             things: by name, tensors or texts that every rank must hold alike.
 
         Raises:
-            DivergedError: on every rank, naming the ranks that differ from the most, the step and the thing.
+            DivergedError: on every rank, naming the ranks that differ from the most, when, and the thing.
         """
         if self._ranks.replica_group is None:
             return
@@ -40,7 +41,7 @@ class Audit:
             odd = [str(self._ranks.first_in_replica + i) for i, value in enumerate(hashes) if value != usual]
             if odd:
                 raise DivergedError(
-                    f"The {name} of rank {', '.join(odd)} differ from the other ranks' after denoise step {step}: "
+                    f"The {name} of rank {', '.join(odd)} differ from the other ranks' {when}: "
                     "check that rank's hardware and libraries, and report this."
                 )
 

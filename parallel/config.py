@@ -7,9 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 AUTO = "auto"
 
 
-def spell_out(section: Any) -> Any:
-    """The section that the word auto stands for, in which every degree of a replica is open; others as they are."""
-    return {"cfg": None} if section == AUTO else section
+def spell_out(section: Any, before: Any = None) -> Any:
+    """The section that the word auto stands for, in which every degree of a replica is open; others as they are.
+
+    Args:
+        before: the section that the word takes the place of; what is said there beside degrees stays.
+    """
+    if section != AUTO:
+        return section
+    stays = before if isinstance(before, dict) else {}
+    return {**stays, "cfg": None, "ulysses": None, "ring": None}
 
 
 class ParallelConfig(BaseModel):

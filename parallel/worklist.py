@@ -38,6 +38,8 @@ class WorkList:
             return
         while (item := self._take()) < self._count:
             yield item
+        if self._ranks.replica_rank == 0:
+            self._store.add("replicas without work", 1)
 
     def finish(self, item: int, result: Any) -> None:
         """Leave an item's result, which JSON can hold, for the first rank of the job; called by a replica's first."""
@@ -46,14 +48,25 @@ class WorkList:
         else:
             self._store.set(f"result/{item}", json.dumps(result))
 
-    def results(self) -> list[Any]:
-        """All items' results in order, on the first rank of the job; waits for replicas that are still at work.
+    def await_all(self) -> None:
+        """Wait, without a collective, until every replica has run out of work; called by every rank before it leaves.
 
-        There is no limit to the wait, since work may take hours: a replica that dies ends the whole job.
+        A node whose ranks had all left would take its part of the launcher, perhaps the store, away from replicas that
+        are still at work. There is no limit to the wait, since work may take hours: a replica that dies ends the job.
         """
         if self._store is None:
+            return
+        self._wait_for("replicas without work", self._ranks.degrees.data)
+        if self._ranks.rank == 0:  # whose process may own the store
+            self._wait_for("ranks that saw it", self._ranks.degrees.world_size - 1)
+        else:
+            self._store.add("ranks that saw it", 1)
+
+    def results(self) -> list[Any]:
+        """All items' results in order, on the first rank of the job, after :meth:`await_all`."""
+        if self._store is None:
             return [self._own_results[item] for item in range(self._count)]
-        return [json.loads(self._wait_for(f"result/{item}")) for item in range(self._count)]
+        return [json.loads(self._store.get(f"result/{item}")) for item in range(self._count)]
 
     def _take(self) -> int:
         assert self._store is not None
@@ -64,9 +77,7 @@ class WorkList:
             dist.broadcast(item, src=self._ranks.first_in_replica, group=self._ranks.replica_group)
         return int(item)
 
-    def _wait_for(self, key: str) -> bytes:
+    def _wait_for(self, counter: str, number: int) -> None:
         assert self._store is not None
-        while not self._store.check([key]):
+        while self._store.add(counter, 0) < number:
             time.sleep(_POLL_SECONDS)
-        value: bytes = self._store.get(key)
-        return value

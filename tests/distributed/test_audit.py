@@ -5,8 +5,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from torch import Tensor
 
+import engine.conditions
 import engine.predictor
 from dicache.estimators import Alignment
 from engine.config import Config
@@ -78,3 +80,43 @@ def test_a_decision_that_differs_is_named_as_one(gang: Gang) -> None:
     messages = gang.run(generate_with_another_gamma, Degrees(ulysses=2, ring=2), tiny_config(*AUDITED), 2)
     assert messages[0].startswith("DivergedError: The decisions of rank 2 differ")
     assert len(set(messages)) == 1
+
+
+def generate_with_another_prompt(ranks: Ranks, config: Config, rank: int) -> float | str:
+    """One rank's copy of what the prompt became is damaged, after all ranks had it alike."""
+    received = engine.conditions.broadcast_from_first
+
+    def damaged(*args: Any) -> Any:
+        *lanes, images = received(*args)
+        if ranks.rank == rank:
+            lanes[0] = {name: tensor + 1e-3 for name, tensor in lanes[0].items()}
+        return [*lanes, images]
+
+    with mock.patch.object(engine.conditions, "broadcast_from_first", damaged):
+        return generate(ranks, config)
+
+
+def generate_with_a_wrong_weight(ranks: Ranks, config: Config, rank: int) -> float | str:
+    model = load_model(config, ranks)
+    if ranks.rank == rank:
+        with torch.no_grad():
+            model.adapter.transformer.blocks[3].ffn.net[2].bias[0] += 1e-3
+    try:
+        return Engine(model, Progress()).generate(make_request([PROMPT], "", 7, config.sampling)).latents.sum().item()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_what_goes_into_the_model_is_compared_since_gathered_latents_hide_it(gang: Gang) -> None:
+    config = tiny_config(*AUDITED, "sampling.steps=4")
+    messages = gang.run(generate_with_another_prompt, Degrees(ring=3), config, 1)
+    assert messages[0].startswith("DivergedError: The prompt_embeds of cond of rank 1 differ")
+    assert "before the first denoise step" in messages[0] and len(set(messages)) == 1
+
+    messages = gang.run(generate_with_a_wrong_weight, Degrees(ring=3), config, 2)
+    assert messages[0].startswith(
+        "DivergedError: The weights blocks.3.ffn.net.2.bias of transformer 0 of rank 2 differ"
+    )
+    assert len(set(messages)) == 1
+    unaudited = gang.run(generate_with_a_wrong_weight, Degrees(ring=3), tiny_config("sampling.steps=4"), 2)
+    assert len(set(unaudited)) == 1, "without the audit all ranks hold the same latents, which are wrong"

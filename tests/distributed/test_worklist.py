@@ -70,6 +70,8 @@ def share_out(ranks: Ranks, count: int, seconds: list[float]) -> tuple[list[int]
         if ranks.replica_rank == 0:
             work.finish(item, f"by replica {ranks.rank // ranks.replica_size}")
     done = time.monotonic() - started
+    work.await_all()
+    assert time.monotonic() - started >= seconds[-1], "nobody leaves while a replica is at work"
     return own, done, work.results() if ranks.rank == 0 else None
 
 

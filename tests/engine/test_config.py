@@ -60,9 +60,13 @@ def test_auto_is_a_section_with_all_degrees_open(file: Path) -> None:
     assert load_config(file).parallel == parallel
     file.write_text(MINIMAL + "parallel: {ulysses: 2}\n")
     assert not load_config(file).parallel.is_auto
-    assert load_config(file, ["parallel=auto"]).parallel == parallel, "the word replaces the section"
-    beside = load_config(file, ["parallel=auto", "parallel.data=2"]).parallel
-    assert beside.is_auto and beside.data == 2
+    assert load_config(file, ["parallel=auto"]).parallel == parallel, "the word opens the degrees"
+    for overrides in (["parallel=auto", "parallel.data=2"], ["parallel.data=2", "parallel=auto"]):
+        beside = load_config(file, overrides).parallel
+        assert beside.is_auto and beside.data == 2, "auto opens the degrees of a replica and nothing else"
+    file.write_text(MINIMAL + "parallel: {shard_weights: true, cfg: 2, ring: 3}\n")
+    opened = load_config(file, ["parallel=auto"]).parallel
+    assert opened == parallel.model_copy(update={"shard_weights": True})
 
 
 def test_a_relative_model_path(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

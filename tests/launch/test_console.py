@@ -55,11 +55,11 @@ def test_several_videos_and_none() -> None:
 
 
 def test_a_list_has_a_line_for_each_video() -> None:
-    one = report({(0, "cond"): "wcs"}, computed=2, skipped=1)
-    two = report({(0, "cond"): "wcc"}, computed=3, skipped=0, block_fraction=1.0) | {"output": {"path": "b.mp4"}}
+    one = report({(0, "cond"): "wcs", (0, "uncond"): "wcs"})
+    two = report({(0, "cond"): "wcc", (0, "uncond"): "wcs"}, block_fraction=1.0) | {"output": {"path": "b.mp4"}}
     lines = list_lines([one, two])
     assert lines[0] == ("video 0", "outputs/a.mp4 · 2 computed, 1 skipped · 3.0 s")
-    assert lines[1][1].startswith("b.mp4 · 3 computed, 0 skipped")
+    assert lines[1][1].startswith("b.mp4 · cond 3 computed, 0 skipped · uncond 2 computed, 1 skipped")
     assert lines[2][1].startswith("1.43×"), "the mean of what was executed, not of the speed-ups"
 
 
@@ -70,7 +70,7 @@ def test_progress_of_a_list_names_the_video() -> None:
     display.stage("denoise")
     display.done()
     display.stage("wait")
-    assert stream.getvalue().splitlines() == ["video 1 of 3: denoising", "waiting for other replicas"]
+    assert stream.getvalue().splitlines() == ["video 1 (of 3): denoising", "waiting for other replicas"]
 
 
 def test_progress_without_a_terminal_is_a_line_for_each_stage() -> None:

@@ -69,6 +69,12 @@ def actions(report: dict) -> list[tuple[int, str, str]]:
     return [(row["step"], row["branch"], row["action"]) for row in report["steps"]]
 
 
+def test_sharing_out_what_one_rank_holds_alone_is_said_to_be_idle(shell: Shell) -> None:
+    _, err = finish(shell.generate("--prompt=x", "--output=o.mp4", "--set=parallel.shard_weights=true"))
+    assert "parallel.shard_weights changes nothing here" in err
+    assert report_of(shell.folder / "o.mp4")["request"]["parallel"]["shard_weights"] is False
+
+
 def test_defaults_of_output_report_and_ranks(shell: Shell) -> None:
     out, _ = finish(shell.generate("--prompt=A Red circle!", "--latents=l/x.safetensors"))
     assert (shell.folder / "outputs" / "a-red-circle.mp4").is_file()
