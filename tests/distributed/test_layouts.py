@@ -61,7 +61,7 @@ CASES = [
     ("75 tokens", "fbcache"),
     ("80 tokens", "interval"),
 ]
-LARGE_CASES = [("42 tokens", "none"), ("75 tokens", "dicache"), ("80 tokens", "per branch")]
+LARGE_CASES = [("42 tokens", "none"), ("80 tokens", "dicache"), ("75 tokens", "per branch")]
 
 SCHEDULE = ("step", "sample", "branch", "action")
 
