@@ -1,13 +1,14 @@
 """What a request's prompts and images become before the first step: the tensors of each lane, alike on all ranks."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
+from engine.components.autoencoder import Autoencoder
 from engine.errors import InvalidInput, RankFailure
-from engine.guidance import uses_guidance
 from engine.images import fit_last, read_image
 from engine.loaded import LoadedModel
 from engine.request import GenerationRequest
@@ -26,13 +27,7 @@ def encode(model: LoadedModel, request: GenerationRequest, meter: CollectiveMete
     """
     lanes = None
     if model.text_encoder is not None:
-        lanes = model.text_encoder.encode(
-            request.prompts,
-            request.negative_prompt,
-            uses_guidance(request.sampling.guidance),
-            request.sampling.max_sequence_length,
-            meter,
-        )
+        lanes = model.text_encoder.encode(request, model.facts.num_branches(request.sampling.guidance), meter)
     made = [*lanes, _look_at_images(model, request)] if lanes is not None and model.is_first else None
     *received, images = broadcast_from_first(made, model.ranks, meter)
     if not images:
@@ -71,11 +66,12 @@ def _encode_frames(model: LoadedModel, request: GenerationRequest, pixels: Tenso
         pixels: of the first and perhaps the last frame, [1 or 2, 3, height, width].
     """
     first, *last = pixels.cpu().unsqueeze(2)
+    autoencoder = cast(Autoencoder, model.autoencoder)  # the check before loading lets only Wan have images
     if model.facts.image_input == "first frame":
-        return {"first_frame": model.autoencoder.encode(first, meter)[None]}
+        return {"first_frame": autoencoder.encode(first, meter)[None]}
     frames = request.sampling.frames
     between = first.new_zeros(3, frames - 1 - len(last), *first.shape[2:])
-    latents = model.autoencoder.encode(torch.cat([first, between, *last], dim=1), meter)
+    latents = autoencoder.encode(torch.cat([first, between, *last], dim=1), meter)
     mask = mark_given_frames(frames, model.facts.vae_scale_temporal, bool(last)).to(latents.device)
     mask = mask[:, :, None, None].expand(-1, -1, *latents.shape[2:])
     return {"latent_condition": torch.cat([mask, latents])[None]}

@@ -17,7 +17,7 @@ from torch import Tensor
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.conditions import encode
-from engine.denoise import denoise, draw_noise, make_scheduler
+from engine.denoise import denoise, draw_noise
 from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
 from engine.guidance import all_lanes, own_lanes
@@ -50,8 +50,8 @@ class Generation:
         self._log = reporting.StepLog()
         self._meter = CollectiveMeter()
         self._stopwatch = Stopwatch(model.ranks.device)
-        self._lanes = all_lanes(len(request.prompts), request.sampling.guidance)
-        self._scheduler = make_scheduler(model.scheduler_config, request.sampling, model.ranks.device)
+        self._lanes = all_lanes(len(request.prompts), model.facts.num_branches(request.sampling.guidance))
+        self._scheduler = model.parts.make_scheduler(model.scheduler_config, request.sampling, model.ranks.device)
         self._spans = split_steps(self._scheduler.timesteps, model.facts.boundary_timestep)
         self._controllers = [
             Controller(model.config.cache, self._lanes, request.sampling.steps, expert.adapter.num_blocks, span)

@@ -11,15 +11,13 @@ from parallel.ranks import Ranks
 BRANCHES = ("cond", "uncond")
 
 
-def uses_guidance(guidance: float) -> bool:
-    """Whether there is an uncond branch at all, as diffusers' Wan pipeline decides it."""
-    return guidance > 1.0
+def all_lanes(num_samples: int, num_branches: int) -> tuple[Lane, ...]:
+    """Every sample's branches, in the order in which all ranks list them.
 
-
-def all_lanes(num_samples: int, guidance: float) -> tuple[Lane, ...]:
-    """Every sample's branches, in the order in which all ranks list them."""
-    branches = BRANCHES if uses_guidance(guidance) else BRANCHES[:1]
-    return tuple(Lane(sample, branch) for sample in range(num_samples) for branch in branches)
+    Args:
+        num_branches: ``ModelFacts.num_branches`` of the request's guidance, 1 or 2.
+    """
+    return tuple(Lane(sample, branch) for sample in range(num_samples) for branch in BRANCHES[:num_branches])
 
 
 def own_lanes(lanes: tuple[Lane, ...], ranks: Ranks) -> tuple[Lane, ...]:

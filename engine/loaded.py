@@ -5,17 +5,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import WanTransformer3DModel
-
-from engine.components.autoencoder import Autoencoder, load_autoencoder
 from engine.components.image_encoder import ImageEncoder
-from engine.components.text_encoder import TextEncoder
+from engine.components.parts import Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
 from engine.denoise import load_scheduler_config
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
-from engine.models.wan import WanAdapter
 from engine.residency import Residency, fits, weight_bytes
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -40,12 +36,13 @@ class LoadedModel:
     config: Config
     ranks: Ranks
     facts: ModelFacts
+    parts: Parts
     experts: tuple[Expert, ...]  # the one for high noise first
     residency: Residency
     scheduler_config: dict[str, Any]
-    text_encoder: TextEncoder | None
+    text_encoder: PromptEncoder | None
     image_encoder: ImageEncoder | None  # on the first rank of a replica, where the model has CLIP
-    autoencoder: Autoencoder
+    autoencoder: VideoDecoder
     load_seconds: float = 0.0
 
     @property
@@ -83,22 +80,24 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     is_first = ranks.replica_rank == 0
     facts = read_facts(config.model.path)
     sharded = config.parallel.shard_weights and ranks.replica_size > 1
-    experts, residency = load_experts(config, ranks, facts, sharded)
+    parts = parts_of(facts.family)
+    experts, residency = load_experts(config, ranks, facts, parts, sharded)
     return LoadedModel(
         config=config,
         ranks=ranks,
         facts=facts,
+        parts=parts,
         experts=experts,
         residency=residency,
         scheduler_config=load_scheduler_config(config),
-        text_encoder=TextEncoder(config, ranks, sharded) if is_first or sharded else None,
+        text_encoder=parts.prompt_encoder(config, ranks, sharded) if is_first or sharded else None,
         image_encoder=ImageEncoder(config, ranks) if is_first and facts.clip_images else None,
-        autoencoder=load_autoencoder(config, ranks),
+        autoencoder=parts.video_decoder(config, ranks),
     )
 
 
 def load_experts(
-    config: Config, ranks: Ranks, facts: ModelFacts, sharded: bool
+    config: Config, ranks: Ranks, facts: ModelFacts, parts: Parts, sharded: bool
 ) -> tuple[tuple[Expert, ...], Residency]:
     """The transformers one after the other, each on the device before the next is read, as long as there is room.
 
@@ -112,15 +111,15 @@ def load_experts(
         if sharded:
             transformer, weights = load_sharded_transformer(config, ranks, subfolder)
         else:
-            transformer = load_transformer(config, ranks.device, subfolder)
+            transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
             together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
             if together or not experts:
                 transformer = transformer.to(ranks.device)
-        experts.append(Expert(WanAdapter(transformer), _install(transformer, config, ranks), weights))
+        experts.append(Expert(parts.adapter(transformer), _install(transformer, config, ranks), weights))
     return tuple(experts), Residency([expert.adapter.transformer for expert in experts], ranks.device, together)
 
 
-def _install(transformer: WanTransformer3DModel, config: Config, ranks: Ranks) -> Any:
+def _install(transformer: Any, config: Config, ranks: Ranks) -> Any:
     if ranks.sequence_group is None:
         return None
     from parallel.attention import install_sequence_attention  # imports xDiT, which one rank can do without

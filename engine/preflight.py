@@ -89,7 +89,7 @@ def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:
             )
     grid = facts.token_grid(sampling.frames, sampling.height, sampling.width)
     for name, tokens in zip(("frames", "height", "width"), grid, strict=True):
-        if tokens > facts.rope_max_seq_len:
+        if facts.rope_max_seq_len is not None and tokens > facts.rope_max_seq_len:
             raise InvalidInput(
                 f"sampling.{name} is {getattr(sampling, name)}, which makes {tokens} positions, but this model "
                 f"knows {facts.rope_max_seq_len}: ask for less."
@@ -106,7 +106,7 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     from dicache.controller import Controller  # imports torch, which takes seconds
     from engine.guidance import all_lanes
 
-    lanes = all_lanes(len(request.prompts), request.sampling.guidance)
+    lanes = all_lanes(len(request.prompts), facts.num_branches(request.sampling.guidance))
     try:
         for span in _spans(config, request, facts):
             Controller(config.cache, lanes, request.sampling.steps, facts.num_layers, span)  # allocates nothing yet

@@ -12,6 +12,7 @@ from engine.components.files import load_component, loading, on_device
 from engine.components.transformer import transformer_dtype
 from engine.config import Config
 from engine.models.facts import weight_files
+from engine.request import GenerationRequest
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.slices import load_slices
@@ -43,23 +44,16 @@ class TextEncoder:
             **encoder,
         )
 
-    def encode(
-        self,
-        prompts: tuple[str, ...],
-        negative_prompt: str,
-        guided: bool,
-        max_sequence_length: int,
-        meter: CollectiveMeter,
-    ) -> list[dict[str, Tensor]]:
+    def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each lane, in the order of ``engine.guidance.all_lanes``: prompt_embeds
         [1, max_sequence_length, text_dim] of the prompt, or of the negative prompt in the uncond lanes."""
-        encoder = self._pipeline.text_encoder
+        encoder, prompts, guided = self._pipeline.text_encoder, request.prompts, num_branches == 2
         with self._weights.running(meter) if self._weights else on_device(self._device, encoder):
             cond, uncond = self._pipeline.encode_prompt(
                 prompt=list(prompts),
-                negative_prompt=[negative_prompt] * len(prompts),
+                negative_prompt=[request.negative_prompt] * len(prompts),
                 do_classifier_free_guidance=guided,
-                max_sequence_length=max_sequence_length,
+                max_sequence_length=request.sampling.max_sequence_length,
                 device=self._device,
             )
         branches = [cond, uncond] if guided else [cond]

@@ -1,6 +1,7 @@
 """The denoiser: its weights, the dtype of its arithmetic and its attention kernel."""
 
 import importlib.util
+from typing import Any
 
 import accelerate
 import torch
@@ -27,10 +28,11 @@ def uses_flash(config: Config, device: torch.device) -> bool:
     return able and (wanted == "flash" or (wanted == "auto" and importlib.util.find_spec("flash_attn") is not None))
 
 
-def load_transformer(config: Config, device: torch.device, subfolder: str = "transformer") -> WanTransformer3DModel:
-    """The denoiser in that folder of the model, in evaluation mode, to run on ``device``; still on the CPU."""
+def load_transformer(config: Config, device: torch.device, kind: Any, subfolder: str = "transformer") -> Any:
+    """The denoiser in that folder of the model, a ``kind`` in evaluation mode, to run on ``device``; still on the
+    CPU."""
     transformer = load_component(
-        WanTransformer3DModel.from_pretrained,
+        kind.from_pretrained,
         config.model.path,
         subfolder=subfolder,
         dtype=transformer_dtype(config, device),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import InvalidInput
+from engine.models.families import FAMILIES, Family
 
-_SUPPORTED_PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 _WEIGHTS = {
     "transformer": "diffusion_pytorch_model",
     "transformer_2": "diffusion_pytorch_model",
@@ -18,6 +18,7 @@ _WEIGHTS = {
     "text_encoder": "model",
     "image_encoder": "model",
 }
+_TOKENIZERS = ("tokenizer.json", "spiece.model")
 _GIT_LFS = b"version https://git-lfs"
 
 
@@ -26,13 +27,14 @@ class ModelFacts:
     """Sizes of a model, read from its configuration files."""
 
     pipeline: str
+    family: Family
     num_heads: int
     num_layers: int
     patch_size: tuple[int, int, int]  # latent frames, rows, columns in one token
     latent_channels: int
     vae_scale_spatial: int  # pixels per latent row or column
     vae_scale_temporal: int  # frames per latent frame, after the first
-    rope_max_seq_len: int  # positions along each axis of the token grid
+    rope_max_seq_len: int | None  # positions along each axis of the token grid; None for any number
     guidance_distilled: bool  # the guidance scale is an input of the transformer, so that one branch is enough
     boundary_timestep: float | None = None  # where the second of two transformers takes over; None with one
     # an image is refused, wanted as channels beside the latents, or welcome as the first latent frame (TI2V)
@@ -75,26 +77,21 @@ def read_facts(model_path: str | Path) -> ModelFacts:
     if not folder.is_dir():
         raise InvalidInput(f"There is no model folder {folder}: download the model there, or correct model.path.")
     index = _read_json(folder / "model_index.json")
-    _check_supported(index, folder)
+    family = _family(index, folder)
     transformer = _read_json(folder / "transformer" / "config.json")
     vae = _read_json(folder / "vae" / "config.json")
-    _read_json(folder / "text_encoder" / "config.json")
+    for component in family.text_encoders:
+        _read_json(folder / component / "config.json")
     scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-    if not any((folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
-        raise InvalidInput(f"{folder / 'tokenizer'} holds no tokenizer.json: download the model again.")
+    for component in family.tokenizers:
+        if not any((folder / component / name).is_file() for name in _TOKENIZERS):
+            raise InvalidInput(f"{folder / component} holds no tokenizer.json: download the model again.")
     try:
         in_channels = int(transformer.get("in_channels", 16))
-        latent_channels = int(transformer.get("out_channels", 16) or in_channels)
         facts = ModelFacts(
             pipeline=index["_class_name"],
-            num_heads=int(transformer["num_attention_heads"]),
-            num_layers=int(transformer["num_layers"]),
-            patch_size=_triple(transformer.get("patch_size", (1, 2, 2))),
-            latent_channels=latent_channels,
-            vae_scale_spatial=int(vae.get("scale_factor_spatial", 8)),
-            vae_scale_temporal=int(vae.get("scale_factor_temporal", 4)),
-            rope_max_seq_len=int(transformer.get("rope_max_seq_len", 1024)),
-            guidance_distilled=bool(transformer.get("guidance_embeds", False)),
+            family=family,
+            **family.read_sizes(transformer, vae),
             boundary_timestep=_boundary_timestep(index, scheduler),
             image_input=_image_input(index),
             clip_images=_clip_images(transformer),
@@ -110,23 +107,18 @@ def read_facts(model_path: str | Path) -> ModelFacts:
     if clip:
         _read_json(folder / "image_encoder" / "config.json")
         _read_json(folder / "image_processor" / "preprocessor_config.json")
-    for component in (*facts.transformers, "vae", "text_encoder", *clip):
+    for component in (*facts.transformers, "vae", *family.text_encoders, *clip):
         for file in weight_files(folder, component):
             _check_weight_file(file)
     return facts
 
 
-def _triple(values: Any) -> tuple[int, int, int]:
-    t, h, w = values
-    return int(t), int(h), int(w)
-
-
-def _check_supported(index: dict[str, Any], folder: Path) -> None:
+def _family(index: dict[str, Any], folder: Path) -> Family:
     pipeline = index.get("_class_name")
-    if pipeline not in _SUPPORTED_PIPELINES:
-        raise InvalidInput(
-            f"{folder} is a {pipeline}, which Lockstep does not run: use one of {', '.join(_SUPPORTED_PIPELINES)}."
-        )
+    family = FAMILIES.get(pipeline) if isinstance(pipeline, str) else None
+    if family is None:
+        raise InvalidInput(f"{folder} is a {pipeline}, which Lockstep does not run: use one of {', '.join(FAMILIES)}.")
+    return family
 
 
 def _boundary_timestep(index: dict[str, Any], scheduler: dict[str, Any]) -> float | None:

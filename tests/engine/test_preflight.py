@@ -142,7 +142,7 @@ def test_a_model_with_distilled_guidance_has_one_branch(config: Callable[..., Co
     facts = read_facts(model)
     assert not facts.guidance_distilled
     for guidance in (0.0, 1.0, 1.01, 5.0):
-        assert facts.num_branches(guidance) == len(all_lanes(1, guidance)), "as many as the engine computes"
+        assert len(all_lanes(1, facts.num_branches(guidance))) == (2 if guidance > 1 else 1), "as diffusers decides it"
     file = model / "transformer" / "config.json"
     write_json(file, json.loads(file.read_text()) | {"guidance_embeds": True})
     facts = read_facts(model)

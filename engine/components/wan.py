@@ -1,0 +1,17 @@
+"""What runs Wan 2.1 and 2.2."""
+
+from diffusers import WanTransformer3DModel
+
+from engine.components.autoencoder import load_autoencoder
+from engine.components.parts import Parts
+from engine.components.text_encoder import TextEncoder
+from engine.denoise import make_scheduler
+from engine.models.wan import WanAdapter
+
+PARTS = Parts(
+    transformer=WanTransformer3DModel,
+    adapter=WanAdapter,
+    prompt_encoder=TextEncoder,
+    video_decoder=load_autoencoder,
+    make_scheduler=make_scheduler,
+)

@@ -1,0 +1,59 @@
+"""The families of models that Lockstep runs: what tells them apart before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+Settings = dict[str, Any]
+
+
+class Sizes(TypedDict):
+    """As in ``engine.models.facts.ModelFacts``."""
+
+    num_heads: int
+    num_layers: int
+    patch_size: tuple[int, int, int]
+    latent_channels: int
+    vae_scale_spatial: int
+    vae_scale_temporal: int
+    rope_max_seq_len: int | None
+    guidance_distilled: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share their classes."""
+
+    name: str
+    parts: str  # module whose PARTS are the torch side, an ``engine.components.parts.Parts``
+    read_sizes: Callable[[Settings, Settings], Sizes]  # from the configurations of the transformer and the VAE
+    text_encoders: tuple[str, ...] = ("text_encoder",)
+    tokenizers: tuple[str, ...] = ("tokenizer",)
+    schedulers: tuple[str, ...] = ("unipc", "euler")
+    max_text_tokens: int = 512
+    shards_weights: bool = True
+
+
+def _read_wan(transformer: Settings, vae: Settings) -> Sizes:
+    return {
+        "num_heads": int(transformer["num_attention_heads"]),
+        "num_layers": int(transformer["num_layers"]),
+        "patch_size": _triple(transformer.get("patch_size", (1, 2, 2))),
+        "latent_channels": int(transformer.get("out_channels", 16) or transformer.get("in_channels", 16)),
+        "vae_scale_spatial": int(vae.get("scale_factor_spatial", 8)),
+        "vae_scale_temporal": int(vae.get("scale_factor_temporal", 4)),
+        "rope_max_seq_len": int(transformer.get("rope_max_seq_len", 1024)),
+        "guidance_distilled": bool(transformer.get("guidance_embeds", False)),
+    }
+
+
+def _triple(values: Any) -> tuple[int, int, int]:
+    t, h, w = values
+    return int(t), int(h), int(w)
+
+
+WAN = Family("Wan", "engine.components.wan", _read_wan)
+
+FAMILIES = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN}
