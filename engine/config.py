@@ -33,7 +33,7 @@ class ModelConfig(_Section):
 class SamplingConfig(_Section):
     height: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
     width: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
-    frames: int = Field(gt=0, le=65536, description="4n+1 for Wan: the VAE packs four frames into one.")
+    frames: int = Field(gt=0, le=65536, description="4n+1: the VAE packs four frames into one.")
     steps: int = Field(50, gt=0, le=1000, description="Denoise steps; the models were trained on 1000 noise levels.")
     guidance: float = Field(
         5.0,
@@ -54,9 +54,14 @@ class SamplingConfig(_Section):
     )
     fps: int = Field(16, gt=0, le=240, description="Frames per second of the file; does not change the frames.")
     max_sequence_length: int = Field(
-        512, gt=0, le=512, description="Text tokens after padding; the padding counts in cross-attention."
+        512,
+        gt=0,
+        le=512,
+        description="Text tokens after padding, which counts with Wan; HunyuanVideo takes at most 256, and drops it.",
     )
-    scheduler: Literal["unipc", "euler"] = Field("unipc", description="unipc is the models' own; euler is plainer.")
+    scheduler: Literal["unipc", "euler"] = Field(
+        "unipc", description="unipc is Wan's own, euler is plainer; HunyuanVideo takes euler alone."
+    )
 
     def guidance_of(self, expert: int) -> float:
         """The guidance of the first (0) or second (1) transformer."""

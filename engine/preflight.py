@@ -48,6 +48,7 @@ def preflight(
     facts = read_facts(config.model.path)
     request = tasks[0].request
     check_size(request.sampling, facts)
+    _check_family(config, request, facts)
     _check_guidance(request, facts)
     _check_images(request, facts)
     placement = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
@@ -125,6 +126,30 @@ def _spans(config: Config, request: GenerationRequest, facts: ModelFacts) -> tup
 
     scheduler = make_scheduler(load_scheduler_config(config), request.sampling, torch.device("cpu"))
     return split_steps(scheduler.timesteps, facts.boundary_timestep)
+
+
+def _check_family(config: Config, request: GenerationRequest, facts: ModelFacts) -> None:
+    """Whether the models of this family can do what is asked for."""
+    sampling, family = request.sampling, facts.family
+    if sampling.scheduler not in family.schedulers:
+        raise InvalidInput(
+            f"sampling.scheduler is {sampling.scheduler}, with which {family.name} is not published: "
+            f"use {' or '.join(family.schedulers)}."
+        )
+    if sampling.max_sequence_length > family.max_text_tokens:
+        raise InvalidInput(
+            f"sampling.max_sequence_length is {sampling.max_sequence_length}, but {family.name} takes at most "
+            f"{family.max_text_tokens} text tokens: use {family.max_text_tokens}."
+        )
+    if facts.guidance_distilled and request.negative_prompt:
+        raise InvalidInput(
+            f"--negative-prompt is {request.negative_prompt!r}, but this model has its guidance distilled into the "
+            "weights and never looks at one: leave it out."
+        )
+    if config.parallel.shard_weights and not family.shards_weights:
+        raise InvalidInput(
+            f"parallel.shard_weights is true, but {family.name} is loaded whole on every rank: use false."
+        )
 
 
 def _check_guidance(request: GenerationRequest, facts: ModelFacts) -> None:

@@ -19,6 +19,7 @@ from engine.config import Config
 from engine.models.facts import ModelFacts
 from engine.request import GenerationRequest
 from parallel.degrees import Degrees
+from parallel.weights import list_blocks
 
 SCHEMA = 1
 PACKAGES = ("lockstep-video", "torch", "diffusers", "transformers", "xfuser")
@@ -120,7 +121,7 @@ def describe_model(facts: ModelFacts, transformers: Sequence[nn.Module]) -> dict
 
 def block_dtype(transformer: nn.Module) -> str:
     """The dtype of the blocks' arithmetic, "float32" or "bfloat16"."""
-    return str(next(transformer.blocks.parameters()).dtype).removeprefix("torch.")  # type: ignore[union-attr]
+    return str(next(list_blocks(transformer)[0].parameters()).dtype).removeprefix("torch.")
 
 
 def describe_versions() -> dict[str, str]:

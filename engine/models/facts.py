@@ -16,9 +16,10 @@ _WEIGHTS = {
     "transformer_2": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "text_encoder_2": "model",
     "image_encoder": "model",
 }
-_TOKENIZERS = ("tokenizer.json", "spiece.model")
+_TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
 _GIT_LFS = b"version https://git-lfs"
 
 
@@ -102,6 +103,7 @@ def read_facts(model_path: str | Path) -> ModelFacts:
         ) from None
     if facts.boundary_timestep is not None:
         _check_alike(transformer, _read_json(folder / "transformer_2" / "config.json"), folder)
+    _check_needs(transformer, facts, folder)
     _check_channels(in_channels, facts, folder)
     clip = ["image_encoder"] if facts.clip_images else []
     if clip:
@@ -140,6 +142,15 @@ def _clip_images(transformer: dict[str, Any]) -> int:
     if transformer.get("image_dim") is None:
         return 0
     return 1 if transformer.get("pos_embed_seq_len") is None else 2
+
+
+def _check_needs(transformer: dict[str, Any], facts: ModelFacts, folder: Path) -> None:
+    for key, needed in facts.family.needs:
+        if transformer.get(key) != needed:
+            raise InvalidInput(
+                f"The transformer in {folder} has {key} {transformer.get(key)}, but that of a {facts.pipeline} has "
+                f"{needed}, so this is a kind of model that Lockstep does not run: use another."
+            )
 
 
 def _check_channels(in_channels: int, facts: ModelFacts, folder: Path) -> None:

@@ -34,6 +34,7 @@ class Family:
     schedulers: tuple[str, ...] = ("unipc", "euler")
     max_text_tokens: int = 512
     shards_weights: bool = True
+    needs: tuple[tuple[str, Any], ...] = ()  # settings of the transformer, without which it is of another kind
 
 
 def _read_wan(transformer: Settings, vae: Settings) -> Sizes:
@@ -54,6 +55,32 @@ def _triple(values: Any) -> tuple[int, int, int]:
     return int(t), int(h), int(w)
 
 
+def _read_hunyuan_video(transformer: Settings, vae: Settings) -> Sizes:
+    patch_size = int(transformer.get("patch_size", 2))
+    return {
+        "num_heads": int(transformer["num_attention_heads"]),
+        "num_layers": int(transformer["num_layers"]) + int(transformer["num_single_layers"]),
+        "patch_size": (int(transformer.get("patch_size_t", 1)), patch_size, patch_size),
+        "latent_channels": int(transformer.get("out_channels", 16)),
+        "vae_scale_spatial": int(vae.get("spatial_compression_ratio", 8)),
+        "vae_scale_temporal": int(vae.get("temporal_compression_ratio", 4)),
+        "rope_max_seq_len": None,
+        "guidance_distilled": True,
+    }
+
+
 WAN = Family("Wan", "engine.components.wan", _read_wan)
 
-FAMILIES = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN}
+HUNYUAN_VIDEO = Family(
+    "HunyuanVideo",
+    "engine.components.hunyuan_video",
+    _read_hunyuan_video,
+    text_encoders=("text_encoder", "text_encoder_2"),
+    tokenizers=("tokenizer", "tokenizer_2"),
+    schedulers=("euler",),
+    max_text_tokens=256,
+    shards_weights=False,
+    needs=(("guidance_embeds", True), ("image_condition_type", None)),
+)
+
+FAMILIES = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN, "HunyuanVideoPipeline": HUNYUAN_VIDEO}

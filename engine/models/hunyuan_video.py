@@ -135,6 +135,11 @@ class HunyuanVideoAdapter:
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
         return join_patches(tokens, latents_shape, self.transformer.config)
 
+    def finish(self, latents: Tensor, condition: Condition) -> Tensor:
+        if self.transformer.config.image_condition_type != "token_replace" or condition.image_latents is None:
+            return latents
+        return torch.cat([condition.image_latents.to(latents.dtype), latents[:, :, 1:]], dim=2)
+
     def _with_image(self, latents: Tensor, image_latents: Tensor | None) -> Tensor:
         """The latents as the transformer wants them: [1, in_channels, frames, height, width]."""
         if image_latents is None:

@@ -1,0 +1,115 @@
+"""What runs HunyuanVideo text-to-video."""
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
+)
+from torch import Tensor
+
+from engine.components.files import load_component, on_device
+from engine.components.parts import Parts
+from engine.components.transformer import transformer_dtype
+from engine.config import Config, SamplingConfig
+from engine.models.hunyuan_video import HunyuanVideoAdapter
+from engine.request import GenerationRequest
+from engine.video import to_uint8
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+class HunyuanVideoPromptEncoder:
+    """Llama and CLIP with their tokenizers, run exactly as diffusers' pipeline runs them."""
+
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
+        """
+        Raises:
+            ValueError: ``sharded``, which the check before loading refuses.
+        """
+        if sharded:
+            raise ValueError(
+                "The text encoders of HunyuanVideo cannot be shared out: use parallel.shard_weights=false."
+            )
+        self._device = ranks.device
+        self._dtype = transformer_dtype(config, ranks.device)
+        self._pipeline = load_component(
+            HunyuanVideoPipeline.from_pretrained, config.model.path, transformer=None, vae=None, dtype=self._dtype
+        )
+
+    def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
+        """For each prompt ``prompt_embeds``, ``prompt_attention_mask``, ``pooled_projections`` and ``guidance``, as
+        :class:`HunyuanVideoAdapter` wants them; guidance is distilled, so ``num_branches`` is 1."""
+        llama, clip = self._pipeline.text_encoder, self._pipeline.text_encoder_2
+        with on_device(self._device, llama), on_device(self._device, clip):
+            embeds, pooled, mask = self._pipeline.encode_prompt(
+                prompt=list(request.prompts),
+                max_sequence_length=request.sampling.max_sequence_length,
+                device=self._device,
+            )
+        # multiplied after rounding to the transformer's dtype, as diffusers does
+        guidance = torch.tensor([request.sampling.guidance], dtype=self._dtype, device=self._device) * 1000.0
+        return [
+            {
+                "prompt_embeds": embeds[i : i + 1],
+                "prompt_attention_mask": mask[i : i + 1],
+                "pooled_projections": pooled[i : i + 1],
+                "guidance": guidance,
+            }
+            for i in range(len(request.prompts))
+        ]
+
+
+class HunyuanVideoDecoder:
+    """The VAE's decoding half, on the first rank of a replica alone, in float32.
+
+    Strips of rows would not be exact here as they are with Wan: group norms see the whole picture, and attention sees
+    all frames. On CUDA diffusers' tiles bound the memory (a 720p video would not fit without), and are blended
+    where they meet; on the CPU pictures are whole. Frames are decoded in pieces of time, as diffusers does by itself.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        self._device = ranks.device
+        self._vae: AutoencoderKLHunyuanVideo | None = None
+        if ranks.replica_rank == 0:
+            self._vae = load_component(
+                AutoencoderKLHunyuanVideo.from_pretrained, config.model.path, subfolder="vae", dtype=torch.float32
+            ).eval()
+            if ranks.device.type == "cuda":
+                self._vae.enable_tiling()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
+        """As :meth:`engine.components.parts.VideoDecoder.decode`; nothing is sent."""
+        if self._vae is None:
+            return
+        with on_device(self._device, self._vae):
+            scaled = latents[None].to(self._vae.dtype) / self._vae.config.scaling_factor
+            video = self._vae.decode(scaled, return_dict=False)[0][0]
+        for frames in video.split(self._vae.config.temporal_compression_ratio, dim=1):
+            yield to_uint8(frames).permute(1, 2, 3, 0).contiguous().cpu()
+
+
+def make_scheduler(
+    pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device
+) -> FlowMatchEulerDiscreteScheduler:
+    """The sampler of a request, its timesteps set: sigmas fall evenly from 1 before they are shifted."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pretrained, shift=sampling.shift)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, sampling.steps + 1)[:-1], device=device)
+    scheduler.set_begin_index(0)  # else each step searches its timestep and waits for the device
+    return scheduler
+
+
+PARTS = Parts(
+    transformer=HunyuanVideoTransformer3DModel,
+    adapter=HunyuanVideoAdapter,
+    prompt_encoder=HunyuanVideoPromptEncoder,
+    video_decoder=HunyuanVideoDecoder,
+    make_scheduler=make_scheduler,
+    masks_text=True,
+)
