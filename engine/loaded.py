@@ -111,8 +111,7 @@ def load_experts(
         if sharded:
             transformer, weights = load_sharded_transformer(config, ranks, subfolder)
         else:
-            flash = uses_flash(config, ranks.device) and not parts.masks_text
-            transformer = load_transformer(config, ranks.device, parts.transformer, subfolder, flash)
+            transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
             together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
             if together or not experts:
                 transformer = transformer.to(ranks.device)

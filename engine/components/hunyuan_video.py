@@ -111,5 +111,4 @@ PARTS = Parts(
     prompt_encoder=HunyuanVideoPromptEncoder,
     video_decoder=HunyuanVideoDecoder,
     make_scheduler=make_scheduler,
-    masks_text=True,
 )

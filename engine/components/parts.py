@@ -47,7 +47,6 @@ class Parts:
     prompt_encoder: of (configuration, ranks, whether the weights are shared out over the ranks of the replica).
     video_decoder: of (configuration, ranks).
     make_scheduler: of (the checkpoint's scheduler configuration, how to sample, device); its timesteps are set.
-    masks_text: some attention has a mask, which flash-attn cannot take, so diffusers' own attention stays torch's.
     """
 
     transformer: Any
@@ -55,7 +54,6 @@ class Parts:
     prompt_encoder: Callable[[Config, Ranks, bool], PromptEncoder]
     video_decoder: Callable[[Config, Ranks], VideoDecoder]
     make_scheduler: Callable[[dict[str, Any], SamplingConfig, torch.device], Scheduler]
-    masks_text: bool = False
 
 
 def parts_of(family: Family) -> Parts:

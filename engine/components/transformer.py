@@ -28,22 +28,16 @@ def uses_flash(config: Config, device: torch.device) -> bool:
     return able and (wanted == "flash" or (wanted == "auto" and importlib.util.find_spec("flash_attn") is not None))
 
 
-def load_transformer(
-    config: Config, device: torch.device, kind: Any, subfolder: str = "transformer", flash: bool = False
-) -> Any:
+def load_transformer(config: Config, device: torch.device, kind: Any, subfolder: str = "transformer") -> Any:
     """The denoiser in that folder of the model, a ``kind`` in evaluation mode, to run on ``device``; still on the
-    CPU.
-
-    Args:
-        flash: let diffusers' own attention run through flash-attn.
-    """
+    CPU."""
     transformer = load_component(
         kind.from_pretrained,
         config.model.path,
         subfolder=subfolder,
         dtype=transformer_dtype(config, device),
     )
-    if flash:
+    if uses_flash(config, device):
         transformer.set_attention_backend("flash")
     return transformer.eval()
 
