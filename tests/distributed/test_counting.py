@@ -18,8 +18,11 @@ TEXT_BYTES = 512 * 64 * FLOAT
 VELOCITY_OF_TOKEN = 1 * 2 * 2 * 16 * FLOAT
 
 
-def generate(ranks: Ranks, config: Config) -> dict | None:
-    return Engine(load_model(config, ranks), Progress()).generate(make_request([PROMPT], "", 7, config.sampling)).report
+def generate(ranks: Ranks, configs: list[Config]) -> list[dict | None]:
+    model = load_model(configs[0], ranks)
+    return [
+        Engine(model, Progress()).generate(make_request([PROMPT], "", 7, config.sampling)).report for config in configs
+    ]
 
 
 @pytest.mark.parametrize(
@@ -35,21 +38,27 @@ def generate(ranks: Ranks, config: Config) -> dict | None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("tokens", SIZES)
-def test_bytes_of_a_whole_run(gang: Gang, degrees: Degrees, tokens: int) -> None:
+def test_bytes_of_a_whole_run(gang: Gang, degrees: Degrees) -> None:
     """Ulysses (Jacobs et al. 2023): query, key, value and output each send (U-1)/U of a rank's tokens; a ring (Liu et
     al. 2023) passes key and value on R-1 times. What is uneven travels as the longest shard."""
-    frames, height, width = SIZES[tokens]
-    sizes = (f"sampling.frames={frames}", f"sampling.height={height}", f"sampling.width={width}")
-    config = tiny_config("cache.method=none", f"sampling.steps={STEPS}", *sizes)
-    report = gang.run(generate, degrees, config)[0]
+    configs = []
+    for frames, height, width in SIZES.values():
+        sizes = (f"sampling.frames={frames}", f"sampling.height={height}", f"sampling.width={width}")
+        configs.append(tiny_config("cache.method=none", f"sampling.steps={STEPS}", *sizes))
+    for tokens, report in zip(SIZES, gang.run(generate, degrees, configs)[0], strict=True):
+        expected = theory(degrees, tokens)
+        counted = report["totals"]["collective_bytes_by_kind"]
+        assert counted == {kind: number for kind, number in expected.items() if number or kind in counted}
+        assert report["totals"]["collective_bytes_per_rank"] == sum(expected.values())
 
+
+def theory(degrees: Degrees, tokens: int) -> dict[str, int]:
     longest = -(-tokens // degrees.sequence)
     own_lanes = LANES // degrees.cfg
     passes = STEPS * own_lanes
     peers = degrees.replica_size - 1
     shard_bytes = longest * DIM * FLOAT
-    expected = {
+    return {
         "all_to_all": passes * BLOCKS * 4 * shard_bytes * (degrees.ulysses - 1) // degrees.ulysses,
         "ring": passes * BLOCKS * 2 * shard_bytes * (degrees.ring - 1),
         "all_gather": passes * longest * VELOCITY_OF_TOKEN * (degrees.sequence - 1),
@@ -57,6 +66,3 @@ def test_bytes_of_a_whole_run(gang: Gang, degrees: Degrees, tokens: int) -> None
         "agreement": STEPS * 4 * 8 * peers,  # step, tokens, control and finiteness; without a cache there are no sums
         "broadcast": LANES * TEXT_BYTES * peers,
     }
-    counted = report["totals"]["collective_bytes_by_kind"]
-    assert counted == {kind: number for kind, number in expected.items() if number or kind in counted}
-    assert report["totals"]["collective_bytes_per_rank"] == sum(expected.values())

@@ -1,6 +1,8 @@
 """I2: the schedule and the video do not depend on the number of ranks or the layout."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from engine.config import Config
 from engine.engine import Engine, Result
 from engine.loaded import load_model
 from engine.progress import Progress
-from engine.request import GenerationRequest, make_request
+from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.checkpoints import write_tiny_checkpoint
@@ -61,26 +63,37 @@ CASES = [
     ("75 tokens", "fbcache"),
     ("80 tokens", "interval"),
 ]
-LARGE_CASES = [("42 tokens", "none"), ("80 tokens", "dicache"), ("75 tokens", "per branch")]
+LARGE_CASES = [("42 tokens", "none"), ("75 tokens", "dicache")]
+LARGE_CFG_CASES = [*LARGE_CASES, ("75 tokens", "per branch")]  # branches on different ranks could drift apart
 
+Case = tuple[str, str]  # size, cache
 SCHEDULE = ("step", "sample", "branch", "action")
+
+
+def cases_of(model: str, degrees: Degrees) -> list[Case]:
+    if model == "6 heads":  # its two branches never differ, and its first block says nothing that others do not
+        return [case for case in CASES if case[1] in ("none", "dicache")]
+    if degrees.world_size > 4:
+        return LARGE_CFG_CASES if degrees.cfg == 2 else LARGE_CASES
+    return CASES
 
 
 def table() -> list[Any]:
     """model x layout x length x cache; layouts beyond four ranks are slow."""
     rows = []
     for model, degrees in [("4 heads", d) for d in FOUR_HEADS] + [("6 heads", d) for d in SIX_HEADS]:
-        is_large = degrees.world_size > 4
-        for size, cache in LARGE_CASES if is_large else CASES:
-            if model == "6 heads" and cache not in ("none", "dicache"):
-                continue  # its two branches never differ, and its first block says nothing that others do not
+        marks = [pytest.mark.slow] * (degrees.world_size > 4)
+        for size, cache in cases_of(model, degrees):
             name = "-".join((model, str(degrees), size, cache))
-            rows.append(pytest.param(model, degrees, size, cache, id=name, marks=[pytest.mark.slow] * is_large))
+            rows.append(pytest.param(model, degrees, size, cache, id=name, marks=marks))
     return rows
 
 
-def generate(ranks: Ranks, config: Config, request: GenerationRequest) -> Result:
-    return Engine(load_model(config, ranks), Progress()).generate(request)
+def generate(ranks: Ranks, configs: list[Config]) -> list[Result]:
+    """One request for each configuration, on one loaded model: what one leaves behind would show in the next."""
+    model = load_model(configs[0], ranks)
+    engines = [(Engine(replace(model, config=config), Progress()), config) for config in configs]
+    return [engine.generate(make_request([PROMPT], "", 7, config.sampling)) for engine, config in engines]
 
 
 @pytest.fixture(scope="module")
@@ -97,28 +110,41 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, 
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[tuple[str, ...], Result]:
-    """The one-rank result of each model, size and cache, made once."""
-    return {}
+def alone(configured: Callable[[str, str, str], Config]) -> Callable[[str, str, str], Result]:
+    """The one-rank result of a model, size and cache, each on a model of its own."""
+
+    @functools.cache
+    def result(model: str, size: str, cache: str) -> Result:
+        return generate(Ranks(), [configured(model, size, cache)])[0]
+
+    return result
+
+
+@pytest.fixture(scope="module")
+def on_ranks(gang: Gang, configured: Callable[[str, str, str], Config]) -> Callable[..., dict[Case, list[Result]]]:
+    """The results of every rank of a layout for all its cases, which run one after the other."""
+
+    @functools.cache
+    def results(model: str, degrees: Degrees) -> dict[Case, list[Result]]:
+        cases = cases_of(model, degrees)
+        configs = [configured(model, *case) for case in cases]
+        by_rank = gang.run(generate, degrees, configs, timeout_seconds=100)
+        return {case: [results[i] for results in by_rank] for i, case in enumerate(cases)}
+
+    return results
 
 
 @pytest.mark.parametrize(("model", "degrees", "size", "cache"), table())
 def test_same_schedule_and_latents_as_one_rank(
-    gang: Gang,
-    configured: Callable[[str, str, str], Config],
-    alone: dict[tuple[str, ...], Result],
+    alone: Callable[[str, str, str], Result],
+    on_ranks: Callable[..., dict[Case, list[Result]]],
     model: str,
     degrees: Degrees,
     size: str,
     cache: str,
 ) -> None:
-    config = configured(model, size, cache)
-    request = make_request([PROMPT], "", 7, config.sampling)
-    if (model, size, cache) not in alone:
-        alone[model, size, cache] = generate(Ranks(), config, request)
-    expected = alone[model, size, cache]
-
-    results = gang.run(generate, degrees, config, request)
+    expected = alone(model, size, cache)
+    results = on_ranks(model, degrees)[size, cache]
 
     assert expected.report and results[0].report
     assert _schedule(results[0]) == _schedule(expected)

@@ -38,7 +38,6 @@ def generate_all(ranks: Ranks, config: Config, folder: Path) -> list[dict] | Non
         Degrees(data=2, ulysses=2),
         Degrees(data=3),
         pytest.param(Degrees(data=2, cfg=2, ring=2), marks=pytest.mark.slow),
-        pytest.param(Degrees(data=4, ulysses=2), marks=pytest.mark.slow),
     ],
     ids=str,
 )
