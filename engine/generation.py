@@ -86,8 +86,9 @@ class Generation:
         """Compare what all ranks hold whole from the start: the weights once, for they are large, and at every step
         what the prompts became. Latents alone would not tell: gathered from all ranks, they are equal in any case."""
         assert self._audit is not None
-        lanes = zip(self._lanes, encoded, strict=True)
-        self._replicated = {f"{name} of {lane.branch}": t for lane, named in lanes for name, t in named.items()}
+        for lane, named in zip(self._lanes, encoded, strict=True):
+            whose = f"sample {lane.sample} {lane.branch}" if len(self._request.prompts) > 1 else lane.branch
+            self._replicated |= {f"{name} of {whose}": tensor for name, tensor in named.items()}
         weights = {
             f"weights {name} of transformer {number}": parameter
             for number, expert in enumerate(self._model.experts)

@@ -62,13 +62,13 @@ def prepare(
     if rank is None and placement.degrees.world_size > 1:
         for path in (options.config, options.prompts_file):
             _refuse_pipe(path)
-    notes: Sequence[str] = ()
+    notes: list[str] = []
     if config.parallel.shard_weights and placement.degrees.replica_size == 1:
-        notes = ["parallel.shard_weights changes nothing here: each replica has one rank, which holds all weights"]
-    elif config.parallel.is_auto:
+        notes.append("parallel.shard_weights changes nothing here: each replica has one rank, which holds all weights")
+    if config.parallel.is_auto:
         from launch.layout import explain  # imports what draws tables
 
-        notes = explain(placement)
+        notes += explain(placement)
     return Job(config, tasks, placement.degrees, notes)
 
 

@@ -23,10 +23,10 @@ from tests.conftest import PROMPT, tiny_config
 from tests.distributed.gang import Gang
 
 
-def generate(ranks: Ranks, config: Config) -> float | str:
+def generate(ranks: Ranks, config: Config, prompts: tuple[str, ...] = (PROMPT,)) -> float | str:
     engine = Engine(load_model(config, ranks), Progress())
     try:
-        return engine.generate(make_request([PROMPT], "", 7, config.sampling)).latents.sum().item()
+        return engine.generate(make_request(prompts, "", 7, config.sampling)).latents.sum().item()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
@@ -82,7 +82,7 @@ def test_a_decision_that_differs_is_named_as_one(gang: Gang) -> None:
     assert len(set(messages)) == 1
 
 
-def generate_with_another_prompt(ranks: Ranks, config: Config, rank: int) -> float | str:
+def generate_with_another_prompt(ranks: Ranks, config: Config, rank: int, prompts: tuple[str, ...]) -> float | str:
     """One rank's copy of what the prompt became is damaged, after all ranks had it alike."""
     received = engine.conditions.broadcast_from_first
 
@@ -93,7 +93,7 @@ def generate_with_another_prompt(ranks: Ranks, config: Config, rank: int) -> flo
         return [*lanes, images]
 
     with mock.patch.object(engine.conditions, "broadcast_from_first", damaged):
-        return generate(ranks, config)
+        return generate(ranks, config, prompts)
 
 
 def generate_with_a_wrong_weight(ranks: Ranks, config: Config, rank: int) -> float | str:
@@ -109,9 +109,12 @@ def generate_with_a_wrong_weight(ranks: Ranks, config: Config, rank: int) -> flo
 
 def test_what_goes_into_the_model_is_compared_since_gathered_latents_hide_it(gang: Gang) -> None:
     config = tiny_config(*AUDITED, "sampling.steps=4")
-    messages = gang.run(generate_with_another_prompt, Degrees(ring=3), config, 1)
+    messages = gang.run(generate_with_another_prompt, Degrees(ring=3), config, 1, (PROMPT,))
     assert messages[0].startswith("DivergedError: The prompt_embeds of cond of rank 1 differ")
     assert "before the first denoise step" in messages[0] and len(set(messages)) == 1
+
+    messages = gang.run(generate_with_another_prompt, Degrees(ring=3), config, 1, (PROMPT, "a blue square"))
+    assert messages[0].startswith("DivergedError: The prompt_embeds of sample 0 cond of rank 1 differ")
 
     messages = gang.run(generate_with_a_wrong_weight, Degrees(ring=3), config, 2)
     assert messages[0].startswith(
