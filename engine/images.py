@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, RankFailure
 
 
 def read_image(path: Path, option: str) -> Image.Image:
@@ -45,6 +45,18 @@ def read_image(path: Path, option: str) -> Image.Image:
     except Exception as error:  # on damaged files Pillow's readers raise all kinds, SyntaxError and struct.error among
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise refuse(f"which cannot be read ({reason}): choose another image") from None
+
+
+def reread_image(path: Path, option: str) -> Image.Image:
+    """As :func:`read_image`, of a file that was there when the request was checked.
+
+    Raises:
+        RankFailure: it cannot be read any more.
+    """
+    try:
+        return read_image(path, option)
+    except InvalidInput as error:
+        raise RankFailure(str(error)) from error
 
 
 def fit_last(last: Image.Image, first: Image.Image) -> Image.Image:

@@ -5,8 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from engine.components.image_encoder import ImageEncoder
-from engine.components.parts import Parts, PromptEncoder, VideoDecoder, parts_of
+from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
 from engine.denoise import load_scheduler_config
@@ -41,8 +40,8 @@ class LoadedModel:
     residency: Residency
     scheduler_config: dict[str, Any]
     text_encoder: PromptEncoder | None
-    image_encoder: ImageEncoder | None  # on the first rank of a replica, where the model has CLIP
     autoencoder: VideoDecoder
+    images: ImageConditioner | None  # None where the model takes text alone
     load_seconds: float = 0.0
 
     @property
@@ -82,6 +81,8 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     sharded = config.parallel.shard_weights and ranks.replica_size > 1
     parts = parts_of(facts.family)
     experts, residency = load_experts(config, ranks, facts, parts, sharded)
+    autoencoder = parts.video_decoder(config, ranks)
+    conditioner = parts.image_conditioner if facts.image_input != "none" else None
     return LoadedModel(
         config=config,
         ranks=ranks,
@@ -91,8 +92,8 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         residency=residency,
         scheduler_config=load_scheduler_config(config),
         text_encoder=parts.prompt_encoder(config, ranks, sharded) if is_first or sharded else None,
-        image_encoder=ImageEncoder(config, ranks) if is_first and facts.clip_images else None,
-        autoencoder=parts.video_decoder(config, ranks),
+        autoencoder=autoencoder,
+        images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
     )
 
 

@@ -110,5 +110,6 @@ PARTS = Parts(
     adapter=HunyuanVideoAdapter,
     prompt_encoder=HunyuanVideoPromptEncoder,
     video_decoder=HunyuanVideoDecoder,
+    image_conditioner=None,
     make_scheduler=make_scheduler,
 )

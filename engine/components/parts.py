@@ -11,8 +11,10 @@ from torch import Tensor
 from engine.config import Config, SamplingConfig
 from engine.denoise import Scheduler
 from engine.models.adapter import Adapter
+from engine.models.facts import ModelFacts
 from engine.models.families import Family
 from engine.request import GenerationRequest
+from parallel.broadcast import Named
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -39,6 +41,19 @@ class VideoDecoder(Protocol):
         ...
 
 
+class ImageConditioner(Protocol):
+    """What looks at images; on each rank of a replica whose model takes them."""
+
+    def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
+        """The named tensors that the adapter's ``conditions`` wants of the request's images, which all lanes share;
+        collective over the replica, and equal on every rank.
+
+        Raises:
+            RankFailure: an image that was there when the request was checked cannot be read any more.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Parts:
     """The torch side of a family.
@@ -46,6 +61,8 @@ class Parts:
     transformer: the diffusers class. adapter: makes its pieces from a loaded one.
     prompt_encoder: of (configuration, ranks, whether the weights are shared out over the ranks of the replica).
     video_decoder: of (configuration, ranks).
+    image_conditioner: of (configuration, ranks, facts, the video decoder, which has the VAE); None where no model of
+        the family takes images.
     make_scheduler: of (the checkpoint's scheduler configuration, how to sample, device); its timesteps are set.
     """
 
@@ -53,6 +70,7 @@ class Parts:
     adapter: Callable[[Any], Adapter]
     prompt_encoder: Callable[[Config, Ranks, bool], PromptEncoder]
     video_decoder: Callable[[Config, Ranks], VideoDecoder]
+    image_conditioner: Callable[[Config, Ranks, ModelFacts, Any], ImageConditioner] | None
     make_scheduler: Callable[[dict[str, Any], SamplingConfig, torch.device], Scheduler]
 
 

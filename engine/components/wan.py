@@ -5,6 +5,7 @@ from diffusers import WanTransformer3DModel
 from engine.components.autoencoder import load_autoencoder
 from engine.components.parts import Parts
 from engine.components.text_encoder import TextEncoder
+from engine.components.wan_images import WanImageConditioner
 from engine.denoise import make_scheduler
 from engine.models.wan import WanAdapter
 
@@ -13,5 +14,6 @@ PARTS = Parts(
     adapter=WanAdapter,
     prompt_encoder=TextEncoder,
     video_decoder=load_autoencoder,
+    image_conditioner=WanImageConditioner,
     make_scheduler=make_scheduler,
 )

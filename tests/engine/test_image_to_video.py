@@ -9,7 +9,7 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline
 from PIL import Image, ImageOps
 
-from engine.conditions import mark_given_frames
+from engine.components.wan_images import mark_given_frames
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import InvalidInput, RankFailure
