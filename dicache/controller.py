@@ -1,17 +1,18 @@
 """The cache of one request on one rank: the only class of this package that the engine talks to."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 from torch import Tensor
 
 from dicache.config import CacheConfig
 from dicache.methods import build_method
 from dicache.rules import build_rules
-from dicache.steps import Decision, History, Lane, Step
+from dicache.steps import Decision, History, Lane, Snapshot, Step
 from dicache.sums import Sum
 from dicache.trajectory import Trajectory
 
-__all__ = ["Controller", "Decision", "Lane", "Step"]
+__all__ = ["Controller", "Decision", "History", "Lane", "Snapshot", "Step"]
 
 
 class Controller:
@@ -101,6 +102,25 @@ class Controller:
     def cache_bytes(self) -> int:
         """Bytes of all tensors that this rank keeps between steps now."""
         return sum(trajectory.nbytes for trajectory in self._trajectories.values())
+
+    def snapshot(self) -> Snapshot:
+        """What :meth:`restore` takes. The tensors are the controller's own: copy them before the next step."""
+        tensors = {lane: trajectory.tensors for lane, trajectory in self._trajectories.items()}
+        return Snapshot(deepcopy(self._histories), {lane: kept for lane, kept in tensors.items() if kept})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of the same method and lanes; its tensors, of this rank's tokens, are kept.
+
+        Raises:
+            ValueError: it is of other lanes, or of another method.
+        """
+        if snapshot.histories.keys() != self._histories.keys():
+            raise ValueError(
+                f"The snapshot is of {list(snapshot.histories)}, but the lanes are {list(self._histories)}."
+            )
+        self._histories = deepcopy(dict(snapshot.histories))
+        for lane, trajectory in self._trajectories.items():
+            trajectory.restore(snapshot.tensors.get(lane, {}))
 
     def release(self) -> None:
         """Free all tensors, after the last step that this controller is asked about."""

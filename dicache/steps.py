@@ -1,7 +1,10 @@
-"""The words that the engine, gates and estimators share: plain numbers, the same on every rank."""
+"""The words that the engine, gates and estimators share: plain numbers, the same on every rank, and their snapshot."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 Action = Literal["warmup", "compute", "skip"]
 
@@ -65,3 +68,15 @@ class History:
         else:
             self.computed.append(step)
             self.accumulated = 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A controller between two steps: what a run that is resumed there needs to go on alike.
+
+    histories: of all lanes. tensors: of the lanes that this rank holds, by kind, newest first,
+    [1, tokens_local, dim] each.
+    """
+
+    histories: Mapping[Lane, History]
+    tensors: Mapping[Lane, Mapping[str, Sequence[Tensor]]]

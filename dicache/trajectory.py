@@ -1,6 +1,6 @@
 """The tensors of one lane: the fewest that its method's formulas name, overwritten in place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,21 @@ class Ring:
         slot = self._slots.pop() if full else torch.empty_like(like, memory_format=torch.contiguous_format)
         self._slots.insert(0, slot)
         return slot
+
+    def restore(self, slots: Sequence[Tensor]) -> None:
+        """Go on from what :attr:`slots` was; the tensors are the ring's from now on.
+
+        Raises:
+            ValueError: there are more than it holds.
+        """
+        if len(slots) > self._depth:
+            raise ValueError(f"{len(slots)} tensors do not fit into a ring of {self._depth}.")
+        self._slots = list(slots)
+
+    @property
+    def slots(self) -> tuple[Tensor, ...]:
+        """All tensors written so far that it still holds, newest first."""
+        return tuple(self._slots)
 
     def newest(self, age: int) -> Tensor:
         """The tensor written ``age`` writes ago, 1 being the newest."""
@@ -56,7 +71,32 @@ class Trajectory:
 
     @property
     def nbytes(self) -> int:
-        return sum(ring.nbytes for ring in (*self._signals.values(), self._residuals))
+        return sum(ring.nbytes for ring in self._rings.values())
+
+    @property
+    def tensors(self) -> dict[str, tuple[Tensor, ...]]:
+        """All that is kept, by kind, newest first. They are overwritten in place by the next step.
+
+        The sums that are settled are not among them: measured again from the same tensors they are the same bits.
+        """
+        return {name: ring.slots for name, ring in self._rings.items() if ring.slots}
+
+    def restore(self, tensors: Mapping[str, Sequence[Tensor]]) -> None:
+        """Go on from what :attr:`tensors` was, with tensors of this rank's tokens, which are kept.
+
+        Raises:
+            ValueError: they are another method's.
+        """
+        unknown = sorted(tensors.keys() - self._rings.keys())
+        if unknown:
+            raise ValueError(f"This method keeps {sorted(self._rings)}, but there is {', '.join(unknown)}.")
+        for name, ring in self._rings.items():
+            ring.restore(tensors.get(name, ()))
+        self._settled = {}
+
+    @property
+    def _rings(self) -> dict[str, Ring]:
+        return {str(signal): ring for signal, ring in self._signals.items()} | {"residual": self._residuals}
 
     def measure(self, sums: Sequence[Sum], x: Tensor, probe: Tensor) -> Tensor:
         """Evaluate sums over this rank's tokens: float64 [len(sums)] on the device of ``x``, no host sync."""
