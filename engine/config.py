@@ -92,6 +92,15 @@ class RuntimeConfig(_Section):
     )
 
 
+class CheckpointConfig(_Section):
+    every: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Denoise steps between checkpoints, from which `lockstep resume` goes on; 0 writes none.",
+    )
+
+
 class Config(_Section):
     """Everything about a run but the prompt. Immutable; paths in it are absolute."""
 
@@ -104,6 +113,7 @@ class Config(_Section):
         "replica are then chosen for the machine, and the first rank says which and why.",
     )
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
 
 
 # keys whose value names a file or folder, and may be relative

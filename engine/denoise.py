@@ -23,20 +23,22 @@ def denoise(
     latents: Tensor,
     control: Callable[[], Control],
     on_step: OnStep,
+    steps_done: int = 0,
 ) -> Tensor:
     """Turn noise into clean latents; every rank of a replica runs this with the same arguments.
 
     Args:
-        scheduler: with its timesteps set.
-        latents: float32 noise [samples, channels, frames, height, width].
+        scheduler: with its timesteps set, and in the state that the steps done have left it in.
+        latents: float32 noise [samples, channels, frames, height, width], or what the steps done have made of it.
         control: asked before each step; what any rank answers holds for all.
         on_step: called after each step with its timestep, every lane's decision and the new latents.
+        steps_done: in an earlier run, which this one continues.
 
     Raises:
         Cancelled: some rank's control word said so; on all ranks at the same step.
         NotFiniteError: a rank's activations, or the final latents, are not finite; on all ranks alike.
     """
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index, timestep in enumerate(scheduler.timesteps[steps_done:], start=steps_done):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
         velocity, decisions, agreed = experts.predict(latents, timestep, step, control())
         if agreed is Control.CANCEL:
@@ -60,11 +62,11 @@ def make_scheduler(pretrained: dict[str, Any], sampling: SamplingConfig, device:
     return scheduler
 
 
-def draw_noise(num_samples: int, shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
-    """Float32 noise [samples, *shape] from one CPU generator, so a seed means the same on any device and
+def draw_noise(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
+    """Float32 noise of that shape from one CPU generator, so a seed means the same on any device and
     number of ranks, and the same as in a diffusers pipeline given that generator."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn((num_samples, *shape), generator=generator, dtype=torch.float32).to(device)
+    return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
 
 def load_scheduler_config(config: Config) -> dict[str, Any]:

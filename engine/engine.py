@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.checkpoints.keeper import DONE, RequestCheckpoints
 from engine.config import Config
 from engine.files import StagedFiles
 from engine.generation import Generation
@@ -67,6 +69,7 @@ class Engine:
         output: Path | None = None,
         report: Path | None = None,
         latents: Path | None = None,
+        checkpoint: Path | None = None,
         control: Callable[[], Control] = lambda: Control.RUN,
     ) -> Result:
         """Make the videos of one request; collective over the ranks of a replica, unknown to other replicas.
@@ -76,6 +79,8 @@ class Engine:
                 None stops at the latents. Given on every rank alike, though the first alone writes.
             report: where the run report goes.
             latents: where the final latents go (safetensors, key "latents").
+            checkpoint: a folder of this request alone, which all ranks see. What an earlier run has left there is
+                continued; what this one leaves is gone once its files are written, but for a copy of the report.
             control: asked before each step; :attr:`Control.CANCEL` from any rank ends the request on all.
 
         Raises:
@@ -83,19 +88,32 @@ class Engine:
             NotFiniteError: activations are not finite on some rank.
         """
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
-        generation = Generation(self._model, request, self._progress)
-        final = generation.denoise(generation.encode(), control)
-        set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer than a step
-        document = None
-        with StagedFiles() as files:
-            videos = generation.decode(final, output, files) if output else []
-            usage = generation.collect_usage()
-            if self._model.is_first:
-                generation.write(final, latents, files)
-                document = generation.report(usage, final, videos)
-                if report:
-                    write_report(document, files.stage(report))
+        with ExitStack() as closing:
+            checkpoints = None
+            if checkpoint is not None:
+                checkpoints = RequestCheckpoints(checkpoint, self._model.config, request, self._model.ranks, self._note)
+                closing.callback(checkpoints.close)
+            generation = Generation(self._model, request, self._progress, checkpoints)
+            generation.resume()
+            final = generation.denoise(generation.encode(), control)
+            set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
+            document = None
+            with StagedFiles() as files:
+                videos = generation.decode(final, output, files) if output else []
+                usage = generation.collect_usage()
+                if self._model.is_first:
+                    generation.write(final, latents, files)
+                    document = generation.report(usage, final, videos)
+                    for path in (report, checkpoint and checkpoint / DONE):
+                        if path:
+                            write_report(document, files.stage(path))
+            if checkpoints is not None:
+                checkpoints.remove()
         return Result(final, document)
+
+    def _note(self, line: str) -> None:
+        if self._model.ranks.rank == 0:
+            self._progress.note(line)
 
     def generate_all(self, tasks: Sequence[Task]) -> list[dict[str, Any]] | None:
         """Make a list of videos, shared out over the data-parallel replicas; collective within each replica.
@@ -112,7 +130,8 @@ class Engine:
         for index in work:
             self._progress.video(index, len(tasks))
             task = tasks[index]
-            result = self.generate(task.request, task.outputs.video, task.outputs.report, task.outputs.latents)
+            outputs = task.outputs
+            result = self.generate(task.request, outputs.video, outputs.report, outputs.latents, outputs.checkpoint)
             if result.report is not None:
                 work.finish(index, result.report)
         self._progress.done()

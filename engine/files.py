@@ -41,11 +41,11 @@ class StagedFiles:
     def _commit(self) -> None:
         for temporary in self._temporaries.values():
             temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-            _sync(temporary)
+            sync(temporary)
         for path, temporary in self._temporaries.items():
             temporary.replace(path)
         for folder in {path.parent for path in self._temporaries}:
-            _sync(folder)  # else a power cut may undo the renames
+            sync(folder)  # else a power cut may undo the renames
 
 
 def numbered(output: Path, count: int) -> list[Path]:
@@ -55,7 +55,8 @@ def numbered(output: Path, count: int) -> list[Path]:
     return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk, so that a power cut does not undo what was done to it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
+from engine.checkpoints.keeper import RequestCheckpoints
+from engine.checkpoints.state import RequestState, restore_scheduler, scheduler_state
 from engine.conditions import encode
 from engine.denoise import denoise, draw_noise
 from engine.experts import Experts, split_steps
@@ -26,13 +28,14 @@ from engine.predictor import VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
 from engine.timing import StageClock, Stopwatch
+from engine.versions import describe_versions
 from engine.video import write_video
 from parallel.agreement import Agreement, Control
 from parallel.audit import Audit
 from parallel.broadcast import Named
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
-from parallel.sharding import Shards, plan_shards
+from parallel.sharding import plan_shards
 from parallel.weights import parameter_bytes
 
 Encoded = Sequence[Named]
@@ -41,7 +44,13 @@ Encoded = Sequence[Named]
 class Generation:
     """The stages of one request, to be called in order."""
 
-    def __init__(self, model: LoadedModel, request: GenerationRequest, progress: Progress) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        request: GenerationRequest,
+        progress: Progress,
+        checkpoints: RequestCheckpoints | None = None,
+    ) -> None:
         self._model = model
         self._request = request
         self._progress = progress
@@ -57,6 +66,11 @@ class Generation:
             Controller(model.config.cache, self._lanes, request.sampling.steps, expert.adapter.num_blocks, span)
             for expert, span in zip(model.experts, self._spans, strict=True)
         ]
+        shape = model.facts.latents_shape(request.sampling.frames, request.sampling.height, request.sampling.width)
+        self._latents_shape = torch.Size((len(request.prompts), *shape))
+        self._shards = plan_shards(model.adapter.num_tokens(self._latents_shape), model.ranks)
+        self._checkpoints = checkpoints
+        self._resumed: RequestState | None = None
         self._cache_bytes = 0
         self._agreement = Agreement(model.ranks, self._meter)
         self._replicated: dict[str, Tensor] = {}  # by name, what an audit compares each step beside latents
@@ -64,23 +78,72 @@ class Generation:
         if model.ranks.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
+    def resume(self) -> None:
+        """Go on where an earlier run was, if it has left a checkpoint.
+
+        Raises:
+            RankFailure: what it has left is of another request, model, method or version.
+        """
+        if self._checkpoints is None:
+            return
+        own = own_lanes(self._lanes, self._model.ranks)
+        state = self._resumed = self._checkpoints.load(self._shards, own.__contains__)
+        if state is None:
+            return
+        self._progress.note(f"going on after {state.steps_done} of {self._request.sampling.steps} denoise steps")
+        restore_scheduler(self._scheduler, state.scheduler)
+        for controller, snapshot in zip(self._controllers, state.snapshots, strict=bool(state.snapshots)):
+            controller.restore(snapshot)
+        self._log.rows = list(state.rows)
+        self._stopwatch.restore(state.seconds)
+
+    @property
+    def _steps_done(self) -> int:
+        """Before this run."""
+        return self._resumed.steps_done if self._resumed else 0
+
+    @property
+    def _resumed_at(self) -> list[int]:
+        """Steps that were done each time that the request was resumed."""
+        return [*self._resumed.resumed_at, self._resumed.steps_done] if self._resumed else []
+
     def encode(self) -> Encoded:
-        """What the prompts and images became for every lane, in the order of the lanes, equal on every rank."""
+        """What the prompts and images became for every lane, in the order of the lanes, equal on every rank; nothing
+        where only decoding is left."""
+        if self._steps_done == self._request.sampling.steps:
+            return ()
         with self._stage("encode"):
             return encode(self._model, self._request, self._meter)
 
     def denoise(self, encoded: Encoded, control: Callable[[], Control]) -> Tensor:
         """Final latents, float32 [samples, channels, frames, height, width], equal on every rank."""
-        model, sampling = self._model, self._request.sampling
+        model, resumed = self._model, self._resumed
+        if resumed is not None and resumed.steps_done == self._request.sampling.steps:
+            return resumed.latents
         with self._stage("denoise"), model.running(self._meter):
-            shape = model.facts.latents_shape(sampling.frames, sampling.height, sampling.width)
-            noise = draw_noise(len(self._request.prompts), shape, self._request.seed, model.ranks.device)
-            shards = plan_shards(model.adapter.num_tokens(noise.shape), model.ranks)
-            model.begin(shards, self._meter)
+            noise = draw_noise(self._latents_shape, self._request.seed, model.ranks.device)
+            model.begin(self._shards, self._meter)
             if self._audit:
                 self._audit_inputs(encoded)
-            experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise, shards))
-            return denoise(experts, self._scheduler, noise, control, self._on_step)
+            experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise))
+            latents = resumed.latents if resumed else noise
+            latents = denoise(experts, self._scheduler, latents, control, self._on_step, self._steps_done)
+            if self._checkpoints:
+                self._checkpoints.save_final(self._state(self._request.sampling.steps, latents))
+            return latents
+
+    def _state(self, steps_done: int, latents: Tensor) -> RequestState:
+        """Where the request stands; once all steps are done, the latents are all that is needed."""
+        is_final = steps_done == self._request.sampling.steps
+        return RequestState(
+            steps_done,
+            latents,
+            scheduler={} if is_final else scheduler_state(self._scheduler),
+            snapshots=() if is_final else [controller.snapshot() for controller in self._controllers],
+            rows=self._log.rows,
+            resumed_at=self._resumed_at,
+            seconds=self._stopwatch.seconds(wait=is_final),
+        )
 
     def _audit_inputs(self, encoded: Encoded) -> None:
         """Compare what all ranks hold whole from the start: the weights once, for they are large, and at every step
@@ -97,7 +160,7 @@ class Generation:
         }
         self._audit.check("before the first denoise step", {**self._replicated, **weights})
 
-    def _predictor(self, number: int, encoded: Encoded, noise: Tensor, shards: Shards) -> VelocityPredictor:
+    def _predictor(self, number: int, encoded: Encoded, noise: Tensor) -> VelocityPredictor:
         """That of an expert whose first step comes; what earlier experts have cached is dropped."""
         model = self._model
         for controller in self._controllers[:number]:
@@ -106,14 +169,14 @@ class Generation:
         model.residency.use(number)
         adapter = model.experts[number].adapter
         own = {lane: i for i, lane in enumerate(self._lanes) if lane in own_lanes(self._lanes, model.ranks)}
-        conditions = adapter.conditions([encoded[i] for i in own.values()], noise, shards)
+        conditions = adapter.conditions([encoded[i] for i in own.values()], noise, self._shards)
         return VelocityPredictor(
             adapter,
             self._lanes,
             self._controllers[number],
             self._agreement,
             model.ranks,
-            shards,
+            self._shards,
             dict(zip(own, conditions, strict=True)),
             self._request.sampling.guidance_of(number),
             self._meter,
@@ -194,10 +257,11 @@ class Generation:
                 shard_weights=model.experts[0].weights is not None,
             ),
             "model": reporting.describe_model(model.facts, [e.adapter.transformer for e in model.experts]),
-            "versions": reporting.describe_versions(),
+            "versions": describe_versions(),
             "device": reporting.describe_device(model.ranks.device),
             "world_size": model.ranks.degrees.world_size,
             "layout": reporting.describe_layout(model.ranks.degrees),
+            "resumed_at": self._resumed_at,
             "steps": log.rows,
             "totals": {
                 "computed": len(log.rows) - log.skipped,
@@ -209,6 +273,7 @@ class Generation:
                 "collective_bytes_by_kind": usage.collective_bytes,
                 "peak_memory_bytes": usage.peak_memory_bytes,
                 "agreement_seconds": usage.agreement_seconds,
+                "checkpoints": self._checkpoints.usage if self._checkpoints else None,
                 "seconds": seconds | {"total": model.load_seconds + time.perf_counter() - self._started},
             },
             "output": {
@@ -226,9 +291,11 @@ class Generation:
             things: dict[str, Tensor | str] = {"decisions": repr(decisions), "latents": latents, **self._replicated}
             self._audit.check(f"after denoise step {step.index}", things)
         self._cache_bytes = max(self._cache_bytes, sum(controller.cache_bytes for controller in self._controllers))
-        if any(step.index == span.start for span in self._spans):
+        if step.index in (self._steps_done, *(span.start for span in self._spans)):
             # connections are made, memory is allocated and weights are in place: from here on a step is short
             set_timeouts(self._model.config.runtime.step_timeout_seconds)
+        if self._checkpoints and self._checkpoints.is_due(step.index + 1):
+            self._checkpoints.save(self._state(step.index + 1, latents), self._shards)
         actions = {decision.action for decision in decisions.values()}
         self._progress.step(step.index, steps, next(a for a in ("warmup", "compute", "skip") if a in actions))
 

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import math
-import platform
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from parallel.degrees import Degrees
 from parallel.weights import list_blocks
 
 SCHEMA = 1
-PACKAGES = ("lockstep-video", "torch", "diffusers", "transformers", "xfuser")
 
 
 @dataclass
@@ -122,18 +119,6 @@ def describe_model(facts: ModelFacts, transformers: Sequence[nn.Module]) -> dict
 def block_dtype(transformer: nn.Module) -> str:
     """The dtype of the blocks' arithmetic, "float32" or "bfloat16"."""
     return str(next(list_blocks(transformer)[0].parameters()).dtype).removeprefix("torch.")
-
-
-def describe_versions() -> dict[str, str]:
-    """Versions of what decides the result."""
-    return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout that was not installed
-        return "unknown"
 
 
 def describe_device(device: torch.device) -> str:

@@ -18,12 +18,14 @@ class Outputs:
     video: Path | None = None
     report: Path | None = None
     latents: Path | None = None
+    checkpoint: Path | None = None  # folder of what it takes to go on, should the run break off
 
     def numbered(self, count: int) -> list[Outputs]:
         """Outputs of that many videos: out.mp4 becomes out-0.mp4, out-1.mp4 and so on, unless there is only one."""
         paths = (self.video, self.report, self.latents)
         columns = [numbered(path, count) if path else [None] * count for path in paths]
-        return [Outputs(*row) for row in zip(*columns, strict=True)]
+        folders = [self.checkpoint / f"video-{i}" if self.checkpoint else None for i in range(count)]
+        return [Outputs(*row) for row in zip(*columns, folders, strict=True)]
 
 
 @dataclass(frozen=True)

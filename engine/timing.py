@@ -2,8 +2,9 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -50,11 +51,19 @@ class Stopwatch:
             yield
             self._seconds[key] += time.perf_counter() - started
 
-    def seconds(self) -> dict[Hashable, float]:
-        """All sums so far; waits for the device."""
-        if self._events:
+    def seconds(self, wait: bool = True) -> dict[Any, float]:
+        """All sums so far; waits for the device, or leaves out what it has not done yet."""
+        if self._events and wait:
             torch.cuda.synchronize()
+        under_way = []
         for key, start, stop in self._events:
-            self._seconds[key] += start.elapsed_time(stop) / 1000
-        self._events.clear()
+            if stop.query():
+                self._seconds[key] += start.elapsed_time(stop) / 1000
+            else:
+                under_way.append((key, start, stop))
+        self._events = under_way
         return dict(self._seconds)
+
+    def restore(self, seconds: Mapping[Any, float]) -> None:
+        """Go on from what :meth:`seconds` was."""
+        self._seconds.update(seconds)

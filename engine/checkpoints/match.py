@@ -1,0 +1,52 @@
+"""What a run has to have in common with the one that wrote its checkpoint, for the video to be the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.config import Config
+from engine.models.fingerprint import fingerprint
+from engine.request import GenerationRequest
+from engine.versions import describe_versions
+
+
+def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
+    """Plain values, by section; needs no torch.
+
+    Raises:
+        OSError: a file of the model, or an image, cannot be read.
+    """
+    return {
+        "model": {"files": fingerprint(config.model.path), "dtype": config.model.dtype},
+        "request": request.model_dump(mode="json", exclude={"image", "last_image"})
+        | {"image": _content(request.image), "last_image": _content(request.last_image)},
+        "cache": config.cache.model_dump(mode="json", exclude={"replay"}) | {"replay": _content(config.cache.replay)},
+        "device": config.runtime.device,
+        "versions": describe_versions(),
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was, as "sampling.steps was 50 and is 30"."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return [
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _content(path: Path | None) -> str | None:
+    """A hash of a file, for its name says little."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else None

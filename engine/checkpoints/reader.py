@@ -1,0 +1,106 @@
+"""Finds the newest checkpoint of a request that is whole, and reads what one rank needs of it."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from torch import Tensor
+
+from dicache.controller import Lane
+from engine.checkpoints import shard_file
+from engine.checkpoints.state import LaneSeconds, RequestState, unpack
+from engine.checkpoints.writer import step_folders
+from parallel.ranks import Ranks
+from parallel.sharding import Shards
+
+
+def newest_whole(folder: Path, ranks: Ranks) -> list[Path] | None:
+    """The files of the newest checkpoint whose checksums are right, or None; collective over the replica.
+
+    Each rank reads its share of the files, so that checking a large checkpoint takes as long as one rank's part. The
+    first rank alone says what is there, for a file system may show another rank less for a while. It removes what is
+    newer and not whole, because the run that goes on will write there again.
+    """
+    for step in _said_by_first(step_folders(folder) if ranks.replica_rank == 0 else None, ranks):
+        files: list[Path] | None = _said_by_first(shard_file.find(step) if ranks.replica_rank == 0 else None, ranks)
+        if files is not None:
+            mine = files[ranks.replica_rank :: ranks.replica_size]
+            if all(_said_by_all(all(map(shard_file.is_whole, mine)), ranks)):
+                return files
+        if ranks.replica_rank == 0:
+            shutil.rmtree(step, ignore_errors=True)
+    return None
+
+
+def read_state(
+    files: Sequence[Path], shards: Shards, own: Callable[[Lane], bool], device: torch.device
+) -> RequestState:
+    """What this rank goes on from, cut for as many ranks as there are now; the files are known to be whole.
+
+    Args:
+        shards: how the tokens lie over the ranks now.
+        own: whether this rank computes a lane.
+    """
+    plains = [shard_file.read_plain(file) for file in files]
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
+        holders: dict[str, list[int]] = {}
+        for index, file in enumerate(opened):
+            for name in file.keys():  # noqa: SIM118  (not a mapping)
+                holders.setdefault(name, []).append(index)
+
+        def read_cache(name: str) -> Tensor:
+            return _read_tokens(
+                [(plains[index]["tokens"][0], opened[index].get_slice(name)) for index in holders[name]], shards
+            )
+
+        return unpack(
+            plains[0],
+            _longest(plains),
+            [name for name in holders if name.startswith("cache.")],
+            lambda name: opened[0].get_tensor(name),
+            read_cache,
+            own,
+            device,
+        )
+
+
+def _read_tokens(parts: Sequence[tuple[int, Any]], shards: Shards) -> Tensor:
+    """This rank's tokens, [1, local tokens, dim], out of parts that begin at the given tokens."""
+    start, stop = shards.start, shards.start + shards.length
+    pieces = []
+    for first, part in sorted(parts, key=lambda pair: pair[0]):
+        last = first + part.get_shape()[1]
+        if first < stop and start < last:
+            pieces.append(part[:, max(start, first) - first : min(stop, last) - first])
+    return torch.cat(pieces, dim=1)
+
+
+def _longest(plains: Sequence[dict[str, Any]]) -> LaneSeconds:
+    seconds: LaneSeconds = {}
+    for plain in plains:
+        for step, sample, branch, value in plain["seconds"]:
+            key = step, Lane(sample, branch)
+            seconds[key] = max(seconds.get(key, 0.0), value)
+    return seconds
+
+
+def _said_by_first(value: Any, ranks: Ranks) -> Any:
+    if ranks.replica_group is None:
+        return value
+    said = [value]
+    dist.broadcast_object_list(said, src=ranks.first_in_replica, group=ranks.replica_group, device=ranks.device)
+    return said[0]
+
+
+def _said_by_all(value: Any, ranks: Ranks) -> list[Any]:
+    if ranks.replica_group is None:
+        return [value]
+    said: list[Any] = [None] * ranks.replica_size
+    dist.all_gather_object(said, value, group=ranks.replica_group)
+    return said

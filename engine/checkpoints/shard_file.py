@@ -1,0 +1,94 @@
+"""One rank's part of a checkpoint: a safetensors file that is whole or is not there, and that vouches for itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.files import sync
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NAME = re.compile(r"rank-(\d+)-of-(\d+)\.([0-9a-f]{64})\.safetensors")
+_KEY = "lockstep"
+
+
+def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> int:
+    """Write a rank's tensors, on the CPU, and what goes with them; the checksum of all of it is in the file's name.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left of it.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".rank-{rank}-", suffix=".partial", dir=folder)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        try:
+            save_file(dict(tensors), partial, metadata={_KEY: json.dumps(plain)})
+        except Exception as error:  # safetensors has an error of its own for a full disk
+            raise OSError(f"{folder} cannot be written to ({error})") from error
+        sync(partial)
+        size = partial.stat().st_size
+        partial.rename(folder / f"rank-{rank}-of-{ranks}.{_checksum(partial)}.safetensors")
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(folder)
+    return size
+
+
+def find(folder: Path) -> list[Path] | None:
+    """The files of all ranks in rank order; None where one is missing yet."""
+    found: dict[int, Path] = {}
+    ranks = 0
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if match := _NAME.fullmatch(file.name):
+            found[int(match[1])] = file
+            ranks = int(match[2])
+    if not ranks or sorted(found) != list(range(ranks)):
+        return None
+    return [found[rank] for rank in range(ranks)]
+
+
+def is_whole(file: Path) -> bool:
+    """Whether the content is what was written; reads all of it."""
+    match = _NAME.fullmatch(file.name)
+    try:
+        return match is not None and _checksum(file) == match[3]
+    except OSError:
+        return False
+
+
+def read_plain(file: Path) -> dict[str, Any]:
+    """What went with the tensors, without reading them; needs no torch.
+
+    Raises:
+        ValueError: the file is damaged. OSError: it cannot be read.
+    """
+    with file.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > file.stat().st_size:
+            raise ValueError(f"{file} is cut short")
+        header = json.loads(stream.read(size))
+    try:
+        plain: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not a part of a checkpoint") from error
+    return plain
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,129 @@
+"""Where a request stands between two denoise steps, as named tensors and plain values, and back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dicache.controller import History, Lane, Snapshot, Step
+from engine.denoise import Scheduler
+
+LaneSeconds = dict[tuple[int, Lane], float]
+ReadTokens = Callable[[str], Tensor]
+
+
+@dataclass(frozen=True)
+class RequestState:
+    """What a rank needs to go on as if nothing had happened. Noise comes from the seed, and no generator outlives it.
+
+    steps_done: of the request. latents: float32 [samples, channels, frames, height, width], equal on every rank.
+    scheduler: its attributes. snapshots: of the controllers, one for each expert. rows: of the run report, so far.
+    resumed_at: steps that were done when the request was resumed, each time. seconds: of each (step, lane) that this
+    rank computed.
+    """
+
+    steps_done: int
+    latents: Tensor
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    snapshots: Sequence[Snapshot] = ()
+    rows: Sequence[dict[str, Any]] = ()
+    resumed_at: Sequence[int] = ()
+    seconds: LaneSeconds = field(default_factory=dict)
+
+
+def scheduler_state(scheduler: Scheduler) -> dict[str, Any]:
+    """All attributes in which a scheduler keeps what it has seen."""
+    return {name: value for name, value in vars(scheduler).items() if name != "_internal_dict"}  # its configuration
+
+
+def restore_scheduler(scheduler: Scheduler, state: Mapping[str, Any]) -> None:
+    """Put a scheduler that was made alike where another one was."""
+    vars(scheduler).update(state)
+
+
+def shared_tensors(state: RequestState) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors that all ranks hold alike, of which one copy is enough, and the plain values that go with them."""
+    tensors: dict[str, Tensor] = {"latents": state.latents}
+    plain = {
+        "steps_done": state.steps_done,
+        "scheduler": {name: _pack(f"scheduler.{name}", value, tensors) for name, value in state.scheduler.items()},
+        "histories": [
+            [[asdict(lane), asdict(history)] for lane, history in snapshot.histories.items()]
+            for snapshot in state.snapshots
+        ],
+        "rows": list(state.rows),
+        "resumed_at": list(state.resumed_at),
+    }
+    return tensors, plain
+
+
+def cache_tensors(state: RequestState) -> dict[str, Tensor]:
+    """The cache of this rank's tokens, by name: [1, local tokens, dim] each."""
+    return {
+        f"cache.{expert}.{lane.sample}.{lane.branch}.{kind}.{age}": tensor
+        for expert, snapshot in enumerate(state.snapshots)
+        for lane, kinds in snapshot.tensors.items()
+        for kind, tensors in kinds.items()
+        for age, tensor in enumerate(tensors)
+    }
+
+
+def unpack(
+    plain: Mapping[str, Any],
+    seconds: LaneSeconds,
+    cache_names: Sequence[str],
+    read_shared: Callable[[str], Tensor],
+    read_cache: ReadTokens,
+    own: Callable[[Lane], bool],
+    device: torch.device,
+) -> RequestState:
+    """The state that a rank goes on from.
+
+    Args:
+        plain: of :func:`shared_tensors`. seconds: of all ranks.
+        cache_names: of all ranks' cache tensors.
+        read_shared: a tensor of :func:`shared_tensors` by name. read_cache: this rank's tokens of a cache tensor.
+        own: whether this rank computes a lane.
+    """
+    tensors: list[dict[Lane, dict[str, list[Tensor]]]] = [{} for _ in plain["histories"]]
+    for name in sorted(cache_names, key=lambda name: int(name.rpartition(".")[2])):  # newest first
+        _, expert, sample, branch, kind, _ = name.split(".")
+        if own(lane := Lane(int(sample), branch)):
+            tensors[int(expert)].setdefault(lane, {}).setdefault(kind, []).append(read_cache(name).to(device))
+    histories = [{Lane(**lane): _history(history) for lane, history in histories} for histories in plain["histories"]]
+    return RequestState(
+        steps_done=plain["steps_done"],
+        latents=read_shared("latents").to(device),
+        scheduler={name: _unpack(value, read_shared, device) for name, value in plain["scheduler"].items()},
+        snapshots=[Snapshot(*pair) for pair in zip(histories, tensors, strict=True)],
+        rows=plain["rows"],
+        resumed_at=plain["resumed_at"],
+        seconds=seconds,
+    )
+
+
+def _history(values: Mapping[str, Any]) -> History:
+    return History(**{**values, "computed": [Step(**step) for step in values["computed"]]})
+
+
+def _pack(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Plain values as they are; tensors go to ``tensors``, and leave their name and kind of device."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name, "on_cpu": value.device.type == "cpu"}
+    if isinstance(value, list):
+        return [_pack(f"{name}.{i}", item, tensors) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"The scheduler keeps {name}, a {type(value).__name__}, which a checkpoint cannot hold.")
+
+
+def _unpack(value: Any, read: Callable[[str], Tensor], device: torch.device) -> Any:
+    if isinstance(value, dict):
+        tensor = read(value["tensor"])
+        return tensor if value["on_cpu"] else tensor.to(device)
+    if isinstance(value, list):
+        return [_unpack(item, read, device) for item in value]
+    return value

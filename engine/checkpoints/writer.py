@@ -1,0 +1,135 @@
+"""Writes a request's checkpoints beside the denoise loop, which waits for nothing but a copy to the host's memory."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.checkpoints import shard_file
+from engine.checkpoints.state import RequestState, cache_tensors, shared_tensors
+from parallel.ranks import Ranks
+from parallel.sharding import Shards
+
+KEPT = 2
+
+
+class CheckpointWriter:
+    """One rank's writer for one request.
+
+    The ranks write without a word to one another: a checkpoint counts once the files of all ranks are there. The
+    first rank removes what is older than the newest two that count.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, must_match: Mapping[str, Any], note: Callable[[str], None]) -> None:
+        """
+        Args:
+            folder: of the request, which all ranks of the replica see.
+            must_match: what a run that resumes has to have in common with this one.
+            note: told in one line why a checkpoint could not be written; the request goes on without.
+        """
+        self.count = 0
+        self.bytes = 0
+        self.seconds = 0.0  # that the denoise loop was kept waiting
+        self._folder = folder
+        self._ranks = ranks
+        self._must_match = must_match
+        self._note = note
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[int] | None = None
+        self._host: dict[str, Tensor] = {}
+
+    def save(self, state: RequestState, shards: Shards) -> None:
+        """Write this rank's part, in the background; waits until the one before is written, so that ranks cannot
+        drift apart by more than one checkpoint."""
+        started = time.perf_counter()
+        self._finish_pending()
+        tensors = cache_tensors(state)
+        plain = self._plain(state, self._ranks.replica_size) | {"tokens": [shards.start, shards.length]}
+        if self._ranks.replica_rank == 0:
+            shared, values = shared_tensors(state)
+            tensors |= shared
+            plain |= values
+        copied = self._copy(tensors)
+        self._pending = self._thread.submit(self._write, copied, plain, self._ranks.replica_rank)
+        self.seconds += time.perf_counter() - started
+
+    def save_final(self, state: RequestState) -> None:
+        """Write the latents that are about to be decoded, on the first rank, and wait for it: decoding is where
+        memory runs out."""
+        started = time.perf_counter()
+        self._finish_pending()
+        if self._ranks.replica_rank == 0:
+            tensors, values = shared_tensors(state)
+            plain = self._plain(state, ranks=1) | {"tokens": [0, 0]} | values
+            self._pending = self._thread.submit(self._write, self._copy(tensors), plain, 0)
+            self._finish_pending()
+        self.seconds += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Wait for what is being written. To be called however the request ends."""
+        self._finish_pending()
+        self._thread.shutdown()
+
+    def _plain(self, state: RequestState, ranks: int) -> dict[str, Any]:
+        seconds = [[step, lane.sample, lane.branch, value] for (step, lane), value in state.seconds.items()]
+        return {"steps_done": state.steps_done, "ranks": ranks, "seconds": seconds, "must_match": self._must_match}
+
+    def _copy(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+        """The tensors in host memory, as they are now, and the event after which they are there (None: at once).
+
+        The memory is kept from one checkpoint to the next; on a GPU it is pinned, so that the copy only queues.
+        """
+        on_gpu = self._ranks.device.type == "cuda"
+        for name, tensor in tensors.items():
+            host = self._host.get(name)
+            if host is None or host.shape != tensor.shape or host.dtype != tensor.dtype:
+                self._host[name] = host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
+            host.copy_(tensor, non_blocking=True)
+        event = None
+        if on_gpu:
+            event = torch.cuda.Event()
+            event.record()
+        return {name: self._host[name] for name in tensors}, event
+
+    def _write(self, copied: tuple[dict[str, Tensor], Any], plain: Mapping[str, Any], rank: int) -> int:
+        tensors, event = copied
+        if event is not None:
+            event.synchronize()
+        step = step_folder(self._folder, plain["steps_done"])
+        size = shard_file.write(step, rank, plain["ranks"], tensors, plain)
+        if rank == 0:
+            remove_old(self._folder)
+        return size
+
+    def _finish_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            self.bytes = max(self.bytes, pending.result())
+            self.count += 1
+        except OSError as error:
+            self._note(f"a checkpoint could not be written, and the run goes on without it: {error}")
+
+
+def step_folder(folder: Path, steps_done: int) -> Path:
+    """Where the checkpoint after that many steps lies."""
+    return folder / f"step-{steps_done:05d}"
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """All checkpoints of a request, begun or complete, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def remove_old(folder: Path) -> None:
+    """Keep the newest two complete checkpoints, and what ranks are writing beyond them."""
+    complete = [step for step in step_folders(folder) if shard_file.find(step)]
+    for step in step_folders(folder):
+        if len(complete) >= KEPT and step < complete[KEPT - 1]:
+            shutil.rmtree(step, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""A request that is broken off and resumed: the same bits at the same layout, and within rounding at another."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.engine import Engine
+from engine.loaded import load_model
+from engine.progress import Progress
+from engine.request import make_request
+from parallel.degrees import Degrees
+from parallel.ranks import Ranks
+from tests.conftest import PROMPT, tiny_config
+from tests.distributed.gang import Gang
+
+SMALL = ("sampling.height=48", "sampling.width=112", "sampling.frames=5")  # 42 tokens
+CACHES = {
+    "dicache": ("cache.threshold=0.1", "cache.decide=per_branch"),
+    "taylor": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor"),
+    "fbcache": ("cache.method=fbcache", "cache.threshold=0.2"),
+}
+
+
+class BrokenOff(Exception):
+    pass
+
+
+class BreaksOff(Progress):
+    def __init__(self, after: int | None) -> None:
+        self._after = after
+
+    def step(self, index: int, total: int, action: str) -> None:
+        if index + 1 == self._after:
+            raise BrokenOff
+
+
+def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | None]) -> tuple[Tensor, str, list[int]]:
+    """Start the request as often as there are stops; the last one is None. Latents, actions, and where it went on."""
+    config = tiny_config(*SMALL, *CACHES[cache], "checkpoint.every=2")
+    model = load_model(config, ranks)
+    request = make_request([PROMPT], "", 3, config.sampling)
+    for stop in stops:
+        try:
+            result = Engine(model, BreaksOff(stop)).generate(request, checkpoint=folder)
+        except BrokenOff:
+            continue
+    rows = result.report["steps"] if result.report else []
+    actions = "".join(row["action"][0] for row in rows)
+    return result.latents, actions, result.report["resumed_at"] if result.report else []
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_the_same_bits_at_the_same_layout(cache: str, gang: Gang, tmp_path: Path) -> None:
+    degrees = Degrees(cfg=2, ulysses=2)
+    whole, actions, _ = gang.run(run, degrees, cache, None, [None])[0]
+    resumed = gang.run(run, degrees, cache, tmp_path / "request", [3, 7, None])
+    assert "s" in actions and "c" in actions
+    for latents, *_ in resumed:
+        assert torch.equal(latents, whole)
+    assert resumed[0][1] == actions
+    assert resumed[0][2] == [2, 6]
+    assert [file.name for file in (tmp_path / "request").iterdir()] == ["done.json"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (Degrees(ulysses=2), Degrees(cfg=2, ring=2)),
+        (Degrees(cfg=2, ring=2), Degrees(ulysses=2)),
+        (Degrees(ring=3), Degrees()),
+    ],
+    ids=lambda degrees: f"cfg{degrees.cfg}-ring{degrees.ring}-ulysses{degrees.ulysses}",
+)
+def test_another_layout(before: Degrees, after: Degrees, gang: Gang, tmp_path: Path) -> None:
+    """Cache shards are re-cut: 42 tokens over two ranks become 42 over two other ones, or one."""
+    whole, actions, _ = gang.run(run, Degrees(), "dicache", None, [None])[0]
+    gang.run(begin, before, "dicache", tmp_path, 7)
+    resumed = gang.run(run, after, "dicache", tmp_path, [None])
+    assert resumed[0][2] == [6] and resumed[0][1] == actions
+    for latents, *_ in resumed:
+        torch.testing.assert_close(latents, whole, atol=1e-5, rtol=0)
+
+
+def begin(ranks: Ranks, cache: str, folder: Path, stop: int) -> None:
+    config = tiny_config(*SMALL, *CACHES[cache], "checkpoint.every=2")
+    with pytest.raises(BrokenOff):
+        Engine(load_model(config, ranks), BreaksOff(stop)).generate(
+            make_request([PROMPT], "", 3, config.sampling), checkpoint=folder
+        )
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "changed", "all"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: str, gang: Gang, tmp_path: Path) -> None:
+    degrees = Degrees(ulysses=2)
+    gang.run(begin, degrees, "dicache", tmp_path, 7)
+    newest, *older = sorted(tmp_path.glob("step-*"), reverse=True)
+    files = [next(newest.glob("rank-1-*"))] + ([next(older[0].glob("rank-0-*"))] if damage == "all" else [])
+    for file in files:
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        match damage:
+            case "missing":
+                file.unlink()
+            case "torn":
+                file.write_bytes(content[: len(content) // 2])
+            case _:
+                file.write_bytes(content)
+    whole = gang.run(run, degrees, "dicache", None, [None])[0][0]
+    latents, _, resumed_at = gang.run(run, degrees, "dicache", tmp_path, [None])[0]
+    assert torch.equal(latents, whole)
+    assert resumed_at == ([] if damage == "all" else [4])
