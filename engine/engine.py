@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.checkpoints.keeper import DONE, RequestCheckpoints
+from engine.checkpoints.keeper import RequestCheckpoints
+from engine.checkpoints.names import DONE
 from engine.config import Config
 from engine.files import StagedFiles
 from engine.generation import Generation

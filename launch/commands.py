@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import typer
 import yaml
 
 from engine.config import load_config
 from launch import options as opt
-from launch.job import prepare
+from launch.job import Job, prepare
 from launch.options import Options
+from launch.resumable import JobFolder
 
 app = typer.Typer(
     add_completion=False,
@@ -51,14 +54,27 @@ def generate(
         audit,
         set_ or (),
     )
-    job = prepare(options, ranks)
-    if job.degrees.world_size == 1:
-        from launch.generate import run_rank
+    return _run(prepare(options, ranks), "launch.generate", options.to_argv())
 
-        return run_rank(lambda: job)
-    from launch.local import start_ranks
 
-    return start_ranks(options, job.degrees.world_size)
+@app.command()
+def resume(folder: opt.Folder, ranks: opt.Ranks = None, set_: opt.Overrides = None) -> int:
+    """Go on with a run that broke off, from its newest checkpoint; on another number of ranks if need be."""
+    overrides = set_ or ()
+    job = prepare(JobFolder(folder).read(overrides), ranks, resume=True)
+    return _run(job, "launch.resume", [*(f"--set={override}" for override in overrides), "--", str(folder)])
+
+
+def _run(job: Job, program: str, argv: Sequence[str]) -> int:
+    """Run a checked job on ranks of this machine, each of which runs the program. Returns the exit code."""
+    with job.folder.hint_unless_finished() if job.folder else nullcontext():
+        if job.degrees.world_size == 1:
+            from launch.rank import run_rank
+
+            return run_rank(lambda: job)
+        from launch.local import start_ranks
+
+        return start_ranks(program, argv, job.degrees.world_size)
 
 
 @app.command()

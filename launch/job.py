@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from engine.config import Config, load_config
 from engine.errors import InvalidInput
@@ -13,6 +14,7 @@ from engine.preflight import preflight
 from engine.request import read_prompts
 from engine.task import Outputs, Task, make_tasks
 from launch.options import Options
+from launch.resumable import JobFolder
 from parallel.degrees import Degrees
 
 
@@ -23,7 +25,10 @@ class Job:
     config: Config
     tasks: Sequence[Task]
     degrees: Degrees
+    options: Options  # with all prompts in it
     notes: Sequence[str] = ()  # what the user should hear of before it starts
+    folder: JobFolder | None = None  # of its checkpoints
+    finished: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # reports of videos made before it broke off
 
 
 def prepare(
@@ -32,6 +37,7 @@ def prepare(
     local_ranks: int | None = None,
     rank: int | None = None,
     nodes: int | None = None,
+    resume: bool = False,
 ) -> Job:
     """Check everything that can be checked before weights load or processes start.
 
@@ -41,16 +47,23 @@ def prepare(
         local_ranks: how many of them run on this machine; all if None.
         rank: this process's, or None for a launcher.
         nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
+        resume: go on with what an earlier run of this job has left.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
     config = load_config(options.config, options.settings)
-    listed = read_prompts(options.prompts_file) if options.prompts_file else ()
+    prompts_file = options.prompts_file
+    listed = read_prompts(prompts_file) if prompts_file else ()
     paths = (options.video_path, options.report_path, options.latents)
     outputs = Outputs(*(_plain(path) if path else None for path in paths))
+    folder = None
+    if config.checkpoint.every or resume:
+        folder = JobFolder(options.video_path.with_suffix(".checkpoint"))
+        outputs = replace(outputs, checkpoint=folder.path)
+    options = replace(options, prompts=(*options.prompts, *listed), prompts_file=None, output=options.video_path)
     tasks = make_tasks(
-        (*options.prompts, *listed),
+        options.prompts,
         options.negative_prompt,
         options.seeds,
         config.sampling,
@@ -60,7 +73,7 @@ def prepare(
     )
     placement = preflight(config, tasks, ranks, local_ranks, rank, nodes)
     if rank is None and placement.degrees.world_size > 1:
-        for path in (options.config, options.prompts_file):
+        for path in (options.config, prompts_file):
             _refuse_pipe(path)
     notes: list[str] = []
     if config.parallel.shard_weights and placement.degrees.replica_size == 1:
@@ -69,7 +82,14 @@ def prepare(
         from launch.layout import explain  # imports what draws tables
 
         notes += explain(placement)
-    return Job(config, tasks, placement.degrees, notes)
+    finished: dict[int, dict[str, Any]] = {}
+    if folder and resume:
+        folder.refuse_if_changed(config, tasks)
+        finished = folder.finished(tasks)
+        notes += [f"{len(finished)} of {len(tasks)} videos were made before"] if finished else []
+    elif folder and rank in (None, 0):
+        folder.refuse_if_begun()
+    return Job(config, tasks, placement.degrees, options, notes, folder, finished)
 
 
 def _refuse_pipe(path: str | Path | None) -> None:

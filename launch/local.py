@@ -8,11 +8,11 @@ import signal
 import sys
 import tempfile
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.console import restore_terminal
 from launch.failures import print_failure, root_cause
-from launch.options import Options
 from launch.signals import PARENT_PID, Interrupted
 
 # long enough for a rank to die of SIGTERM, at whose default action ranks leave it; then SIGKILL
@@ -20,8 +20,8 @@ _SHUTDOWN_SECONDS = 2
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def start_ranks(options: Options, ranks: int) -> int:
-    """Run `launch.generate` on that many processes of this machine, and wait for them.
+def start_ranks(program: str, argv: Sequence[str], ranks: int) -> int:
+    """Run a module, `launch.generate` or `launch.resume`, on that many processes of this machine, and wait for them.
 
     Returns:
         The exit code: 0, or that of the rank that failed first, whose error line has been printed.
@@ -52,10 +52,10 @@ def start_ranks(options: Options, ranks: int) -> int:
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         # elastic substitutes ${local_rank} in arguments, and a prompt may well hold a dollar sign
-        argv = [argument.replace("$", "$$") for argument in options.to_argv()]
+        escaped = [argument.replace("$", "$$") for argument in argv]
         try:
             try:
-                elastic_launch(config, sys.executable)("-m", "launch.generate", *argv)
+                elastic_launch(config, sys.executable)("-m", program, *escaped)
             finally:
                 restore_terminal()  # a rank that was killed could not
         except ChildFailedError as error:

@@ -61,6 +61,9 @@ Ranks = Annotated[
     ),
 ]
 
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="What a run that broke off has left beside its video: NAME.checkpoint.")
+]
 Nodes = Annotated[int, typer.Option("--nodes", parser=_whole_number, help="Machines.")]
 Devices = Annotated[int, typer.Option("--devices", parser=_whole_number, help="Ranks on each machine.")]
 

@@ -8,17 +8,15 @@ from typing import Any
 from dicache.controller import Lane
 from engine.checkpoints import shard_file
 from engine.checkpoints.match import differences, must_match
+from engine.checkpoints.names import step_folders
 from engine.checkpoints.reader import newest_whole, read_state
 from engine.checkpoints.state import RequestState
-from engine.checkpoints.writer import CheckpointWriter, step_folders
+from engine.checkpoints.writer import CheckpointWriter
 from engine.config import Config
 from engine.errors import RankFailure
 from engine.request import GenerationRequest
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
-
-DONE = "done.json"
-"""In the folder of a request whose files are all written: its run report."""
 
 
 class RequestCheckpoints:

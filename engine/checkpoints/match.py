@@ -24,7 +24,6 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
         "request": request.model_dump(mode="json", exclude={"image", "last_image"})
         | {"image": _content(request.image), "last_image": _content(request.last_image)},
         "cache": config.cache.model_dump(mode="json", exclude={"replay"}) | {"replay": _content(config.cache.replay)},
-        "device": config.runtime.device,
         "versions": describe_versions(),
     }
 

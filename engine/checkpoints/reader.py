@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dicache.controller import Lane
 from engine.checkpoints import shard_file
+from engine.checkpoints.names import step_folders
 from engine.checkpoints.state import LaneSeconds, RequestState, unpack
-from engine.checkpoints.writer import step_folders
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 

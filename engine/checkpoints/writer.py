@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints import shard_file
+from engine.checkpoints.names import step_folder, step_folders
 from engine.checkpoints.state import RequestState, cache_tensors, shared_tensors
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
@@ -115,16 +116,6 @@ class CheckpointWriter:
             self.count += 1
         except OSError as error:
             self._note(f"a checkpoint could not be written, and the run goes on without it: {error}")
-
-
-def step_folder(folder: Path, steps_done: int) -> Path:
-    """Where the checkpoint after that many steps lies."""
-    return folder / f"step-{steps_done:05d}"
-
-
-def step_folders(folder: Path) -> list[Path]:
-    """All checkpoints of a request, begun or complete, newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
 
 
 def remove_old(folder: Path) -> None:

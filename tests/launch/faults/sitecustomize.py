@@ -1,7 +1,8 @@
 """Put on PYTHONPATH by the tests: makes one rank fail in a chosen way at a chosen moment.
 
-LOCKSTEP_FAULT is "RANK WHERE HOW": WHERE a stage ("load") or the index of the denoise step just done ("3"),
-HOW one of the names in `_FAULTS`. Nothing of this is in the product, which has no test hooks.
+LOCKSTEP_FAULT is "RANK WHERE HOW": WHERE a stage ("load"), the index of the denoise step just done ("3"), or
+"checkpoint" for all writing of checkpoints; HOW one
+of the names in `_FAULTS`. Nothing of this is in the product, which has no test hooks.
 """
 
 import os
@@ -37,8 +38,11 @@ _FAULTS = {"raise": _raise, "kill": _kill, "segfault": _segfault, "hang": _hang,
 def _inject(rank: str, where: str, how: str) -> None:
     if os.environ.get("RANK", "0") != rank:
         return
+    from engine.checkpoints import shard_file
     from launch.phase import PhaseKeeper
 
+    if where == "checkpoint":
+        shard_file.sync = lambda path: _FAULTS[how]()
     stage, step = PhaseKeeper.stage, PhaseKeeper.step
 
     def faulty_stage(self: PhaseKeeper, name: str) -> None:

@@ -1,0 +1,94 @@
+"""Runs that are killed and resumed from the command line: nothing is lost, and nothing is made twice."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import Shell
+from tests.launch.test_runs import actions, finish, report_of
+
+pytestmark = pytest.mark.timeout(300)
+EVERY_TWO = "--set=checkpoint.every=2"
+
+
+def hashes(video: Path) -> list[str]:
+    output = report_of(video)["output"]
+    return [output["latents_sha256"], output["frames_sha256"]]
+
+
+@pytest.mark.parametrize("where", ["3", "decode", "write"])
+def test_killed_and_resumed(where: str, shell: Shell) -> None:
+    """Bit for bit what it would have been, whether steps, the video or only the files were missing."""
+    finish(shell.generate("--prompt=x", "--ranks=2", "--output=whole.mp4"))
+    assert not (shell.folder / "whole.checkpoint").exists(), "checkpoints are written for those who ask"
+    rank = "1" if where == "3" else "0"  # the first rank writes
+    options = ("--prompt=x", "--ranks=2", "--output=new/o.mp4", EVERY_TWO)
+    _, err = finish(shell.generate(*options, fault=f"{rank} {where} kill"), expected=1)
+    assert err.splitlines()[-1] == "go on with: lockstep resume new/o.checkpoint"
+    assert [file.suffix for file in (shell.folder / "new").iterdir() if not file.name.startswith(".")] == [
+        ".checkpoint"
+    ]
+
+    _, err = finish(shell.generate(*options), expected=2)
+    assert "lockstep resume new/o.checkpoint" in err, "a run that was broken off is not overwritten"
+
+    _, err = finish(shell.lockstep("resume", "new/o.checkpoint", "--ranks=2"))
+    assert f"going on after {'4' if where == '3' else '8'} of 8 denoise steps" in err
+    assert ("denoising" in err) == (where == "3")
+    assert hashes(shell.folder / "new" / "o.mp4") == hashes(shell.folder / "whole.mp4")
+    resumed, whole = report_of(shell.folder / "new" / "o.mp4"), report_of(shell.folder / "whole.mp4")
+    assert actions(resumed) == actions(whole)
+    assert resumed["resumed_at"] == [4 if where == "3" else 8] and whole["resumed_at"] == []
+    assert not (shell.folder / "new" / "o.checkpoint").exists()
+
+
+def test_a_list_goes_on_with_what_is_missing(shell: Shell) -> None:
+    """Killed in the second of three videos, and resumed by torchrun on another number of ranks."""
+    (shell.folder / "prompts.txt").write_text("one\ntwo\nthree\n")
+    options = ("--prompts=prompts.txt", "--output=o.mp4", EVERY_TWO)
+    killed = shell.start(  # in the step after the first video's files are there
+        [sys.executable, "-m", "launch.cli", "generate", *shell.options(*options), "--set=sampling.steps=30"]
+    )
+    while not (shell.folder / "o.checkpoint" / "video-1" / "step-00004").exists():
+        assert killed.poll() is None, killed.communicate()
+    killed.kill()
+    killed.communicate()
+    (shell.folder / "prompts.txt").unlink()  # the folder knows all
+    first = (shell.folder / "o-0.mp4").stat()
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    out, err = finish(shell.start([*torchrun, "-m", "launch.resume", "o.checkpoint", "--set=parallel.ulysses=2"]))
+    assert "1 of 3 videos were made before" in err
+    assert (shell.folder / "o-0.mp4").stat().st_mtime_ns == first.st_mtime_ns, "made once"
+    reports = [report_of(shell.folder / f"o-{i}.mp4") for i in range(3)]
+    assert [report["request"]["prompt"] for report in reports] == ["one", "two", "three"]
+    assert [report["world_size"] for report in reports] == [1, 2, 2]
+    assert reports[0]["resumed_at"] == reports[2]["resumed_at"] == [] and reports[1]["resumed_at"][0] >= 2
+    assert all(f"o-{i}.mp4" in out for i in range(3))
+    assert not (shell.folder / "o.checkpoint").exists()
+
+
+def test_what_cannot_be_resumed(shell: Shell) -> None:
+    model = shutil.copytree(shell.model, shell.folder / "model")
+    sets = ("--output=o.mp4", EVERY_TWO, f"--set=model.path={model}")
+    finish(shell.generate("--prompt=x", *sets, fault="0 5 kill"), expected=-9)
+
+    def refused(*arguments: str) -> str:
+        out, err = finish(shell.lockstep("resume", *arguments), expected=2)
+        assert out == "" and len(err.splitlines()) == 1 and "Traceback" not in err
+        return err
+
+    assert "elsewhere.checkpoint holds no job" in refused("elsewhere.checkpoint")
+    assert "sampling.seed" not in refused("o.checkpoint", "--set=sampling.steps=9")
+    config = json.loads((model / "vae" / "config.json").read_text())
+    (model / "vae" / "config.json").write_text(json.dumps(config | {"_name_or_path": "another"}))
+    assert "model.files was" in refused("o.checkpoint")
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_video(shell: Shell) -> None:
+    _, err = finish(shell.generate("--prompt=x", "--output=o.mp4", EVERY_TWO, fault="0 checkpoint full-disk"))
+    assert "a checkpoint could not be written" in err and "No space left" in err
+    assert report_of(shell.folder / "o.mp4")["totals"]["checkpoints"]["count"] == 0
