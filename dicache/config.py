@@ -23,6 +23,10 @@ class CacheConfig(BaseModel):
         allow_inf_nan=False,
         description="Steps are skipped below it: higher is faster and less exact.",
     )
+    at_threshold: Literal["compute", "skip"] = Field(
+        "compute",
+        description="If the change is exactly the threshold (dicache): skip as published for HunyuanVideo, else not.",
+    )
     warmup_ratio: float = Field(
         0.2,
         ge=0,

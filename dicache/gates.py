@@ -49,9 +49,12 @@ class ProbeGate:
 
     The relative L1 change of the probe from the previous step, Σ|probe - probe_prev| / Σ|probe_prev|,
     accumulates over skipped steps; a step is skipped while the accumulated change is under the threshold.
+    The authors' code skips at the threshold itself as well for HunyuanVideo, and does not for Wan.
     """
 
     threshold: float
+    inclusive: bool = False
+    """Skip at the threshold itself, too."""
     change: ClassVar = AbsoluteSum(Operand("probe", 0), Operand("probe", 1))
     size: ClassVar = AbsoluteSum(Operand("probe", 1))
     sums: ClassVar[tuple[Sum, ...]] = (change, size)
@@ -62,7 +65,8 @@ class ProbeGate:
     def vote(self, step: Step, history: History, sums: Mapping[Sum, float], estimate: Estimate) -> Vote:
         indicator = relative(sums[self.change], sums[self.size])
         accumulated = history.accumulated + indicator
-        return Vote(accumulated < self.threshold, indicator, accumulated)
+        skip = accumulated <= self.threshold if self.inclusive else accumulated < self.threshold
+        return Vote(skip, indicator, accumulated)
 
 
 @dataclass(frozen=True)

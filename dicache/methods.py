@@ -53,7 +53,8 @@ def _named(config: CacheConfig, lanes: Sequence[Lane], num_steps: int, span: ran
     match config.method:
         case "dicache":
             alignment = Alignment(config.gamma_min, config.gamma_max)
-            return Method(ProbeGate(config.threshold), alignment, warmup_steps)
+            gate = ProbeGate(config.threshold, inclusive=config.at_threshold == "skip")
+            return Method(gate, alignment, warmup_steps)
         case "fbcache":
             return Method(FirstBlockGate(config.threshold), Reuse(anchor="probe"), warmup_steps)
         case "interval":

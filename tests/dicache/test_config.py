@@ -19,6 +19,7 @@ from dicache.config import CacheConfig
         {"gamma_min": 3.0},
         {"gamma_max": 0.5},
         {"gamma_max": float("inf")},
+        {"at_threshold": "guess"},
         {"decide": "apart"},
         {"max_consecutive_skips": -1},
         {"interval": 0},
@@ -38,6 +39,7 @@ def test_defaults_are_the_papers():
     config = CacheConfig()
     assert (config.method, config.threshold, config.warmup_ratio, config.probe_depth) == ("dicache", 0.2, 0.2, 1)
     assert (config.gamma_min, config.gamma_max, config.decide) == (1.0, 2.0, "together")
+    assert config.at_threshold == "compute"
 
 
 def test_every_field_says_why():

@@ -13,6 +13,7 @@ from dicache.steps import History
 from tests.dicache.toy import COND, DIM, NUM_BLOCKS, TOKENS, drive, inputs, steps
 
 STEPS = steps(10)
+AT = ("compute", "skip")  # what cache.at_threshold may say
 
 
 def two_computed():
@@ -46,7 +47,24 @@ def test_the_threshold_itself_computes(gate):
     assert gate.vote(STEPS[2], two_computed(), sums, Estimate((1.0,))).skip
 
 
-@pytest.mark.parametrize("gate", [ProbeGate(0.1), FirstBlockGate(0.1)])
+def test_the_threshold_itself_skips_where_that_is_published():
+    gate = ProbeGate(0.25, inclusive=True)
+    sums = {gate.change: 1.0, gate.size: 4.0}
+    assert gate.vote(STEPS[2], two_computed(), sums, Estimate((1.0,))).skip
+    sums[gate.change] = math.nextafter(1.0, 2)
+    assert not gate.vote(STEPS[2], two_computed(), sums, Estimate((1.0,))).skip
+
+
+def test_a_run_that_hits_its_threshold_exactly():
+    measured = drive(CacheConfig(threshold=0.25), lanes=[COND])
+    first = measured.actions().index("c")
+    threshold = measured.decisions[first][COND].accumulated
+    actions = {at: drive(CacheConfig(threshold=threshold, at_threshold=at), lanes=[COND]).actions() for at in AT}
+    assert actions["compute"][: first + 1] == measured.actions()[: first + 1]
+    assert actions["skip"][: first + 1] == measured.actions()[:first] + "s"
+
+
+@pytest.mark.parametrize("gate", [ProbeGate(0.1), ProbeGate(0.1, inclusive=True), FirstBlockGate(0.1)])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_never_skipped(gate, bad):
     assert not gate.vote(STEPS[2], two_computed(), {gate.change: bad, gate.size: 1.0}, Estimate((1.0,))).skip

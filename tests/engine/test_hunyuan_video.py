@@ -206,6 +206,7 @@ def test_the_recipe_fits(model: Path) -> None:
     sampling, cache = config.sampling, config.cache
     assert (sampling.steps, sampling.guidance, sampling.shift, sampling.fps) == (50, 6.0, 7.0, 24)
     assert (cache.method, cache.threshold, cache.gamma_min, cache.gamma_max) == ("dicache", 0.1, 1.0, 1.5)
+    assert cache.at_threshold == "skip"
 
 
 @pytest.mark.parametrize(
