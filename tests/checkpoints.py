@@ -51,6 +51,19 @@ def write_tiny_checkpoint(folder: Path, num_heads: int = 4, num_layers: int = 3)
     return folder
 
 
+def write_published_wan(folder: Path, name: str) -> Path:
+    """Write a reduced model, laid out as the published checkpoint of that name (a key of
+    ``tests.engine.published.WAN``), with weights large enough that steps differ and caches have something to see."""
+    if "-T2V-" not in name:
+        return write_image_checkpoint(folder, name)
+    torch.manual_seed(0)
+    parts = {**_text(), "scheduler": _scheduler(), "transformer": random_wan(name), "vae": _vae()}
+    if name == "Wan2.2-T2V-A14B":
+        parts |= {"transformer_2": random_wan(name, seed=1), "boundary_ratio": 0.875}
+    WanPipeline(**parts).save_pretrained(folder)
+    return folder
+
+
 def write_image_checkpoint(folder: Path, name: str) -> Path:
     """Write a reduced model that takes images, laid out as the published checkpoint of that name (a key of
     ``tests.engine.published.WAN``). Pixels in multiples of 16 (TI2V 32), frames 4n+1."""

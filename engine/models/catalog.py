@@ -1,0 +1,224 @@
+"""The published models that Lockstep has a recipe for: one row each.
+
+`lockstep models` and docs/models.md are made from the rows; tests count each row's parameters from the published
+configurations, and run its recipe on a reduced model of the same layout (tests/tiny_models.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from engine.models.facts import ModelFacts
+from engine.models.families import FAMILIES, Settings
+
+ModelTask = Literal["text-to-video", "image-to-video", "first-last-frame"]
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One checkpoint, as its authors publish it in the diffusers layout."""
+
+    name: str
+    hub_id: str
+    recipe: str  # file in configs/
+    source: str  # where the authors give the settings that the recipe repeats
+    tasks: tuple[ModelTask, ...]
+    pipeline: str  # class in its model_index.json
+    transformer: Settings  # of its transformer/config.json: what says how large it is
+    vae: Settings  # of its vae/config.json, where that differs from the defaults of diffusers' class
+    parameters: Mapping[str, int]  # of each component, by its folder
+    video: tuple[int, int, int]  # frames, height and width of the recipe
+    live_tensors: int  # [tokens, dim] at once inside a block in the blocks' dtype, what went into it among them
+    decode_bytes_per_pixel: int = 0  # where ranks decode strips of rows: live at once for each pixel of a strip's frame
+    decode_bytes_per_tile: int = 0  # where the first rank decodes tiles: live at once for one of them
+    boundary_ratio: float | None = None  # in its model_index.json
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """Sizes, as ``read_facts`` finds them in the checkpoint; what images need is left out."""
+        family = FAMILIES[self.pipeline]
+        boundary = None if self.boundary_ratio is None else 1000 * self.boundary_ratio
+        return ModelFacts(
+            self.pipeline, family, **family.read_sizes(self.transformer, self.vae), boundary_timestep=boundary
+        )
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a token between two blocks."""
+        return int(self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"])
+
+
+_WAN21_SOURCE = "https://github.com/Wan-Video/Wan2.1 (README.md, generate.py)"
+_WAN22_SOURCE = "https://github.com/Wan-Video/Wan2.2 (wan/configs)"
+_WAN_14B: Settings = {
+    "num_attention_heads": 40,
+    "attention_head_dim": 128,
+    "num_layers": 40,
+    "ffn_dim": 13824,
+    "in_channels": 16,
+    "out_channels": 16,
+}
+_WAN_1B = _WAN_14B | {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}
+_WAN_5B = _WAN_14B | {
+    "num_attention_heads": 24,
+    "num_layers": 30,
+    "ffn_dim": 14336,
+    "in_channels": 48,
+    "out_channels": 48,
+}
+_FROM_IMAGES = _WAN_14B | {"in_channels": 36}
+_T2V_14B = 14_288_491_584
+_UMT5_XXL = {"text_encoder": 5_680_910_336}
+_CLIP_H = {"image_encoder": 630_766_080}
+_WAN_VAE = {"vae": 126_892_531}
+_STRIPS = 19_600  # bytes a pixel
+_STRIPS_OF_TI2V = 21_600
+
+_HUNYUAN_VIDEO: Settings = {
+    "num_attention_heads": 24,
+    "attention_head_dim": 128,
+    "num_layers": 20,
+    "num_single_layers": 40,
+    "mlp_ratio": 4.0,
+    "in_channels": 16,
+    "out_channels": 16,
+}
+
+CATALOG = (
+    PublishedModel(
+        name="Wan 2.1 T2V 1.3B",
+        hub_id="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        recipe="wan2.1-t2v-1.3b.yaml",
+        source=_WAN21_SOURCE,
+        tasks=("text-to-video",),
+        pipeline="WanPipeline",
+        transformer=_WAN_1B,
+        vae={},
+        parameters={"transformer": 1_418_996_800, **_UMT5_XXL, **_WAN_VAE},
+        video=(81, 480, 832),
+        live_tensors=18,
+        decode_bytes_per_pixel=_STRIPS,
+    ),
+    PublishedModel(
+        name="Wan 2.1 T2V 14B",
+        hub_id="Wan-AI/Wan2.1-T2V-14B-Diffusers",
+        recipe="wan2.1-t2v-14b.yaml",
+        source=_WAN21_SOURCE,
+        tasks=("text-to-video",),
+        pipeline="WanPipeline",
+        transformer=_WAN_14B,
+        vae={},
+        parameters={"transformer": _T2V_14B, **_UMT5_XXL, **_WAN_VAE},
+        video=(81, 720, 1280),
+        live_tensors=13,
+        decode_bytes_per_pixel=_STRIPS,
+    ),
+    PublishedModel(
+        name="Wan 2.1 I2V 14B 480P",
+        hub_id="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        recipe="wan2.1-i2v-14b-480p.yaml",
+        source=_WAN21_SOURCE,
+        tasks=("image-to-video",),
+        pipeline="WanImageToVideoPipeline",
+        transformer=_FROM_IMAGES,
+        vae={},
+        parameters={"transformer": 16_394_878_784, **_UMT5_XXL, **_CLIP_H, **_WAN_VAE},
+        video=(81, 480, 832),
+        live_tensors=13,
+        decode_bytes_per_pixel=_STRIPS,
+    ),
+    PublishedModel(
+        name="Wan 2.1 I2V 14B 720P",
+        hub_id="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+        recipe="wan2.1-i2v-14b-720p.yaml",
+        source=_WAN21_SOURCE,
+        tasks=("image-to-video",),
+        pipeline="WanImageToVideoPipeline",
+        transformer=_FROM_IMAGES,
+        vae={},
+        parameters={"transformer": 16_394_878_784, **_UMT5_XXL, **_CLIP_H, **_WAN_VAE},
+        video=(81, 720, 1280),
+        live_tensors=13,
+        decode_bytes_per_pixel=_STRIPS,
+    ),
+    PublishedModel(
+        name="Wan 2.1 FLF2V 14B 720P",
+        hub_id="Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
+        recipe="wan2.1-flf2v-14b-720p.yaml",
+        source=_WAN21_SOURCE,
+        tasks=("first-last-frame",),
+        pipeline="WanImageToVideoPipeline",
+        transformer=_FROM_IMAGES,
+        vae={},
+        parameters={"transformer": 16_395_536_704, **_UMT5_XXL, **_CLIP_H, **_WAN_VAE},
+        video=(81, 720, 1280),
+        live_tensors=13,
+        decode_bytes_per_pixel=_STRIPS,
+    ),
+    PublishedModel(
+        name="Wan 2.2 T2V A14B",
+        hub_id="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        recipe="wan2.2-t2v-a14b.yaml",
+        source=_WAN22_SOURCE,
+        tasks=("text-to-video",),
+        pipeline="WanPipeline",
+        transformer=_WAN_14B,
+        vae={},
+        parameters={"transformer": _T2V_14B, "transformer_2": _T2V_14B, **_UMT5_XXL, **_WAN_VAE},
+        video=(81, 720, 1280),
+        live_tensors=13,
+        decode_bytes_per_pixel=_STRIPS,
+        boundary_ratio=0.875,
+    ),
+    PublishedModel(
+        name="Wan 2.2 I2V A14B",
+        hub_id="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+        recipe="wan2.2-i2v-a14b.yaml",
+        source=_WAN22_SOURCE,
+        tasks=("image-to-video",),
+        pipeline="WanImageToVideoPipeline",
+        transformer=_FROM_IMAGES,
+        vae={},
+        parameters={"transformer": 14_288_901_184, "transformer_2": 14_288_901_184, **_UMT5_XXL, **_WAN_VAE},
+        video=(81, 720, 1280),
+        live_tensors=13,
+        decode_bytes_per_pixel=_STRIPS,
+        boundary_ratio=0.9,
+    ),
+    PublishedModel(
+        name="Wan 2.2 TI2V 5B",
+        hub_id="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        recipe="wan2.2-ti2v-5b.yaml",
+        source=_WAN22_SOURCE,
+        tasks=("text-to-video", "image-to-video"),
+        pipeline="WanPipeline",
+        transformer=_WAN_5B,
+        vae={"z_dim": 48, "scale_factor_spatial": 16, "scale_factor_temporal": 4},
+        parameters={"transformer": 4_999_787_712, **_UMT5_XXL, "vae": 704_688_668},
+        video=(121, 704, 1280),
+        live_tensors=15,
+        decode_bytes_per_pixel=_STRIPS_OF_TI2V,
+    ),
+    PublishedModel(
+        name="HunyuanVideo",
+        hub_id="hunyuanvideo-community/HunyuanVideo",
+        recipe="hunyuan-video.yaml",
+        source="https://github.com/Tencent-Hunyuan/HunyuanVideo (README.md, hyvideo/config.py)",
+        tasks=("text-to-video",),
+        pipeline="HunyuanVideoPipeline",
+        transformer=_HUNYUAN_VIDEO,
+        vae={},
+        parameters={
+            "transformer": 12_821_012_544,
+            "text_encoder": 7_505_186_816,
+            "text_encoder_2": 123_060_480,
+            "vae": 246_478_803,
+        },
+        video=(129, 720, 1280),
+        live_tensors=20,
+        decode_bytes_per_tile=5_200_000_000,
+    ),
+)

@@ -1,0 +1,154 @@
+"""The rows of the catalog are what the published configurations say, counted on the meta device."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    AutoencoderKLWan,
+    HunyuanVideoTransformer3DModel,
+    WanTransformer3DModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from engine.models.catalog import CATALOG, PublishedModel
+from tests.conftest import ROOT
+from tests.engine.published import WAN
+from tests.engine.test_published_sizes_hunyuan import CONFIG as HUNYUAN_VIDEO
+from tests.tiny_models import TINY_MODELS
+
+# the config.json files beside the weights, as far as they bear on sizes
+UMT5_XXL = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}
+CLIP_H = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+}
+CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+LLAMA = {
+    "vocab_size": 128320,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+VAE_OF_TI2V: dict[str, Any] = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_temporal": 4,
+    "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,
+    "latents_std": [1.0] * 48,
+}
+
+Component = tuple[Any, dict[str, Any]]  # class and configuration
+
+
+def wan(transformer: str, vae: dict[str, Any] | None = None, clip: bool = False) -> dict[str, Component]:
+    components: dict[str, Component] = {"transformer": (WanTransformer3DModel, WAN[transformer])}
+    if transformer.endswith("-A14B"):
+        components["transformer_2"] = components["transformer"]
+    components |= {"text_encoder": (UMT5EncoderModel, UMT5_XXL), "vae": (AutoencoderKLWan, vae or {})}
+    return components | ({"image_encoder": (CLIPVisionModel, CLIP_H)} if clip else {})
+
+
+# by name in the catalog, each component by its folder
+COMPONENTS: dict[str, dict[str, Component]] = {
+    "Wan 2.1 T2V 1.3B": wan("Wan2.1-T2V-1.3B"),
+    "Wan 2.1 T2V 14B": wan("Wan2.1-T2V-14B"),
+    "Wan 2.1 I2V 14B 480P": wan("Wan2.1-I2V-14B", clip=True),
+    "Wan 2.1 I2V 14B 720P": wan("Wan2.1-I2V-14B", clip=True),
+    "Wan 2.1 FLF2V 14B 720P": wan("Wan2.1-FLF2V-14B", clip=True),
+    "Wan 2.2 T2V A14B": wan("Wan2.2-T2V-A14B"),
+    "Wan 2.2 I2V A14B": wan("Wan2.2-I2V-A14B"),
+    "Wan 2.2 TI2V 5B": wan("Wan2.2-TI2V-5B", VAE_OF_TI2V),
+    "HunyuanVideo": {
+        "transformer": (HunyuanVideoTransformer3DModel, HUNYUAN_VIDEO),
+        "text_encoder": (LlamaModel, LLAMA),
+        "text_encoder_2": (CLIPTextModel, CLIP_L),
+        "vae": (AutoencoderKLHunyuanVideo, {}),
+    },
+}
+CONFIG_CLASSES = {
+    UMT5EncoderModel: UMT5Config,
+    CLIPVisionModel: CLIPVisionConfig,
+    LlamaModel: LlamaConfig,
+    CLIPTextModel: CLIPTextConfig,
+}
+
+
+def made(kind: Any, settings: dict[str, Any]) -> torch.nn.Module:
+    with torch.device("meta"):
+        module: torch.nn.Module = kind(CONFIG_CLASSES[kind](**settings)) if kind in CONFIG_CLASSES else kind(**settings)
+    return module
+
+
+def name_of(model: PublishedModel) -> str:
+    return model.name
+
+
+def test_every_row_is_counted_has_a_reduced_model_and_names_of_its_own() -> None:
+    names = [model.name for model in CATALOG]
+    assert names == list(COMPONENTS) == list(TINY_MODELS)
+    for key in ("name", "hub_id", "recipe"):
+        assert len({getattr(model, key) for model in CATALOG}) == len(CATALOG)
+
+
+def test_every_recipe_of_a_published_model_has_a_row() -> None:
+    recipes = {file.name for file in (ROOT / "configs").glob("*.yaml")}
+    assert recipes - {"tiny-wan.yaml"} == {model.recipe for model in CATALOG}
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=name_of)
+def test_parameters_of_each_component(model: PublishedModel) -> None:
+    counted = {
+        folder: sum(parameter.numel() for parameter in made(kind, settings).parameters())
+        for folder, (kind, settings) in COMPONENTS[model.name].items()
+    }
+    assert dict(model.parameters) == counted
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=name_of)
+def test_sizes(model: PublishedModel) -> None:
+    settings = COMPONENTS[model.name]["transformer"][1]
+    assert {key: settings[key] for key in model.transformer} == dict(model.transformer)
+    vae = made(*COMPONENTS[model.name]["vae"]).config
+    assert {key: vae[key] for key in model.vae} == dict(model.vae)
+    facts, family = model.facts, model.facts.family
+    assert facts == type(facts)(
+        model.pipeline,
+        family,
+        **family.read_sizes(settings, vae),
+        boundary_timestep=facts.boundary_timestep,
+    )
+    assert len(facts.transformers) == sum(folder.startswith("transformer") for folder in model.parameters)
+    blocks = made(*COMPONENTS[model.name]["transformer"])
+    weights = [parameter for name, parameter in blocks.named_parameters() if name.endswith("to_q.weight")]
+    assert {weight.shape[0] for weight in weights} >= {model.dim}

@@ -1,0 +1,44 @@
+"""For each published model a reduced one: the same folders, files and configuration keys, small random weights.
+
+To add a model is to add a row here and one to ``engine.models.catalog.CATALOG``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tests.checkpoints import write_published_wan
+from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    write: Callable[[Path], Path]
+    images: int = 0  # given frames of a request: none, the first, or the first and the last
+    frames: int = 9
+    height: int = 48
+    width: int = 80  # 45 tokens, which two ranks and four share unevenly
+
+    def overrides(self, folder: Path) -> tuple[str, ...]:
+        """What makes a recipe run on the model in ``folder``, in float32 on the CPU."""
+        size = (f"sampling.{name}={getattr(self, name)}" for name in ("frames", "height", "width"))
+        return (f"model.path={folder}", "model.dtype=float32", "runtime.device=cpu", *size)
+
+
+def _wan(name: str, **settings: int) -> TinyModel:
+    return TinyModel(partial(write_published_wan, name=name), **settings)
+
+
+# by name in the catalog
+TINY_MODELS = {
+    "Wan 2.1 T2V 1.3B": _wan("Wan2.1-T2V-1.3B"),
+    "Wan 2.1 T2V 14B": _wan("Wan2.1-T2V-14B"),
+    "Wan 2.1 I2V 14B 480P": _wan("Wan2.1-I2V-14B", images=1),
+    "Wan 2.1 I2V 14B 720P": _wan("Wan2.1-I2V-14B", images=1),
+    "Wan 2.1 FLF2V 14B 720P": _wan("Wan2.1-FLF2V-14B", images=2),
+    "Wan 2.2 T2V A14B": _wan("Wan2.2-T2V-A14B"),
+    "Wan 2.2 I2V A14B": _wan("Wan2.2-I2V-A14B", images=1),
+    "Wan 2.2 TI2V 5B": _wan("Wan2.2-TI2V-5B", images=1, height=96, width=160),
+    "HunyuanVideo": TinyModel(write_hunyuan_checkpoint),
+}
