@@ -28,6 +28,12 @@ class ModelConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the transformer; auto is bfloat16 on CUDA and float32 elsewhere."
     )
+    text_encoder_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the text encoders; auto is the transformer's."
+    )
+    vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the VAE; auto is float32."
+    )
 
 
 class SamplingConfig(_Section):

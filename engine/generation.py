@@ -18,6 +18,7 @@ from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.state import RequestState, restore_scheduler, scheduler_state
+from engine.components.dtypes import resolved_dtypes
 from engine.conditions import encode
 from engine.denoise import denoise, draw_noise
 from engine.experts import Experts, split_steps
@@ -253,7 +254,7 @@ class Generation:
                 model.config,
                 self._request,
                 model.ranks.degrees,
-                reporting.block_dtype(model.adapter.transformer),
+                resolved_dtypes(model.config, model.ranks.device),
                 shard_weights=model.experts[0].weights is not None,
             ),
             "model": reporting.describe_model(model.facts, [e.adapter.transformer for e in model.experts]),

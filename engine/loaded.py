@@ -29,8 +29,8 @@ class Expert:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One rank's share of a checkpoint. The first rank of a replica alone encodes text, unless the weights are shared
-    out, looks at images, and writes video."""
+    """One rank's share of a checkpoint. The first rank of a replica alone encodes text, unless the text encoder's
+    weights are shared out, looks at images, and writes video."""
 
     config: Config
     ranks: Ranks
@@ -83,6 +83,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     experts, residency = load_experts(config, ranks, facts, parts, sharded)
     autoencoder = parts.video_decoder(config, ranks)
     conditioner = parts.image_conditioner if facts.image_input != "none" else None
+    all_encode = sharded and facts.family.shards_text_encoder
     return LoadedModel(
         config=config,
         ranks=ranks,
@@ -91,7 +92,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         experts=experts,
         residency=residency,
         scheduler_config=load_scheduler_config(config),
-        text_encoder=parts.prompt_encoder(config, ranks, sharded) if is_first or sharded else None,
+        text_encoder=parts.prompt_encoder(config, ranks, all_encode) if is_first or all_encode else None,
         autoencoder=autoencoder,
         images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
     )
@@ -110,7 +111,7 @@ def load_experts(
     for subfolder in facts.transformers:
         weights = None
         if sharded:
-            transformer, weights = load_sharded_transformer(config, ranks, subfolder)
+            transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
         else:
             transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
             together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)

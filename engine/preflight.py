@@ -47,7 +47,7 @@ def preflight(
     facts = read_facts(config.model.path)
     request = tasks[0].request
     check_size(request.sampling, facts)
-    _check_family(config, request, facts)
+    _check_family(request, facts)
     _check_guidance(request, facts)
     _check_images(request, facts)
     placement = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
@@ -127,7 +127,7 @@ def _spans(config: Config, request: GenerationRequest, facts: ModelFacts) -> tup
     return split_steps(scheduler.timesteps, facts.boundary_timestep)
 
 
-def _check_family(config: Config, request: GenerationRequest, facts: ModelFacts) -> None:
+def _check_family(request: GenerationRequest, facts: ModelFacts) -> None:
     """Whether the models of this family can do what is asked for."""
     sampling, family = request.sampling, facts.family
     if sampling.scheduler not in family.schedulers:
@@ -144,10 +144,6 @@ def _check_family(config: Config, request: GenerationRequest, facts: ModelFacts)
         raise InvalidInput(
             f"--negative-prompt is {request.negative_prompt!r}, but this model has its guidance distilled into the "
             "weights and never looks at one: leave it out."
-        )
-    if config.parallel.shard_weights and not family.shards_weights:
-        raise InvalidInput(
-            f"parallel.shard_weights is true, but {family.name} is loaded whole on every rank: use false."
         )
 
 

@@ -87,7 +87,7 @@ class RankUsage:
 
 
 def describe_request(
-    config: Config, request: GenerationRequest, degrees: Degrees, dtype: str, shard_weights: bool
+    config: Config, request: GenerationRequest, degrees: Degrees, dtypes: dict[str, str], shard_weights: bool
 ) -> dict[str, Any]:
     """The resolved values, under the names of the options and configuration keys."""
     prompts = request.prompts
@@ -97,7 +97,7 @@ def describe_request(
         "seed": request.seed,
         "image": _text(request.image),
         "last_image": _text(request.last_image),
-        "model": {"path": config.model.path, "dtype": dtype},
+        "model": config.model.model_dump(mode="json") | dtypes,
         "sampling": request.sampling.model_dump(),
         "cache": config.cache.model_dump(mode="json"),
         "parallel": asdict(degrees) | {"shard_weights": shard_weights},

@@ -7,6 +7,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
 from torch import Tensor, nn
 
+from engine.components.dtypes import vae_dtype
 from engine.components.files import load_component, on_device
 from engine.config import Config
 from engine.video import to_uint8
@@ -17,8 +18,8 @@ from parallel.rows import plan_strips
 
 
 def load_autoencoder(config: Config, ranks: Ranks) -> "Autoencoder":
-    """The VAE of a checkpoint, in float32 on the CPU; it visits the device while it works."""
-    vae = load_component(AutoencoderKLWan.from_pretrained, config.model.path, subfolder="vae", dtype=torch.float32)
+    """The VAE of a checkpoint, on the CPU; it visits the device while it works."""
+    vae = load_component(AutoencoderKLWan.from_pretrained, config.model.path, subfolder="vae", dtype=vae_dtype(config))
     return Autoencoder(vae.eval(), ranks)
 
 
@@ -54,12 +55,12 @@ class Autoencoder:
 
     @torch.inference_mode()
     def decode_strip(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
-        """As :meth:`decode`, but this rank's rows alone: float32 [3, frames, rows, width] in [-1, 1]."""
+        """As :meth:`decode`, but this rank's rows alone: [3, frames, rows, width] in [-1, 1], of the VAE's dtype."""
         strips = plan_strips(latents.shape[-2], self._ranks)
         self._exchange.begin(strips, meter)
         if strips.height == 0:
             return
-        mean, std = self._statistics(latents.device)
+        mean, std = self._statistics(latents.device, self._vae.dtype)
         decoder = _Decoder(self._vae)
         with on_device(self._ranks.device, decoder):
             # divide by the reciprocal, as diffusers does: a product rounds differently in the last bit
@@ -100,14 +101,15 @@ class Autoencoder:
         else:
             shape = (1, config.z_dim, (frames - 1) // temporal + 1, 0, width // spatial)
             latents = torch.empty(shape, dtype=self._vae.dtype, device=device)
-        latents = self._exchange.gather_for_all("vae_gather", latents)
-        mean, std = self._statistics(device)
+        latents = self._exchange.gather_for_all("vae_gather", latents).float()
+        mean, std = self._statistics(device, latents.dtype)
         return ((latents - mean) * (1.0 / std))[0]
 
-    def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel of the latents, [1, channels, 1, 1, 1]."""
         config = self._vae.config
-        mean, std = (torch.tensor(values, device=device) for values in (config.latents_mean, config.latents_std))
+        published = (config.latents_mean, config.latents_std)
+        mean, std = (torch.tensor(values, device=device, dtype=dtype) for values in published)
         return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
 
 

@@ -13,9 +13,9 @@ from diffusers import (
 )
 from torch import Tensor
 
+from engine.components.dtypes import text_encoder_dtype, transformer_dtype, vae_dtype
 from engine.components.files import load_component, on_device
 from engine.components.parts import Parts
-from engine.components.transformer import transformer_dtype
 from engine.config import Config, SamplingConfig
 from engine.models.hunyuan_video import HunyuanVideoAdapter
 from engine.request import GenerationRequest
@@ -29,17 +29,18 @@ class HunyuanVideoPromptEncoder:
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
         """
-        Raises:
-            ValueError: ``sharded``, which the check before loading refuses.
+        Args:
+            sharded: never, as the family's ``shards_text_encoder`` says: the encoders lie in the first rank's host
+                memory but for the moment of their use.
         """
-        if sharded:
-            raise ValueError(
-                "The text encoders of HunyuanVideo cannot be shared out: use parallel.shard_weights=false."
-            )
         self._device = ranks.device
         self._dtype = transformer_dtype(config, ranks.device)
         self._pipeline = load_component(
-            HunyuanVideoPipeline.from_pretrained, config.model.path, transformer=None, vae=None, dtype=self._dtype
+            HunyuanVideoPipeline.from_pretrained,
+            config.model.path,
+            transformer=None,
+            vae=None,
+            dtype=text_encoder_dtype(config, ranks.device),
         )
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
@@ -66,7 +67,7 @@ class HunyuanVideoPromptEncoder:
 
 
 class HunyuanVideoDecoder:
-    """The VAE's decoding half, on the first rank of a replica alone, in float32.
+    """The VAE's decoding half, on the first rank of a replica alone.
 
     Strips of rows would not be exact here as they are with Wan: group norms see the whole picture, and attention sees
     all frames. On CUDA diffusers' tiles bound the memory (a 720p video would not fit without), and are blended
@@ -78,7 +79,7 @@ class HunyuanVideoDecoder:
         self._vae: AutoencoderKLHunyuanVideo | None = None
         if ranks.replica_rank == 0:
             self._vae = load_component(
-                AutoencoderKLHunyuanVideo.from_pretrained, config.model.path, subfolder="vae", dtype=torch.float32
+                AutoencoderKLHunyuanVideo.from_pretrained, config.model.path, subfolder="vae", dtype=vae_dtype(config)
             ).eval()
             if ranks.device.type == "cuda":
                 self._vae.enable_tiling()

@@ -8,10 +8,10 @@ from diffusers import WanImageToVideoPipeline
 from torch import Tensor
 from transformers import AutoConfig, UMT5EncoderModel
 
+from engine.components.dtypes import text_encoder_dtype
 from engine.components.files import load_component, loading, on_device
-from engine.components.transformer import transformer_dtype
 from engine.config import Config
-from engine.models.facts import weight_files
+from engine.models.folder import weight_files
 from engine.request import GenerationRequest
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -40,7 +40,7 @@ class TextEncoder:
             vae=None,
             image_encoder=None,
             image_processor=None,
-            dtype=transformer_dtype(config, ranks.device),
+            dtype=text_encoder_dtype(config, ranks.device),
             **encoder,
         )
 
@@ -64,7 +64,7 @@ def load_sharded_encoder(config: Config, ranks: Ranks) -> tuple[UMT5EncoderModel
     """The text encoder with only this rank's part of its weights, in the host's memory; no rank ever holds all."""
     path = config.model.path
     with loading("text encoder", path):
-        encoder = empty_encoder(path, transformer_dtype(config, ranks.device))
+        encoder = empty_encoder(path, text_encoder_dtype(config, ranks.device))
         weights = shard_whole(encoder, list_blocks(encoder.encoder), ranks)
         ignored = encoder._keys_to_ignore_on_load_unexpected or ()
         load_slices(encoder, list(weight_files(path, "text_encoder")), torch.device("cpu"), ignored)

@@ -1,24 +1,18 @@
-"""The denoiser: its weights, the dtype of its arithmetic and its attention kernel."""
+"""The denoiser: its weights and its attention kernel."""
 
 import importlib.util
 from typing import Any
 
 import accelerate
 import torch
-from diffusers import WanTransformer3DModel
 
+from engine.components.dtypes import transformer_dtype
 from engine.components.files import load_component, loading
 from engine.config import Config
-from engine.models.facts import weight_files
+from engine.models.folder import weight_files
 from parallel.ranks import Ranks
 from parallel.slices import load_slices
 from parallel.weights import ShardedWeights, shard_pieces
-
-
-def transformer_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """What the configuration asks for; "auto" is bfloat16 on CUDA and float32 elsewhere."""
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return named.get(config.model.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 def uses_flash(config: Config, device: torch.device) -> bool:
@@ -43,12 +37,12 @@ def load_transformer(config: Config, device: torch.device, kind: Any, subfolder:
 
 
 def load_sharded_transformer(
-    config: Config, ranks: Ranks, subfolder: str = "transformer"
-) -> tuple[WanTransformer3DModel, ShardedWeights]:
+    config: Config, ranks: Ranks, kind: Any, subfolder: str = "transformer"
+) -> tuple[Any, ShardedWeights]:
     """The same denoiser with only this rank's part of its weights; no rank ever holds or reads all of them."""
     path = config.model.path
     with loading(subfolder, path):
-        transformer = empty_transformer(WanTransformer3DModel, path, subfolder, transformer_dtype(config, ranks.device))
+        transformer = empty_transformer(kind, path, subfolder, transformer_dtype(config, ranks.device))
         if uses_flash(config, ranks.device):
             transformer.set_attention_backend("flash")
         weights = shard_pieces(transformer, ranks)
@@ -57,10 +51,8 @@ def load_sharded_transformer(
     return transformer.eval(), weights
 
 
-def empty_transformer(
-    kind: type[WanTransformer3DModel], path: str, subfolder: str, dtype: torch.dtype
-) -> WanTransformer3DModel:
-    """A transformer with parameters on the meta device, in the dtypes of ``kind.from_pretrained(dtype=dtype)``;
+def empty_transformer(kind: Any, path: str, subfolder: str, dtype: torch.dtype) -> Any:
+    """A ``kind`` with parameters on the meta device, in the dtypes of ``kind.from_pretrained(dtype=dtype)``;
     its buffers are real."""
     with accelerate.init_empty_weights(include_buffers=False):
         transformer = kind.from_config(kind.load_config(path, subfolder=subfolder))

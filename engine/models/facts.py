@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.errors import InvalidInput
 from engine.models.families import FAMILIES, Family
-
-_WEIGHTS = {
-    "transformer": "diffusion_pytorch_model",
-    "transformer_2": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-    "image_encoder": "model",
-}
-_TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
-_GIT_LFS = b"version https://git-lfs"
+from engine.models.folder import check_class, check_tokenizer, check_weights, read_json
 
 
 @dataclass(frozen=True)
@@ -71,22 +59,21 @@ def read_facts(model_path: str | Path) -> ModelFacts:
     """Read ``model_index.json`` and the configurations of transformer and VAE, and look at what lies beside them.
 
     Raises:
-        InvalidInput: the folder, a file or a weight file is missing or damaged, or the model is of a
-            kind that Lockstep does not run.
+        InvalidInput: the folder, a component, a file or a weight file is missing or damaged, or the model or a
+            component is of a kind that Lockstep does not run.
     """
     folder = Path(model_path)
     if not folder.is_dir():
         raise InvalidInput(f"There is no model folder {folder}: download the model there, or correct model.path.")
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     family = _family(index, folder)
-    transformer = _read_json(folder / "transformer" / "config.json")
-    vae = _read_json(folder / "vae" / "config.json")
-    for component in family.text_encoders:
-        _read_json(folder / component / "config.json")
-    scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
+    for component in ("transformer", "vae", *family.text_encoders):
+        check_class(folder, component, index, family.classes.get(component, ()))
+    transformer = read_json(folder / "transformer" / "config.json")
+    vae = read_json(folder / "vae" / "config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     for component in family.tokenizers:
-        if not any((folder / component / name).is_file() for name in _TOKENIZERS):
-            raise InvalidInput(f"{folder / component} holds no tokenizer.json: download the model again.")
+        check_tokenizer(folder, component)
     try:
         in_channels = int(transformer.get("in_channels", 16))
         facts = ModelFacts(
@@ -101,17 +88,17 @@ def read_facts(model_path: str | Path) -> ModelFacts:
         raise InvalidInput(
             f"The configuration files in {folder} lack or garble {error}: download the model again."
         ) from None
+    others = [*facts.transformers[1:], *(["image_encoder"] if facts.clip_images else [])]
+    for component in others:
+        check_class(folder, component, index, family.classes.get(component, ()))
     if facts.boundary_timestep is not None:
-        _check_alike(transformer, _read_json(folder / "transformer_2" / "config.json"), folder)
+        _check_alike(transformer, read_json(folder / "transformer_2" / "config.json"), folder)
     _check_needs(transformer, facts, folder)
     _check_channels(in_channels, facts, folder)
-    clip = ["image_encoder"] if facts.clip_images else []
-    if clip:
-        _read_json(folder / "image_encoder" / "config.json")
-        _read_json(folder / "image_processor" / "preprocessor_config.json")
-    for component in (*facts.transformers, "vae", *family.text_encoders, *clip):
-        for file in weight_files(folder, component):
-            _check_weight_file(file)
+    if facts.clip_images:
+        read_json(folder / "image_processor" / "preprocessor_config.json")
+    for component in ("transformer", "vae", *family.text_encoders, *others):
+        check_weights(folder, component)
     return facts
 
 
@@ -172,52 +159,3 @@ def _check_alike(first: dict[str, Any], second: dict[str, Any], folder: Path) ->
             f"The two transformers of {folder} differ in {', '.join(differing)}, so one cannot continue what the "
             "other began: download the model again."
         )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput(
-            f"{file} is missing, so this is no model in the diffusers layout: download it, or correct model.path."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{file} cannot be read ({error}): download the model again.") from None
-    if not isinstance(content, dict):
-        raise InvalidInput(f"{file} holds no settings: download the model again.")
-    return content
-
-
-def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
-    """The safetensors files of "transformer", "vae", "text_encoder" and so on: one, or those that its index lists."""
-    folder, stem = Path(model_path) / component, _WEIGHTS[component]
-    shards = folder / f"{stem}.safetensors.index.json"
-    if shards.is_file():
-        names = _read_json(shards).get("weight_map", {}).values()
-        yield from (folder / name for name in sorted(set(names)))
-    else:
-        yield folder / f"{stem}.safetensors"
-
-
-def _check_weight_file(file: Path) -> None:
-    """Refuse a weight file that is absent, a Git LFS pointer or cut short; reads only its header."""
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(len(_GIT_LFS))
-            if start == _GIT_LFS:
-                raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the weights with git lfs pull.")
-            header_bytes = int.from_bytes(start[:8], "little")
-            size = file.stat().st_size
-            if 8 + header_bytes <= size:
-                stream.seek(8)
-                tensors = json.loads(stream.read(header_bytes))
-                ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
-                if 8 + header_bytes + max(ends, default=0) == size:
-                    return
-    except FileNotFoundError:
-        raise InvalidInput(f"The weights {file} are missing: download the model again.") from None
-    except InvalidInput:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise InvalidInput(f"The weights {file} cannot be read ({error}): download the model again.") from None
-    raise InvalidInput(f"The weights {file} are cut short or damaged: download the model again.")

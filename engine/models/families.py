@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 Settings = dict[str, Any]
@@ -33,8 +33,10 @@ class Family:
     tokenizers: tuple[str, ...] = ("tokenizer",)
     schedulers: tuple[str, ...] = ("unipc", "euler")
     max_text_tokens: int = 512
-    shards_weights: bool = True
+    shards_text_encoder: bool = True  # where weights are shared out; else the first rank has the whole of it
     needs: tuple[tuple[str, Any], ...] = ()  # settings of the transformer, without which it is of another kind
+    # of each component the names under which its class is published, our own first; any will do where none is given
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _read_wan(transformer: Settings, vae: Settings) -> Sizes:
@@ -69,7 +71,18 @@ def _read_hunyuan_video(transformer: Settings, vae: Settings) -> Sizes:
     }
 
 
-WAN = Family("Wan", "engine.components.wan", _read_wan)
+WAN = Family(
+    "Wan",
+    "engine.components.wan",
+    _read_wan,
+    classes={
+        "transformer": ("WanTransformer3DModel",),
+        "transformer_2": ("WanTransformer3DModel",),
+        "vae": ("AutoencoderKLWan",),
+        "text_encoder": ("UMT5EncoderModel",),
+        "image_encoder": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    },
+)
 
 HUNYUAN_VIDEO = Family(
     "HunyuanVideo",
@@ -79,8 +92,14 @@ HUNYUAN_VIDEO = Family(
     tokenizers=("tokenizer", "tokenizer_2"),
     schedulers=("euler",),
     max_text_tokens=256,
-    shards_weights=False,
+    shards_text_encoder=False,
     needs=(("guidance_embeds", True), ("image_condition_type", None)),
+    classes={
+        "transformer": ("HunyuanVideoTransformer3DModel",),
+        "vae": ("AutoencoderKLHunyuanVideo",),
+        "text_encoder": ("LlamaModel", "LlamaForCausalLM"),
+        "text_encoder_2": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    },
 )
 
 FAMILIES = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN, "HunyuanVideoPipeline": HUNYUAN_VIDEO}

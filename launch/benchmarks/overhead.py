@@ -17,7 +17,7 @@ import torch
 import typer
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
-from engine.components.transformer import transformer_dtype
+from engine.components.dtypes import transformer_dtype
 from engine.config import Config, load_config
 from engine.engine import Engine
 from engine.loaded import load_model

@@ -220,7 +220,7 @@ def test_the_next_block_is_on_its_way_while_one_runs(gang: Gang) -> None:
 def run_one_replica(ranks: Ranks, config: Config) -> Tensor | None:
     if ranks.first_in_replica == 0:
         return None
-    transformer, weights = load_sharded_transformer(config, ranks)
+    transformer, weights = load_sharded_transformer(config, ranks, WanTransformer3DModel)
     with torch.inference_mode(), weights.running(CollectiveMeter()):
         return transformer.proj_out(torch.ones(1, transformer.config.num_attention_heads * 32))
 
@@ -278,7 +278,7 @@ def test_each_of_two_experts_is_shared_out(gang: Gang, two_experts: Path) -> Non
 
 def load_and_gather(ranks: Ranks, config: Config) -> list[dict[str, Tensor]]:
     """All parameters and buffers of transformer and text encoder, as the ranks hold them together."""
-    transformer, _ = load_sharded_transformer(config, ranks)
+    transformer, _ = load_sharded_transformer(config, ranks, WanTransformer3DModel)
     encoder, _ = load_sharded_encoder(config, ranks)
     assert not transformer.training and not encoder.training
     return [
@@ -348,7 +348,7 @@ class ReadingMeter:
 def measure_reading(ranks: Ranks, config: Config) -> tuple[int, Counter[str]]:
     meter = ReadingMeter()
     with mock.patch.object(slices, "safe_open", meter):
-        load_sharded_transformer(config, ranks)
+        load_sharded_transformer(config, ranks, WanTransformer3DModel)
     return meter.bytes, meter.largest
 
 

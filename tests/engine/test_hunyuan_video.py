@@ -175,7 +175,6 @@ def refusal(config: Config, negative_prompt: str = "", ranks: int = 1) -> str:
         (["parallel.cfg=2"], 2, ["parallel.cfg is 2", "HunyuanVideoPipeline", "1 branch a step, not 2", "cfg=1"]),
         (["sampling.scheduler=unipc"], 1, ["sampling.scheduler is unipc", "HunyuanVideo", "use euler"]),
         (["sampling.max_sequence_length=512"], 1, ["max_sequence_length is 512", "at most 256", "use 256"]),
-        (["parallel.shard_weights=true"], 2, ["parallel.shard_weights is true", "HunyuanVideo", "use false"]),
         (["sampling.frames=16"], 1, ["sampling.frames is 16", "4n+1", "13 or 17"]),
         (["sampling.height=72"], 1, ["sampling.height is 72", "multiple of 16", "64 or 80"]),
         (["parallel.ulysses=3"], 3, ["ulysses", "3", "4"]),

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,43 +15,14 @@ from engine.models.facts import read_facts
 from engine.preflight import preflight
 from engine.task import Outputs, make_tasks
 from parallel.degrees import Degrees
+from tests.engine.bare_model import INDEX, add_second, write_bare_model, write_json
 
 UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content))
-
-
-def write_safetensors(file: Path, tensors: dict[str, int]) -> None:
-    """A file of float32 tensors by number of elements, all zero; the format is simple enough to write by hand."""
-    end, header = 0, {}
-    for name, elements in tensors.items():
-        header[name] = {"dtype": "F32", "shape": [elements], "data_offsets": [end, end := end + 4 * elements]}
-    text = json.dumps(header).encode()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder with all that is looked at before loading: 4 heads, 3 blocks."""
-    folder = tmp_path / "model"
-    index = {"_class_name": "WanPipeline", "transformer_2": [None, None], "expand_timesteps": False}
-    write_json(folder / "model_index.json", index)
-    sizes = {"num_attention_heads": 4, "num_layers": 3, "patch_size": [1, 2, 2], "in_channels": 16}
-    write_json(folder / "transformer" / "config.json", sizes | {"rope_max_seq_len": 64})
-    write_json(folder / "vae" / "config.json", {"scale_factor_spatial": 8, "scale_factor_temporal": 4})
-    for name in ("text_encoder/config.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"):
-        write_json(folder / name, {})
-    write_safetensors(folder / "vae" / "diffusion_pytorch_model.safetensors", {"a": 3})
-    write_safetensors(folder / "text_encoder" / "model.safetensors", {"a": 3})
-    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
-    write_json(folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json", {"weight_map": shards})
-    for tensor, name in shards.items():
-        write_safetensors(folder / "transformer" / name, {tensor: 5})
-    return folder
+    return write_bare_model(tmp_path / "model")
 
 
 @pytest.fixture
@@ -165,14 +135,6 @@ def test_a_method_that_probes_nothing_may_have_any_depth(config: Callable[..., C
     check(config("cache.method=none", "cache.probe_depth=3"))
 
 
-def add_second(folder: Path, boundary_ratio: float | None = 0.875) -> None:
-    """Make the model one of two transformers, like Wan 2.2 A14B."""
-    shutil.copytree(folder / "transformer", folder / "transformer_2")
-    second = ["diffusers", "WanTransformer3DModel"]
-    index = {"_class_name": "WanPipeline", "transformer_2": second, "boundary_ratio": boundary_ratio}
-    write_json(folder / "model_index.json", index)
-
-
 def test_two_transformers_are_told_apart_from_one_that_names_a_boundary(model: Path) -> None:
     add_second(model)
     facts = read_facts(model)
@@ -180,7 +142,7 @@ def test_two_transformers_are_told_apart_from_one_that_names_a_boundary(model: P
     write_json(model / "scheduler" / "scheduler_config.json", {"num_train_timesteps": 200})
     assert read_facts(model).boundary_timestep == 175
     for index in ({"boundary_ratio": 0.9}, {"transformer_2": [None, None], "boundary_ratio": 0.9}):
-        write_json(model / "model_index.json", {"_class_name": "WanPipeline", **index})
+        write_json(model / "model_index.json", INDEX | index)
         assert read_facts(model).transformers == ("transformer",)
     shutil.rmtree(model / "transformer_2")
     add_second(model, boundary_ratio=None)
@@ -212,81 +174,6 @@ def test_a_report_that_skips_the_first_step_of_the_second_transformer(
             check(checked)
         for word in words:
             assert word in refusal(checked)
-
-
-def damage(how: str, folder: Path) -> None:
-    weights = folder / "transformer" / "model-2.safetensors"
-    index = folder / "model_index.json"
-    match how:
-        case "no folder":
-            shutil.rmtree(folder)
-        case "empty folder":
-            shutil.rmtree(folder)
-            folder.mkdir()
-        case "another pipeline":
-            write_json(index, {"_class_name": "FluxPipeline"})
-        case "no second transformer":
-            add_second(folder)
-            shutil.rmtree(folder / "transformer_2")
-        case "another second transformer":
-            add_second(folder)
-            write_json(folder / "transformer_2" / "config.json", {"num_attention_heads": 4, "num_layers": 2})
-        case "second transformer cut short":
-            add_second(folder)
-            os.truncate(folder / "transformer_2" / "model-2.safetensors", 20)
-        case "garbled boundary":
-            add_second(folder)
-            write_json(index, json.loads(index.read_text()) | {"boundary_ratio": "most"})
-        case "garbled JSON":
-            (folder / "vae" / "config.json").write_text("{")
-        case "JSON list":
-            (folder / "vae" / "config.json").write_text("[]")
-        case "no heads":
-            write_json(folder / "transformer" / "config.json", {"num_layers": 3})
-        case "no tokenizer":
-            (folder / "tokenizer" / "tokenizer.json").unlink()
-        case "missing shard":
-            weights.unlink()
-        case "missing weights":
-            (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-        case "cut short":
-            os.truncate(weights, weights.stat().st_size - 4)
-        case "empty file":
-            os.truncate(weights, 0)
-        case "LFS pointer":
-            weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-        case "no safetensors":
-            weights.write_bytes(b"PK\x03\x04" + bytes(100))
-
-
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        ("no folder", ["no model folder", "model"]),
-        ("empty folder", ["model_index.json", "missing"]),
-        ("another pipeline", ["FluxPipeline", "WanPipeline"]),
-        ("no second transformer", ["transformer_2", "config.json", "missing"]),
-        ("another second transformer", ["two transformers", "num_layers"]),
-        ("second transformer cut short", ["transformer_2", "model-2.safetensors", "cut short"]),
-        ("garbled boundary", ["most"]),
-        ("garbled JSON", ["vae", "config.json"]),
-        ("JSON list", ["vae", "config.json"]),
-        ("no heads", ["num_attention_heads"]),
-        ("no tokenizer", ["tokenizer.json"]),
-        ("missing shard", ["model-2.safetensors", "missing"]),
-        ("missing weights", ["diffusion_pytorch_model.safetensors", "missing"]),
-        ("cut short", ["model-2.safetensors", "cut short"]),
-        ("empty file", ["model-2.safetensors", "cut short"]),
-        ("LFS pointer", ["model-2.safetensors", "git lfs pull"]),
-        ("no safetensors", ["model-2.safetensors"]),
-    ],
-)
-def test_a_damaged_model(how: str, words: list[str], model: Path, config: Callable[..., Config]) -> None:
-    checked = config()
-    damage(how, model)
-    sentence = refusal(checked)
-    for word in words:
-        assert word in sentence
 
 
 def test_outputs(config: Callable[..., Config], tmp_path: Path) -> None:

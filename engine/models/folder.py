@@ -1,0 +1,161 @@
+"""The files of a model folder: read, or looked at without reading a weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InvalidInput
+
+_WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "transformer_2": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+}
+_OTHER_WEIGHTS = "model"  # what transformers calls the weights of its models
+_TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
+_GIT_LFS = b"version https://git-lfs"
+_GARBLED = (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The settings in a JSON file.
+
+    Raises:
+        InvalidInput: it is missing, cannot be read or holds something else.
+    """
+    try:
+        text = file.read_bytes()
+        if text.startswith(_GIT_LFS):
+            raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the file with git lfs pull.")
+        content = json.loads(text)
+    except FileNotFoundError:
+        raise InvalidInput(
+            f"{file} is missing, so this is no model in the diffusers layout: download it, or correct model.path."
+        ) from None
+    except InvalidInput:
+        raise
+    except _GARBLED as error:
+        raise InvalidInput(f"{file} cannot be read ({error}): download the model again.") from None
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{file} holds no settings: download the model again.")
+    return content
+
+
+def check_class(folder: Path, component: str, index: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
+    """Refuse a component that ``model_index.json`` lacks, or that there or in its own configuration is of a class
+    that Lockstep would not make of it.
+
+    Args:
+        accepted: names of classes; the first is the one to ask for. Empty where any will do.
+
+    Raises:
+        InvalidInput: one sentence that names the class and the file.
+    """
+    entry = index.get(component)
+    listed = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if listed is None:
+        raise InvalidInput(
+            f"{folder / 'model_index.json'} lists no {component}, which a {index.get('_class_name')} needs: "
+            "download the model again."
+        )
+    config = read_json(folder / component / "config.json")
+    architectures = config.get("architectures")
+    own = config.get("_class_name") or (architectures[0] if isinstance(architectures, list) and architectures else None)
+    for file, name in ((folder / "model_index.json", listed), (folder / component / "config.json", own)):
+        if name is not None and accepted and name not in accepted:
+            raise InvalidInput(
+                f"{file} says that the {component} is a {name}, but that of a {index.get('_class_name')} is a "
+                f"{accepted[0]}: use another model, or download it again."
+            )
+
+
+def check_tokenizer(folder: Path, component: str) -> None:
+    """Refuse a folder without a tokenizer's files, or with mere pointers to them.
+
+    Raises:
+        InvalidInput: one sentence that names the folder or the file.
+    """
+    files = [folder / component / name for name in _TOKENIZERS if (folder / component / name).is_file()]
+    if not files:
+        raise InvalidInput(f"{folder / component} holds no tokenizer.json: download the model again.")
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                start = stream.read(len(_GIT_LFS))
+        except OSError as error:
+            raise InvalidInput(f"{file} cannot be read ({error.strerror}): download the model again.") from None
+        if start == _GIT_LFS:
+            raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the file with git lfs pull.")
+
+
+def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
+    """The safetensors files of "transformer", "vae", "text_encoder" and so on: one, or those that its index lists.
+
+    Raises:
+        InvalidInput: the index lists nothing that could be files.
+    """
+    yield from _listed(Path(model_path) / component, _WEIGHTS.get(component, _OTHER_WEIGHTS))
+
+
+def _listed(folder: Path, stem: str) -> dict[Path, list[str]]:
+    """The weight files of a component, and the tensors that an index says each of them holds."""
+    shards = folder / f"{stem}.safetensors.index.json"
+    if not shards.is_file():
+        return {folder / f"{stem}.safetensors": []}
+    names = read_json(shards).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise InvalidInput(f"{shards} lists no weights: download the model again.")
+    listed: dict[Path, list[str]] = {folder / name: [] for name in sorted(set(names.values()))}
+    for tensor, name in names.items():
+        listed[folder / name].append(tensor)
+    return listed
+
+
+def check_weights(model_path: str | Path, component: str) -> None:
+    """Refuse a component whose weight files are not all there, whole and holding what their index says.
+
+    Raises:
+        InvalidInput: one sentence that names the file.
+    """
+    for file, tensors in _listed(Path(model_path) / component, _WEIGHTS.get(component, _OTHER_WEIGHTS)).items():
+        held = read_header(file, "download the model again")
+        lacking = next((tensor for tensor in tensors if tensor not in held), None)
+        if lacking:
+            raise InvalidInput(
+                f"The weights {file} lack {lacking}, which their index says they hold: download the model again."
+            )
+
+
+def read_header(file: Path, advice: str) -> dict[str, Any]:
+    """What a safetensors file holds: of each tensor ``dtype``, ``shape`` and ``data_offsets``. No tensor is read.
+
+    Args:
+        advice: what to do about a file that is missing or damaged.
+
+    Raises:
+        InvalidInput: the file is absent, a Git LFS pointer, of another format or cut short.
+    """
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(len(_GIT_LFS))
+            if start == _GIT_LFS:
+                raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the weights with git lfs pull.")
+            header_bytes = int.from_bytes(start[:8], "little")
+            size = file.stat().st_size
+            if 8 + header_bytes <= size:
+                stream.seek(8)
+                header = json.loads(stream.read(header_bytes))
+                tensors: dict[str, Any] = {name: entry for name, entry in header.items() if name != "__metadata__"}
+                ends = [entry["data_offsets"][1] for entry in tensors.values()]
+                if 8 + header_bytes + max(ends, default=0) == size:
+                    return tensors
+    except FileNotFoundError:
+        raise InvalidInput(f"The weights {file} are missing: {advice}.") from None
+    except InvalidInput:
+        raise
+    except _GARBLED as error:
+        raise InvalidInput(f"The weights {file} cannot be read ({error}): {advice}.") from None
+    raise InvalidInput(f"The weights {file} are cut short or damaged: {advice}.")

@@ -1,0 +1,177 @@
+"""A model folder is looked at before anything is allocated: whatever is wrong with it is one sentence."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.errors import InvalidInput
+from engine.models.facts import read_facts
+from tests.engine.bare_model import add_second, edit_json, write_bare_model, write_json, write_safetensors
+
+INDEX = "model_index.json"
+SHARDS = "transformer/diffusion_pytorch_model.safetensors.index.json"
+SECOND_SHARD = "transformer/model-2.safetensors"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+FLUX = ["diffusers", "FluxTransformer2DModel"]
+
+Damage = Callable[[Path], object]
+
+
+def remove(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        file = folder / name
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    return damage
+
+
+def put(name: str, text: str | bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def edit(name: str, **changes: object) -> Damage:
+    return lambda folder: edit_json(folder / name, **changes)
+
+
+def cut(name: str, num_bytes: int = 4) -> Damage:
+    return lambda folder: os.truncate(folder / name, max((folder / name).stat().st_size - num_bytes, 0))
+
+
+def with_second(then: Damage) -> Damage:
+    def damage(folder: Path) -> None:
+        add_second(folder)
+        then(folder)
+
+    return damage
+
+
+def with_clip(then: Damage) -> Damage:
+    """Make the transformer one that wants to know what CLIP sees, and give the folder what is needed for it."""
+
+    def damage(folder: Path) -> None:
+        edit_json(folder / "transformer/config.json", image_dim=8)
+        edit_json(folder / INDEX, image_encoder=["transformers", "CLIPVisionModel"])
+        write_json(folder / "image_encoder/config.json", {"architectures": ["CLIPVisionModel"]})
+        write_json(folder / "image_processor/preprocessor_config.json", {})
+        write_safetensors(folder / "image_encoder/model.safetensors", {"a": 3})
+        read_facts(folder)
+        then(folder)
+
+    return damage
+
+
+DAMAGED: dict[str, tuple[Damage, list[str]]] = {
+    "no folder": (shutil.rmtree, ["no model folder"]),
+    "a file": (lambda folder: (shutil.rmtree(folder), folder.write_text("")), ["no model folder"]),
+    "no index": (remove(INDEX), [INDEX, "missing"]),
+    "garbled index": (put(INDEX, "{"), [INDEX, "cannot be read"]),
+    "index of another format": (put(INDEX, b"\xff\xfe\x00"), [INDEX, "cannot be read"]),
+    "deep index": (put(INDEX, "[" * 100_000), [INDEX, "cannot be read"]),
+    "index is a list": (put(INDEX, "[]"), [INDEX, "no settings"]),
+    "index is a pointer": (put(INDEX, POINTER), [INDEX, "git lfs pull"]),
+    "another pipeline": (edit(INDEX, _class_name="FluxPipeline"), ["FluxPipeline", "WanPipeline"]),
+    "no pipeline": (edit(INDEX, _class_name=[3]), ["[3]", "WanPipeline"]),
+    "garbled boundary": (with_second(edit(INDEX, boundary_ratio="most")), ["most"]),
+    "component not listed": (edit(INDEX, vae=None), [INDEX, "lists no vae", "WanPipeline"]),
+    "component listed as none": (edit(INDEX, text_encoder=[None, None]), [INDEX, "lists no text_encoder"]),
+    "component listed oddly": (edit(INDEX, vae="AutoencoderKLWan"), [INDEX, "lists no vae"]),
+    "transformer listed as another": (edit(INDEX, transformer=FLUX), [INDEX, FLUX[1], "a WanTransformer3DModel"]),
+    "encoder listed as another": (
+        edit(INDEX, text_encoder=["transformers", "T5EncoderModel"]),
+        [INDEX, "text_encoder is a T5EncoderModel", "a UMT5EncoderModel"],
+    ),
+    "transformer of another class": (
+        edit("transformer/config.json", _class_name="WanVACETransformer3DModel"),
+        ["transformer/config.json", "WanVACETransformer3DModel", "WanTransformer3DModel"],
+    ),
+    "vae of another class": (
+        put("vae/config.json", '{"_class_name": "AutoencoderKL"}'),
+        ["vae/config.json", "AutoencoderKL,", "AutoencoderKLWan"],
+    ),
+    "encoder of another class": (
+        edit("text_encoder/config.json", architectures=["T5ForConditionalGeneration"]),
+        ["text_encoder/config.json", "T5ForConditionalGeneration", "UMT5EncoderModel"],
+    ),
+    "second transformer of another class": (
+        with_second(edit("transformer_2/config.json", _class_name=FLUX[1])),
+        ["transformer_2/config.json", FLUX[1]],
+    ),
+    "second transformer listed as another": (with_second(edit(INDEX, transformer_2=FLUX)), [INDEX, FLUX[1]]),
+    "no second transformer": (with_second(remove("transformer_2")), ["transformer_2", "config.json", "missing"]),
+    "second transformer of another size": (
+        with_second(edit("transformer_2/config.json", num_layers=2)),
+        ["two transformers", "num_layers"],
+    ),
+    "second transformer cut short": (
+        with_second(cut("transformer_2/model-2.safetensors", 20)),
+        ["transformer_2", "model-2.safetensors", "cut short"],
+    ),
+    "no CLIP": (with_clip(remove("image_encoder")), ["image_encoder/config.json", "missing"]),
+    "CLIP of another class": (
+        with_clip(edit("image_encoder/config.json", architectures=["SiglipVisionModel"])),
+        ["image_encoder", "SiglipVisionModel"],
+    ),
+    "CLIP not listed": (with_clip(edit(INDEX, image_encoder=[None, None])), [INDEX, "lists no image_encoder"]),
+    "CLIP cut short": (with_clip(cut("image_encoder/model.safetensors")), ["image_encoder", "cut short"]),
+    "no image processor": (with_clip(remove("image_processor")), ["preprocessor_config.json", "missing"]),
+    "garbled settings": (put("vae/config.json", "{"), ["vae", "config.json", "cannot be read"]),
+    "settings are a list": (put("vae/config.json", "[]"), ["vae", "config.json", "no settings"]),
+    "settings are a pointer": (put("vae/config.json", POINTER), ["vae", "config.json", "git lfs pull"]),
+    "settings are a folder": (
+        lambda folder: ((folder / "vae/config.json").unlink(), (folder / "vae/config.json").mkdir()),
+        ["vae", "config.json", "cannot be read"],
+    ),
+    "no component": (remove("text_encoder"), ["text_encoder", "config.json", "missing"]),
+    "no heads": (edit("transformer/config.json", num_attention_heads=None), ["num_attention_heads"]),
+    "heads in words": (edit("transformer/config.json", num_attention_heads="four"), ["four"]),
+    "no scheduler": (remove("scheduler"), ["scheduler_config.json", "missing"]),
+    "no tokenizer": (remove("tokenizer/tokenizer.json"), ["tokenizer.json"]),
+    "tokenizer is a pointer": (put("tokenizer/spiece.model", POINTER), ["spiece.model", "git lfs pull"]),
+    "no weights": (remove("vae/diffusion_pytorch_model.safetensors"), ["diffusion_pytorch_model", "missing"]),
+    "a shard is missing": (remove(SECOND_SHARD), ["model-2.safetensors", "missing"]),
+    "a shard is cut short": (cut(SECOND_SHARD), ["model-2.safetensors", "cut short"]),
+    "a shard is cut in its header": (cut(SECOND_SHARD, 30), ["model-2.safetensors", "cut short"]),
+    "a shard has more than it says": (
+        lambda folder: (folder / SECOND_SHARD).write_bytes((folder / SECOND_SHARD).read_bytes() + b"1234"),
+        ["model-2.safetensors", "cut short or damaged"],
+    ),
+    "a shard is empty": (put(SECOND_SHARD, ""), ["model-2.safetensors", "cut short"]),
+    "a shard is a pointer": (put(SECOND_SHARD, POINTER), ["model-2.safetensors", "git lfs pull"]),
+    "a shard is a zip": (put(SECOND_SHARD, b"PK\x03\x04" + bytes(100)), ["model-2.safetensors"]),
+    "a shard is a list": (put(SECOND_SHARD, b"\x02" + bytes(7) + b"[]"), ["model-2.safetensors", "cannot be read"]),
+    "shards are swapped": (
+        edit(SHARDS, weight_map={"b": "model-1.safetensors", "a": "model-2.safetensors"}),
+        ["model-1.safetensors", "lack b"],
+    ),
+    "the shards' index is garbled": (put(SHARDS, "{"), [SHARDS, "cannot be read"]),
+    "the shards' index is empty": (put(SHARDS, "{}"), [SHARDS, "lists no weights"]),
+    "the shards' index names none": (edit(SHARDS, weight_map={}), [SHARDS, "lists no weights"]),
+    "the shards' index is a list": (edit(SHARDS, weight_map=["a"]), [SHARDS, "lists no weights"]),
+    "the shards' index has numbers": (edit(SHARDS, weight_map={"a": 3}), [SHARDS, "lists no weights"]),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_model(how: str, tmp_path: Path) -> None:
+    folder = write_bare_model(tmp_path / "model")
+    read_facts(folder)
+    damage, words = DAMAGED[how]
+    damage(folder)
+    with pytest.raises(InvalidInput) as caught:
+        read_facts(folder)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith(".") and str(folder) in sentence
+    for word in words:
+        assert word in sentence, sentence
+
+
+@pytest.mark.parametrize(
+    ("file", "key"), [("transformer/config.json", "_class_name"), ("text_encoder/config.json", "architectures")]
+)
+def test_settings_that_name_no_class_are_taken_at_the_index_word(file: str, key: str, tmp_path: Path) -> None:
+    folder = write_bare_model(tmp_path / "model")
+    edit_json(folder / file, **{key: None})
+    read_facts(folder)
