@@ -23,6 +23,14 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class LoraConfig(_Section):
+    """An adapter that is added to the weights of a transformer when they are loaded."""
+
+    path: str = Field(min_length=1)
+    scale: float = Field(1.0, ge=-100, le=100, allow_inf_nan=False)
+    transformer: Literal["transformer", "transformer_2"] = "transformer"
+
+
 class ModelConfig(_Section):
     path: str = Field(min_length=1, description="Folder of a model in the diffusers layout.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -33,6 +41,11 @@ class ModelConfig(_Section):
     )
     vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the VAE; auto is float32."
+    )
+    loras: tuple[LoraConfig, ...] = Field(
+        (),
+        description="LoRA adapters, added to the weights in this order: `{path: FILE, scale: 1.0}` each, the file in "
+        "safetensors, or its folder. With two transformers, `transformer: transformer_2` names the second (low noise).",
     )
 
 
@@ -124,6 +137,8 @@ class Config(_Section):
 
 # keys whose value names a file or folder, and may be relative
 _PATH_KEYS = (("model", "path"), ("cache", "replay"))
+# keys whose value is a list of mappings, of which one key does
+_LISTED_PATH_KEYS = (("model", "loras", "path"),)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -228,13 +243,23 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False) -> None:
-    for section, key in _PATH_KEYS:
-        values = tree.get(section)
+    for values, key in _path_slots(tree):
         if not isinstance(values, dict) or not isinstance(values.get(key), str) or not values[key]:
             continue
         anchored = Path.cwd() / folder / _expanded(Path(values[key]))
         if not only_existing or _exists(anchored):
             values[key] = os.path.normpath(anchored)
+
+
+def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    """Where paths may stand: what should be a mapping, and a key of it."""
+    for section, key in _PATH_KEYS:
+        yield tree.get(section), key
+    for section, key, inner in _LISTED_PATH_KEYS:
+        values = tree.get(section)
+        listed = values.get(key) if isinstance(values, dict) else None
+        if isinstance(listed, list):
+            yield from ((item, inner) for item in listed)
 
 
 def _exists(path: Path) -> bool:

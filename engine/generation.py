@@ -257,7 +257,7 @@ class Generation:
                 resolved_dtypes(model.config, model.ranks.device),
                 shard_weights=model.experts[0].weights is not None,
             ),
-            "model": reporting.describe_model(model.facts, [e.adapter.transformer for e in model.experts]),
+            "model": reporting.describe_model(model.facts, [e.adapter.transformer for e in model.experts], model.loras),
             "versions": describe_versions(),
             "device": reporting.describe_device(model.ranks.device),
             "world_size": model.ranks.degrees.world_size,

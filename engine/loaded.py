@@ -1,10 +1,11 @@
 """What stays in memory between requests."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from engine.components.loras import add_loras, describe_loras
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
@@ -42,6 +43,7 @@ class LoadedModel:
     text_encoder: PromptEncoder | None
     autoencoder: VideoDecoder
     images: ImageConditioner | None  # None where the model takes text alone
+    loras: Sequence[dict[str, Any]] = ()  # for the report, on the first rank of a replica
     load_seconds: float = 0.0
 
     @property
@@ -95,6 +97,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         text_encoder=parts.prompt_encoder(config, ranks, all_encode) if is_first or all_encode else None,
         autoencoder=autoencoder,
         images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
+        loras=describe_loras(config) if is_first else (),
     )
 
 
@@ -114,6 +117,7 @@ def load_experts(
             transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
         else:
             transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
+            add_loras(transformer, config, facts.family, subfolder)
             together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
             if together or not experts:
                 transformer = transformer.to(ranks.device)

@@ -11,6 +11,7 @@ from engine.errors import InvalidInput
 from engine.images import read_image
 from engine.layout import lay_out
 from engine.models.facts import ModelFacts, read_facts
+from engine.models.loras import check_lora_files
 from engine.preflight_outputs import check_outputs
 from engine.request import GenerationRequest
 from engine.task import Task
@@ -53,6 +54,7 @@ def preflight(
     placement = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
     degrees = placement.degrees
     _check_replicas(degrees, len(tasks))
+    check_lora_files(config, facts, degrees.replica_size)
     if rank is None or rank % degrees.replica_size == 0:
         if request.image:
             read_image(request.image, "--image")
@@ -62,6 +64,10 @@ def preflight(
             check_outputs(task.outputs, Path(config.model.path))
     # last, because these import torch
     _check_cache(config, request, facts)
+    if config.model.loras:
+        from engine.components.loras import check_loras
+
+        check_loras(config, facts)
     _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
     return placement
 

@@ -104,8 +104,10 @@ def describe_request(
     }
 
 
-def describe_model(facts: ModelFacts, transformers: Sequence[nn.Module]) -> dict[str, Any]:
-    """What was loaded: one transformer, or the experts, which are built alike."""
+def describe_model(
+    facts: ModelFacts, transformers: Sequence[nn.Module], loras: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What was loaded: one transformer, or the experts, which are built alike, and what was added to their weights."""
     return {
         "pipeline": facts.pipeline,
         "blocks": facts.num_layers,
@@ -113,6 +115,7 @@ def describe_model(facts: ModelFacts, transformers: Sequence[nn.Module]) -> dict
         "parameters": sum(parameter.numel() for t in transformers for parameter in t.parameters()),
         "boundary_timestep": facts.boundary_timestep,
         "dtype": block_dtype(transformers[0]),
+        "loras": list(loras),
     }
 
 

@@ -46,7 +46,8 @@ def _values(annotation: Any) -> str:
     if all(isinstance(part, str) for part in parts):
         return ", ".join(f"`{part}`" for part in parts)
     if get_origin(annotation) is tuple:
-        return "list of whole numbers"
+        of_mappings = isinstance(parts[0], type) and issubclass(parts[0], BaseModel)
+        return "list of mappings" if of_mappings else "list of whole numbers"
     return " or ".join("null" if part is type(None) else _values(part) for part in parts)
 
 

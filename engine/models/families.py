@@ -35,6 +35,7 @@ class Family:
     max_text_tokens: int = 512
     shards_text_encoder: bool = True  # where weights are shared out; else the first rank has the whole of it
     needs: tuple[tuple[str, Any], ...] = ()  # settings of the transformer, without which it is of another kind
+    lora_loader: str = ""  # class in diffusers.loaders that reads LoRA adapters; empty where there is none
     # of each component the names under which its class is published, our own first; any will do where none is given
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -75,6 +76,7 @@ WAN = Family(
     "Wan",
     "engine.components.wan",
     _read_wan,
+    lora_loader="WanLoraLoaderMixin",
     classes={
         "transformer": ("WanTransformer3DModel",),
         "transformer_2": ("WanTransformer3DModel",),
@@ -93,6 +95,7 @@ HUNYUAN_VIDEO = Family(
     schedulers=("euler",),
     max_text_tokens=256,
     shards_text_encoder=False,
+    lora_loader="HunyuanVideoLoraLoaderMixin",
     needs=(("guidance_embeds", True), ("image_condition_type", None)),
     classes={
         "transformer": ("HunyuanVideoTransformer3DModel",),

@@ -1,0 +1,138 @@
+"""LoRA adapters: read and converted by diffusers' loader of a model's family, and added to the weights by peft.
+
+Nothing is left of an adapter but other weights, so that attention over ranks and whatever else looks at the layers
+finds plain ones.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from math import prod
+from typing import Any
+
+import diffusers.loaders
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from engine.components.files import loading
+from engine.components.parts import parts_of
+from engine.components.transformer import empty_transformer
+from engine.config import Config, LoraConfig
+from engine.errors import InvalidInput
+from engine.models.facts import ModelFacts
+from engine.models.families import Family
+from engine.models.loras import lora_file
+
+_KEY = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<half>[AB])\.(?P<kind>weight|bias)")
+_ADVICE = "it was made for another model, so leave it out of model.loras"
+
+
+def add_loras(transformer: Any, config: Config, family: Family, subfolder: str) -> None:
+    """Add the configured adapters to the weights of a transformer, one after the other.
+
+    Args:
+        transformer: whole, on the CPU; it keeps its layers and dtypes.
+        subfolder: the transformer's.
+
+    Raises:
+        RankFailure: an adapter cannot be read, or makes weights that are not finite.
+    """
+    for lora in config.model.loras:
+        if lora.transformer == subfolder:
+            with loading("LoRA", lora.path):
+                _add(transformer, lora, family)
+
+
+def _add(transformer: Any, lora: LoraConfig, family: Family) -> None:
+    loader, name = _loader(family), "lora"
+    file = lora_file(lora)
+    weights, metadata = loader.lora_state_dict(
+        str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True, return_lora_metadata=True
+    )
+    loader.load_lora_into_transformer(
+        weights, transformer, adapter_name=name, metadata=metadata, low_cpu_mem_usage=True
+    )
+    transformer.set_adapters([name], [lora.scale])
+    transformer.fuse_lora(safe_fusing=True, adapter_names=[name])
+    transformer.unload_lora()
+
+
+def check_loras(config: Config, facts: ModelFacts) -> None:
+    """Refuse adapters that do not fit the model's transformers. Reads headers alone.
+
+    Raises:
+        InvalidInput: one sentence that names the file and a tensor in it.
+    """
+    kind = parts_of(facts.family).transformer
+    shapes: dict[str, dict[str, torch.Size]] = {}
+    for lora in config.model.loras:
+        if lora.transformer not in shapes:
+            empty: nn.Module = empty_transformer(kind, config.model.path, lora.transformer, torch.float32)
+            shapes[lora.transformer] = {name: parameter.shape for name, parameter in empty.named_parameters()}
+        _check(lora, _converted(lora, facts.family), shapes[lora.transformer])
+
+
+def _converted(lora: LoraConfig, family: Family) -> dict[str, Tensor]:
+    """The tensors of an adapter under diffusers' names, on the meta device."""
+    file = lora_file(lora)
+    tensors = {}
+    with safe_open(file, framework="pt") as source:
+        for name in source.keys():  # noqa: SIM118  it is no dictionary
+            shape = source.get_slice(name).get_shape()
+            # the conversion wants the values of scalars, which scale the tensors
+            tensors[name] = source.get_tensor(name) if prod(shape) == 1 else torch.empty(shape, device="meta")
+    if any("dora_scale" in name for name in tensors):
+        raise InvalidInput(f"{file} is a DoRA, of which diffusers would drop the scales: leave it out of model.loras.")
+    try:
+        converted: dict[str, Tensor] = _loader(family).lora_state_dict(tensors)
+    except Exception as error:  # whatever the conversion of a file in no known format stumbles over
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InvalidInput(f"{file} is no LoRA that diffusers knows ({reason}): {_ADVICE}.") from None
+    return converted
+
+
+def _check(lora: LoraConfig, tensors: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
+    halves: dict[str, dict[str, Tensor]] = {}
+    file = lora_file(lora)
+    for name, tensor in tensors.items():
+        key = _KEY.fullmatch(name)
+        if key is None or f"{key['layer']}.weight" not in shapes:
+            raise InvalidInput(
+                f"{file} holds {name}, which fits no layer of this model's {lora.transformer}: {_ADVICE}."
+            )
+        if key["kind"] == "weight":
+            halves.setdefault(key["layer"], {})[key["half"]] = tensor
+        elif tensor.shape != shapes.get(f"{key['layer']}.bias"):
+            raise InvalidInput(
+                f"{file} holds {name} of the shape {_text(tensor.shape)}, which fits no bias: {_ADVICE}."
+            )
+    if not halves:
+        raise InvalidInput(f"{file} holds nothing that would be added to {lora.transformer}: {_ADVICE}.")
+    for layer, pair in halves.items():
+        weight = shapes[f"{layer}.weight"]
+        if pair.keys() != {"A", "B"}:
+            raise InvalidInput(f"{file} holds only one half of what it adds to {layer}: download it again.")
+        down, up = pair["A"].shape, pair["B"].shape
+        if (down[1:], up[:1]) != (weight[1:], weight[:1]) or down[0] != up[1]:
+            raise InvalidInput(
+                f"{file} holds {_text(up)} and {_text(down)} for {layer}, which is {_text(weight)} here: {_ADVICE}."
+            )
+
+
+def describe_loras(config: Config) -> list[dict[str, Any]]:
+    """For the run report: what was added to the weights, which decides the result as much as the model does."""
+    described = []
+    for lora in config.model.loras:
+        with lora_file(lora).open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        described.append(lora.model_dump() | {"sha256": sha256})
+    return described
+
+
+def _loader(family: Family) -> Any:
+    return getattr(diffusers.loaders, family.lora_loader)
+
+
+def _text(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,65 @@
+"""The files of LoRA adapters, as far as they can be judged before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.config import Config, LoraConfig
+from engine.errors import InvalidInput
+from engine.models.facts import ModelFacts
+from engine.models.folder import read_header
+
+_PUBLISHED_NAME = "pytorch_lora_weights.safetensors"
+
+
+def lora_file(lora: LoraConfig) -> Path:
+    """The file of an adapter that may be given as a folder: the one that diffusers writes, or else the only one.
+
+    Raises:
+        InvalidInput: there is no such file, or none to choose; one sentence.
+    """
+    path = Path(lora.path)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise InvalidInput(f"model.loras names {path}, which is no .safetensors file: convert it to one.")
+        return path
+    if not path.is_dir():
+        raise InvalidInput(f"model.loras names {path}, which does not exist: correct the path.")
+    if (path / _PUBLISHED_NAME).is_file():
+        return path / _PUBLISHED_NAME
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        held = f"{len(files)} files" if files else "no file"
+        raise InvalidInput(f"model.loras names the folder {path}, which holds {held} in safetensors: name the file.")
+    return files[0]
+
+
+def check_lora_files(config: Config, facts: ModelFacts, replica_size: int) -> None:
+    """Refuse adapters that this model or layout cannot take, and files that are missing or damaged.
+
+    Args:
+        replica_size: ranks that work on one video.
+
+    Raises:
+        InvalidInput: one sentence that names the file or the key.
+    """
+    loras: Sequence[LoraConfig] = config.model.loras
+    if not loras:
+        return
+    if not facts.family.lora_loader:
+        raise InvalidInput(
+            f"model.loras is given, but diffusers loads no adapters for {facts.family.name}: leave it out."
+        )
+    if config.parallel.shard_weights and replica_size > 1:
+        raise InvalidInput(
+            "parallel.shard_weights is true, but model.loras are added to whole weights: "
+            "use shard_weights=false, or leave them out."
+        )
+    for lora in loras:
+        if lora.transformer not in facts.transformers:
+            raise InvalidInput(
+                f"model.loras adds {lora.path} to {lora.transformer}, but this model has one transformer: "
+                "use transformer."
+            )
+        read_header(lora_file(lora), "download it again, or correct model.loras")
