@@ -12,6 +12,7 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
 )
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from engine.components.dtypes import text_encoder_dtype, transformer_dtype, vae_dtype
 from engine.components.files import load_component, on_device
@@ -35,11 +36,15 @@ class HunyuanVideoPromptEncoder:
         """
         self._device = ranks.device
         self._dtype = transformer_dtype(config, ranks.device)
+        path = config.model.path
+        # the class that the folder names, LlamaTokenizerFast, has cut words as Llama 2 does since transformers 5
+        tokenizer = load_component(PreTrainedTokenizerFast.from_pretrained, path, subfolder="tokenizer")
         self._pipeline = load_component(
             HunyuanVideoPipeline.from_pretrained,
-            config.model.path,
+            path,
             transformer=None,
             vae=None,
+            tokenizer=tokenizer,
             dtype=text_encoder_dtype(config, ranks.device),
         )
 

@@ -50,6 +50,15 @@ def write_hunyuan_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def name_classes(folder: Path, **classes: str) -> None:
+    """Name the classes of transformers as the published folders do, which were written by an older version."""
+    file = folder / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {k: ["transformers", v] for k, v in classes.items()}))
+    if "tokenizer" in classes:
+        file = folder / "tokenizer" / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": classes["tokenizer"]}))
+
+
 def _llama_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words, so that the template has about as many tokens as Llama makes of it, and is cropped as is meant."""
     splitter = pre_tokenizers.Whitespace()
