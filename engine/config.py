@@ -52,14 +52,21 @@ class ModelConfig(_Section):
 class SamplingConfig(_Section):
     height: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
     width: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
-    frames: int = Field(gt=0, le=65536, description="4n+1: the VAE packs four frames into one.")
+    frames: int = Field(
+        gt=0,
+        le=65536,
+        description="4n+1: the VAE packs four frames into one. HunyuanVideo-I2V needs at least 5, and its 33-channel "
+        "kind cuts the first four off the decoded video.",
+    )
     steps: int = Field(50, gt=0, le=1000, description="Denoise steps; the models were trained on 1000 noise levels.")
     guidance: float = Field(
         5.0,
         ge=0,
         le=100,
         allow_inf_nan=False,
-        description="Classifier-free guidance; 1 or less turns it off.",
+        description="Classifier-free guidance, with a branch for the negative prompt; 1 or less turns it off. A "
+        "transformer with distilled guidance (HunyuanVideo, but not HunyuanVideo-I2V-33ch) is told the scale instead, "
+        "and needs one branch.",
     )
     low_noise_guidance: float | None = Field(
         None,

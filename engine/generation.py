@@ -23,14 +23,14 @@ from engine.conditions import encode
 from engine.denoise import denoise, draw_noise
 from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
-from engine.guidance import all_lanes, own_lanes
+from engine.guidance import BRANCHES, all_lanes, own_lanes
 from engine.loaded import LoadedModel
 from engine.predictor import VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
 from engine.timing import StageClock, Stopwatch
 from engine.versions import describe_versions
-from engine.video import write_video
+from engine.video import drop_frames, write_video
 from parallel.agreement import Agreement, Control
 from parallel.audit import Audit
 from parallel.broadcast import Named
@@ -127,7 +127,7 @@ class Generation:
             if self._audit:
                 self._audit_inputs(encoded)
             experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise))
-            latents = resumed.latents if resumed else noise
+            latents = resumed.latents if resumed else self._start(noise, encoded)
             latents = denoise(experts, self._scheduler, latents, control, self._on_step, self._steps_done)
             if self._checkpoints:
                 self._checkpoints.save_final(self._state(self._request.sampling.steps, latents))
@@ -145,6 +145,12 @@ class Generation:
             resumed_at=self._resumed_at,
             seconds=self._stopwatch.seconds(wait=is_final),
         )
+
+    def _start(self, noise: Tensor, encoded: Encoded) -> Tensor:
+        """The latents of all samples before the first step; what a sample's lanes have of its image is the same."""
+        first = [self._lanes.index(Lane(sample, BRANCHES[0])) for sample in range(len(noise))]
+        make_start = self._model.parts.make_start
+        return torch.cat([make_start(sample[None], encoded[i]) for sample, i in zip(noise, first, strict=True)])
 
     def _audit_inputs(self, encoded: Encoded) -> None:
         """Compare what all ranks hold whole from the start: the weights once, for they are large, and at every step
@@ -226,7 +232,8 @@ class Generation:
 
     def _decoded(self, sample: Tensor) -> Generator[Tensor, None, None]:
         """Chunks of frames; the time spent here is decoding's alone, whoever asks for them."""
-        with closing(self._model.autoencoder.decode(sample, self._meter)) as chunks:
+        decoded = self._model.autoencoder.decode(sample, self._meter)
+        with closing(drop_frames(decoded, self._model.facts.dropped_frames)) as chunks:
             while True:
                 with self._timed("decode"):
                     frames = next(chunks, None)

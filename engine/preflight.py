@@ -83,6 +83,11 @@ def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:
     if (sampling.frames - 1) % scale:
         allowed = _neighbours(sampling.frames, scale, offset=1)
         raise InvalidInput(f"sampling.frames is {sampling.frames}, but this model needs {scale}n+1: use {allowed}.")
+    if sampling.frames < facts.family.min_frames:
+        raise InvalidInput(
+            f"sampling.frames is {sampling.frames}, but {facts.family.name} makes what comes after the image: "
+            f"use {facts.family.min_frames} or more."
+        )
     for name, size, patch in (
         ("height", sampling.height, facts.patch_size[1]),
         ("width", sampling.width, facts.patch_size[2]),
@@ -151,6 +156,10 @@ def _check_family(request: GenerationRequest, facts: ModelFacts) -> None:
             f"--negative-prompt is {request.negative_prompt!r}, but this model has its guidance distilled into the "
             "weights and never looks at one: leave it out."
         )
+    for option, text in [("--prompt", p) for p in request.prompts] + [("--negative-prompt", request.negative_prompt)]:
+        for word in family.reserved_words:
+            if word in text:
+                raise InvalidInput(f"{option} has {word} in it, which {family.name} reads as a picture: leave it out.")
 
 
 def _check_guidance(request: GenerationRequest, facts: ModelFacts) -> None:
@@ -172,7 +181,7 @@ def _check_images(request: GenerationRequest, facts: ModelFacts) -> None:
     """Whether the model can do with the images that are given, and without those that are not."""
     image, last, sampling = request.image, request.last_image, request.sampling
     if image is None:
-        if facts.image_input == "channels":
+        if facts.needs_image:
             raise InvalidInput(f"This model makes videos from images, but there is none: give {_wanted(facts)}.")
         return
     if facts.image_input == "none":
@@ -180,7 +189,7 @@ def _check_images(request: GenerationRequest, facts: ModelFacts) -> None:
     if last is None and facts.clip_images == 2:
         raise InvalidInput(f"This model makes videos between two images, but there is one: give {_wanted(facts)}.")
     if last is not None:
-        if facts.clip_images == 1 or facts.image_input == "first frame":
+        if facts.clip_images == 1 or facts.image_input == "first frame" or not facts.family.takes_last_image:
             raise InvalidInput(f"--last-image is {str(last)!r}, but this model takes a first one alone: leave it out.")
         if sampling.frames == 1:
             raise InvalidInput("sampling.frames is 1, which leaves no place for --last-image: ask for more frames.")

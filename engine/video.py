@@ -1,6 +1,7 @@
 """Frames to a video file."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, wid
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")))
         container.mux(stream.encode())
+
+
+def drop_frames(chunks: Generator[Tensor, None, None], count: int) -> Generator[Tensor, None, None]:
+    """The chunks of frames [frames, height, width, 3] without the first ``count`` frames of all."""
+    with closing(chunks):
+        for frames in chunks:
+            kept = frames[count:]
+            count = max(count - len(frames), 0)
+            if len(kept):
+                yield kept
 
 
 def to_uint8(video: Tensor) -> Tensor:

@@ -28,11 +28,12 @@ from parallel.ranks import Ranks
 class HunyuanVideoPromptEncoder:
     """Llama and CLIP with their tokenizers, run exactly as diffusers' pipeline runs them."""
 
-    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False, kind: Any = HunyuanVideoPipeline) -> None:
         """
         Args:
             sharded: never, as the family's ``shards_text_encoder`` says: the encoders lie in the first rank's host
                 memory but for the moment of their use.
+            kind: the diffusers pipeline that the folder is of.
         """
         self._device = ranks.device
         self._dtype = transformer_dtype(config, ranks.device)
@@ -40,7 +41,7 @@ class HunyuanVideoPromptEncoder:
         # the class that the folder names, LlamaTokenizerFast, has cut words as Llama 2 does since transformers 5
         tokenizer = load_component(PreTrainedTokenizerFast.from_pretrained, path, subfolder="tokenizer")
         self._pipeline = load_component(
-            HunyuanVideoPipeline.from_pretrained,
+            kind.from_pretrained,
             path,
             transformer=None,
             vae=None,
@@ -58,8 +59,7 @@ class HunyuanVideoPromptEncoder:
                 max_sequence_length=request.sampling.max_sequence_length,
                 device=self._device,
             )
-        # multiplied after rounding to the transformer's dtype, as diffusers does
-        guidance = torch.tensor([request.sampling.guidance], dtype=self._dtype, device=self._device) * 1000.0
+        guidance = self._guidance(request)
         return [
             {
                 "prompt_embeds": embeds[i : i + 1],
@@ -70,9 +70,13 @@ class HunyuanVideoPromptEncoder:
             for i in range(len(request.prompts))
         ]
 
+    def _guidance(self, request: GenerationRequest) -> Tensor:
+        """[1], multiplied after rounding to the transformer's dtype, as diffusers does."""
+        return torch.tensor([request.sampling.guidance], dtype=self._dtype, device=self._device) * 1000.0
+
 
 class HunyuanVideoDecoder:
-    """The VAE's decoding half, on the first rank of a replica alone.
+    """The VAE, on the first rank of a replica alone.
 
     Strips of rows would not be exact here as they are with Wan: group norms see the whole picture, and attention sees
     all frames. On CUDA diffusers' tiles bound the memory (a 720p video would not fit without), and are blended
@@ -88,6 +92,22 @@ class HunyuanVideoDecoder:
             ).eval()
             if ranks.device.type == "cuda":
                 self._vae.enable_tiling()
+
+    @torch.inference_mode()
+    def encode(self, video: Tensor) -> Tensor:
+        """Encode a video; on the first rank.
+
+        Args:
+            video: [1, 3, frames, height, width] in [-1, 1]; it may lie on the CPU.
+
+        Returns:
+            The most likely latents, scaled as the transformer expects them: float32 [1, channels, latent frames,
+            latent height, latent width] on the rank's device.
+        """
+        assert self._vae is not None
+        with on_device(self._device, self._vae):
+            latents: Tensor = self._vae.encode(video.to(self._device, self._vae.dtype)).latent_dist.mode()
+        return latents * self._vae.config.scaling_factor
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:

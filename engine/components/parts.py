@@ -63,6 +63,8 @@ class Parts:
     video_decoder: of (configuration, ranks).
     image_conditioner: of (configuration, ranks, facts, the video decoder, which has the VAE); None where no model of
         the family takes images.
+    make_start: of (noise of one sample [1, channels, frames, height, width], its encoded prompt and images); the
+        latents that denoising starts from.
     make_scheduler: of (the checkpoint's scheduler configuration, how to sample, device); its timesteps are set.
     """
 
@@ -72,6 +74,7 @@ class Parts:
     video_decoder: Callable[[Config, Ranks], VideoDecoder]
     image_conditioner: Callable[[Config, Ranks, ModelFacts, Any], ImageConditioner] | None
     make_scheduler: Callable[[dict[str, Any], SamplingConfig, torch.device], Scheduler]
+    make_start: Callable[[Tensor, Named], Tensor] = lambda noise, encoded: noise
 
 
 def parts_of(family: Family) -> Parts:

@@ -29,6 +29,11 @@ class ModelFacts:
     # an image is refused, wanted as channels beside the latents, or welcome as the first latent frame (TI2V)
     image_input: Literal["none", "channels", "first frame"] = "none"
     clip_images: int = 0  # pictures that the transformer wants as CLIP sees them: none, the first, or first and last
+    dropped_frames: int = 0  # that the start of a decoded video is shortened by
+
+    @property
+    def needs_image(self) -> bool:
+        return self.image_input == "channels" or self.family.needs_image
 
     def num_branches(self, guidance: float) -> int:
         """Guidance branches that a step computes with that scale."""
@@ -81,7 +86,7 @@ def read_facts(model_path: str | Path) -> ModelFacts:
             family=family,
             **family.read_sizes(transformer, vae),
             boundary_timestep=_boundary_timestep(index, scheduler),
-            image_input=_image_input(index),
+            image_input=_image_input(index, transformer),
             clip_images=_clip_images(transformer),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -95,8 +100,8 @@ def read_facts(model_path: str | Path) -> ModelFacts:
         _check_alike(transformer, read_json(folder / "transformer_2" / "config.json"), folder)
     _check_needs(transformer, facts, folder)
     _check_channels(in_channels, facts, folder)
-    if facts.clip_images:
-        read_json(folder / "image_processor" / "preprocessor_config.json")
+    for name in (*family.settings, *(["image_processor/preprocessor_config.json"] if facts.clip_images else [])):
+        read_json(folder / name)
     for component in ("transformer", "vae", *family.text_encoders, *others):
         check_weights(folder, component)
     return facts
@@ -118,11 +123,13 @@ def _boundary_timestep(index: dict[str, Any], scheduler: dict[str, Any]) -> floa
     return float(ratio) * int(scheduler.get("num_train_timesteps", 1000))
 
 
-def _image_input(index: dict[str, Any]) -> Literal["none", "channels", "first frame"]:
-    """TI2V 5B is published as a WanPipeline: what tells it apart is that its tokens have timesteps of their own."""
-    if index.get("expand_timesteps"):
+def _image_input(index: dict[str, Any], transformer: dict[str, Any]) -> Literal["none", "channels", "first frame"]:
+    """TI2V 5B is published as a WanPipeline: what tells it apart is that its tokens have timesteps of their own.
+    HunyuanVideo's transformers say it themselves."""
+    kind = transformer.get("image_condition_type")
+    if index.get("expand_timesteps") or kind == "token_replace":
         return "first frame"
-    return "channels" if index["_class_name"] == "WanImageToVideoPipeline" else "none"
+    return "channels" if index["_class_name"] == "WanImageToVideoPipeline" or kind == "latent_concat" else "none"
 
 
 def _clip_images(transformer: dict[str, Any]) -> int:
@@ -133,17 +140,19 @@ def _clip_images(transformer: dict[str, Any]) -> int:
 
 def _check_needs(transformer: dict[str, Any], facts: ModelFacts, folder: Path) -> None:
     for key, needed in facts.family.needs:
-        if transformer.get(key) != needed:
+        allowed = needed if isinstance(needed, tuple) else (needed,)
+        if transformer.get(key) not in allowed:
             raise InvalidInput(
                 f"The transformer in {folder} has {key} {transformer.get(key)}, but that of a {facts.pipeline} has "
-                f"{needed}, so this is a kind of model that Lockstep does not run: use another."
+                f"{' or '.join(map(str, allowed))}, so this is a kind of model that Lockstep does not run: use another."
             )
 
 
 def _check_channels(in_channels: int, facts: ModelFacts, folder: Path) -> None:
     given = facts.latent_channels
     if facts.image_input == "channels":
-        given += facts.vae_scale_temporal + facts.latent_channels  # the mask of given frames, and their latents
+        # the mask of given frames, and their latents
+        given += (facts.family.mask_channels or facts.vae_scale_temporal) + facts.latent_channels
     if in_channels != given:
         raise InvalidInput(
             f"The transformer in {folder} takes {in_channels} channels, but as a {facts.pipeline} it would be given "

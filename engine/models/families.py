@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import Any, NotRequired, TypedDict
 
 Settings = dict[str, Any]
 
@@ -20,6 +20,7 @@ class Sizes(TypedDict):
     vae_scale_temporal: int
     rope_max_seq_len: int | None
     guidance_distilled: bool
+    dropped_frames: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,17 @@ class Family:
     schedulers: tuple[str, ...] = ("unipc", "euler")
     max_text_tokens: int = 512
     shards_text_encoder: bool = True  # where weights are shared out; else the first rank has the whole of it
-    needs: tuple[tuple[str, Any], ...] = ()  # settings of the transformer, without which it is of another kind
     lora_loader: str = ""  # class in diffusers.loaders that reads LoRA adapters; empty where there is none
     # of each component the names under which its class is published, our own first; any will do where none is given
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # settings of the transformer, without which it is of another kind; a tuple lists the values that will do
+    needs: tuple[tuple[str, Any], ...] = ()
+    settings: tuple[str, ...] = ()  # JSON files that a folder must have beside those of the components above
+    needs_image: bool = False  # every model of the family does, not only those that a pipeline's name tells
+    takes_last_image: bool = True  # some of those that take images do
+    mask_channels: int | None = None  # of the mask beside an image's latents; none is one for each frame they pack
+    min_frames: int = 1
+    reserved_words: tuple[str, ...] = ()  # which stand for something else than text where a prompt is read
 
 
 def _read_wan(transformer: Settings, vae: Settings) -> Sizes:
@@ -68,7 +76,9 @@ def _read_hunyuan_video(transformer: Settings, vae: Settings) -> Sizes:
         "vae_scale_spatial": int(vae.get("spatial_compression_ratio", 8)),
         "vae_scale_temporal": int(vae.get("temporal_compression_ratio", 4)),
         "rope_max_seq_len": None,
-        "guidance_distilled": True,
+        "guidance_distilled": bool(transformer.get("guidance_embeds", True)),
+        # the pipeline decodes the frames that the image's latents lead into, and shows none of them
+        "dropped_frames": 4 if transformer.get("image_condition_type") == "latent_concat" else 0,
     }
 
 
@@ -105,4 +115,23 @@ HUNYUAN_VIDEO = Family(
     },
 )
 
-FAMILIES = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN, "HunyuanVideoPipeline": HUNYUAN_VIDEO}
+HUNYUAN_VIDEO_IMAGE = replace(
+    HUNYUAN_VIDEO,
+    name="HunyuanVideo-I2V",
+    parts="engine.components.hunyuan_video_images",
+    needs=(("image_condition_type", ("latent_concat", "token_replace")),),
+    settings=("image_processor/preprocessor_config.json",),
+    needs_image=True,
+    takes_last_image=False,
+    mask_channels=1,
+    min_frames=5,
+    reserved_words=("<image>",),
+    classes={**HUNYUAN_VIDEO.classes, "text_encoder": ("LlavaForConditionalGeneration",)},
+)
+
+FAMILIES = {
+    "WanPipeline": WAN,
+    "WanImageToVideoPipeline": WAN,
+    "HunyuanVideoPipeline": HUNYUAN_VIDEO,
+    "HunyuanVideoImageToVideoPipeline": HUNYUAN_VIDEO_IMAGE,
+}

@@ -39,7 +39,7 @@ def write_hunyuan_checkpoint(folder: Path) -> Path:
     pipeline = HunyuanVideoPipeline(
         text_encoder=LlamaModel(llama),
         tokenizer=tokenizer,
-        **_clip(folder),
+        **write_clip(folder),
         transformer=make_transformer("text"),
         vae=AutoencoderKLHunyuanVideo(
             latent_channels=CHANNELS, block_out_channels=(4, 4, 4, 4), layers_per_block=1, norm_num_groups=2
@@ -71,7 +71,7 @@ def _llama_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _clip(folder: Path) -> dict[str, Any]:
+def write_clip(folder: Path) -> dict[str, Any]:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     files = folder / "tokenizer_2"

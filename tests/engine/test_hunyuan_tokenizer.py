@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from tokenizers import Tokenizer
 
 from engine.components.parts import parts_of
@@ -9,13 +10,18 @@ from engine.models.facts import read_facts
 from parallel.ranks import Ranks
 from tests.conftest import tiny_config
 from tests.engine.hunyuan_checkpoint import name_classes, write_hunyuan_checkpoint
+from tests.engine.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
 
 TEXT = "a red circle, moving left.\n\n1. the navy background"
 
 
-def test_the_file_decides(tmp_path: Path) -> None:
-    folder = write_hunyuan_checkpoint(tmp_path / "model")
-    name_classes(folder, tokenizer="LlamaTokenizerFast")
+@pytest.mark.parametrize("kind", ["text", "token_replace"])
+def test_the_file_decides(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if kind == "text":
+        name_classes(write_hunyuan_checkpoint(folder), tokenizer="LlamaTokenizerFast")
+    else:
+        write_hunyuan_image_checkpoint(folder, kind)
     config = tiny_config(f"model.path={folder}")
     encoder = parts_of(read_facts(folder).family).prompt_encoder(config, Ranks(), False)
     tokenizer = encoder._pipeline.tokenizer  # type: ignore[attr-defined]
