@@ -1,10 +1,5 @@
-"""HunyuanVideo with an image in the whole engine: what the diffusers pipeline gives, from files, on one rank and on
-several, for both kinds of transformer."""
+"""I3 for HunyuanVideo with an image: from files, what the diffusers pipeline gives, for both kinds of transformer."""
 
-import json
-import shutil
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,75 +9,42 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoImageToVideoPipeline
 from diffusers.utils import load_image
-from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from engine.components.hunyuan_video import HunyuanVideoDecoder
 from engine.components.hunyuan_video_images import HunyuanVideoImagePromptEncoder
-from engine.config import Config, load_config
-from engine.engine import Engine, Result
-from engine.errors import InvalidInput, RankFailure
-from engine.loaded import load_model
+from engine.config import Config
+from engine.errors import RankFailure
 from engine.models.facts import read_facts
-from engine.preflight import preflight
-from engine.progress import Progress
-from engine.request import GenerationRequest, make_request
-from engine.task import Outputs, make_tasks
+from engine.request import GenerationRequest
 from engine.video import drop_frames
-from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.conftest import ROOT, tiny_config
-from tests.distributed.gang import Gang
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
-from tests.engine.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
+from tests.engine.hunyuan_images import (
+    CONCAT,
+    KINDS,
+    LONG,
+    REPLACE,
+    SHORT,
+    asked,
+    configured,
+    generate,
+    off,
+    write_models,
+    write_pictures,
+)
 
-CONCAT, REPLACE = "latent_concat", "token_replace"
-KINDS = (CONCAT, REPLACE)
-SHORT = "a red circle"  # with its end 4 tokens beside 288 or 144 of the image, which two and four ranks divide
-LONG = "a blue square moving slowly left on the navy background"  # 11 tokens, which they do not
 NEGATIVE = "slowly moving"
-CACHED = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
-
-Case = tuple[Config, GenerationRequest]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    models = {kind: write_hunyuan_image_checkpoint(folder / kind, kind) for kind in KINDS}
-    return models | {"text": write_hunyuan_checkpoint(folder / "text")}
+    return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Smooth colours, upright where the video is wide; one lies on its side until its EXIF is read."""
-    folder = tmp_path_factory.mktemp("pictures")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: to be shown turned by 90 degrees clockwise
-    for seed, name in enumerate(("lying", "other")):
-        coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize((90, 70), Image.Resampling.BICUBIC)
-        picture.save(folder / f"{name}.png", exif=exif if name == "lying" else None)
-    return {name: folder / f"{name}.png" for name in ("lying", "other")}
-
-
-def configured(model: Path, *overrides: str) -> Config:
-    """3 x 3 x 5 = 45 tokens, of which 15 are the first frame's."""
-    guidance = 6 if model.name == REPLACE else 1
-    small = ["height=48", "width=80", "frames=9", "steps=4", f"guidance={guidance}", "shift=7", "scheduler=euler"]
-    sampling = [f"sampling.{setting}" for setting in (*small, "max_sequence_length=256")]
-    return tiny_config(f"model.path={model}", "cache.method=none", *sampling, *overrides)
-
-
-def asked(config: Config, image: Path, *prompts: str, negative_prompt: str = "") -> GenerationRequest:
-    return make_request(prompts, negative_prompt, 11, config.sampling, image)
-
-
-def generate(ranks: Ranks, cases: Sequence[Case], output: Path | None = None) -> list[Result]:
-    """One request after the other, on one loaded model."""
-    model = load_model(cases[0][0], ranks)
-    return [Engine(replace(model, config=config), Progress()).generate(request, output) for config, request in cases]
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 def pipeline_output(config: Config, request: GenerationRequest) -> tuple[torch.Tensor, np.ndarray]:
@@ -119,12 +81,6 @@ def pipeline_output(config: Config, request: GenerationRequest) -> tuple[torch.T
     return latents[-1], video[0]
 
 
-def off(latents: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    assert latents.shape == expected.shape
-    return float((latents - expected).abs().max() / expected.abs().max())
-
-
 # kind, prompts, negative prompt, overrides
 CASES: list[tuple[str, tuple[str, ...], str, tuple[str, ...]]] = [
     (CONCAT, (LONG,), "", ()),
@@ -157,56 +113,6 @@ def test_a_guided_pair_of_prompts_is_two_requests(models: dict[str, Path], files
     both, alone = generate(Ranks(), [(config, request) for request in requests])
     assert off(both.latents[:1], alone.latents) <= 1e-5
     assert off(both.latents[1:], alone.latents) > 1e-2
-
-
-LAYOUTS = {
-    REPLACE: [Degrees(ulysses=2), Degrees(ring=2), Degrees(ulysses=2, ring=2)],
-    CONCAT: [Degrees(ring=2), Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(ulysses=2, ring=2)],
-}
-
-
-def layout_cases(kind: str, degrees: Degrees, model: Path, image: Path) -> list[Case]:
-    """Both lengths of prompt, without the cache and with it; two branches where the layout splits them."""
-    guidance = ("sampling.guidance=3",) if degrees.cfg == 2 else ()
-    cases = []
-    for prompt, cache in ((SHORT, ()), (LONG, ()), (LONG, CACHED)):
-        config = configured(model, *guidance, *cache)
-        cases.append((config, asked(config, image, prompt)))
-    return cases
-
-
-@pytest.fixture(scope="module")
-def alone(models: dict[str, Path], files: dict[str, Path]) -> dict[tuple[str, int], list[Result]]:
-    """Of one rank, by kind and number of branches."""
-    layouts = {(kind, degrees.cfg): degrees for kind in KINDS for degrees in LAYOUTS[kind]}
-    return {
-        key: generate(Ranks(), layout_cases(key[0], degrees, models[key[0]], files["lying"]))
-        for key, degrees in layouts.items()
-    }
-
-
-def actions(report: dict[str, Any] | None) -> list[str]:
-    assert report
-    return [row["action"] for row in report["steps"]]
-
-
-@pytest.mark.parametrize(("kind", "degrees"), [pytest.param(k, d, id=f"{k}-{d}") for k in KINDS for d in LAYOUTS[k]])
-def test_several_ranks_decide_and_make_the_same(
-    gang: Gang,
-    kind: str,
-    degrees: Degrees,
-    models: dict[str, Path],
-    files: dict[str, Path],
-    alone: dict[tuple[str, int], list[Result]],
-) -> None:
-    expected = alone[kind, degrees.cfg]
-    assert set(actions(expected[-1].report)) == {"warmup", "skip", "compute"}, actions(expected[-1].report)
-    by_rank = gang.run(generate, degrees, layout_cases(kind, degrees, models[kind], files["lying"]))
-    for rank, results in enumerate(by_rank):
-        for result, reference in zip(results, expected, strict=True):
-            assert off(result.latents, reference.latents) <= 1e-5
-            if rank == 0:
-                assert actions(result.report) == actions(reference.report)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -276,129 +182,3 @@ def test_an_image_that_vanished_after_the_check(models: dict[str, Path], tmp_pat
     config = configured(models[REPLACE])
     with pytest.raises(RankFailure, match=r"--image .*gone\.png.* not there"):
         generate(Ranks(), [(config, asked(config, tmp_path / "gone.png", SHORT))])
-
-
-def test_the_facts(models: dict[str, Path]) -> None:
-    concat, replaced = read_facts(models[CONCAT]), read_facts(models[REPLACE])
-    assert concat.pipeline == replaced.pipeline == "HunyuanVideoImageToVideoPipeline"
-    assert concat.latents_shape(129, 720, 1280) == replaced.latents_shape(129, 720, 1280) == (4, 33, 90, 160)
-    assert (concat.num_branches(1.0), concat.num_branches(6.0), replaced.num_branches(6.0)) == (1, 2, 1)
-    assert (concat.dropped_frames, replaced.dropped_frames) == (4, 0)
-
-
-def refusal(config: Config, *images: Path, prompt: str = "x", negative_prompt: str = "", ranks: int = 1) -> str:
-    tasks = make_tasks([prompt], negative_prompt, [0], config.sampling, Outputs(), *images)
-    with pytest.raises(InvalidInput) as caught:
-        preflight(config, tasks, ranks)
-    sentence = str(caught.value)
-    assert "\n" not in sentence and sentence.endswith(".")
-    return sentence
-
-
-@pytest.mark.parametrize(
-    ("kind", "images", "overrides", "words"),
-    [
-        (CONCAT, [], (), ["from images", "give --image."]),
-        (REPLACE, [], (), ["from images", "give --image."]),
-        ("text", ["other"], (), ["--image", "other.png", "text alone"]),
-        (CONCAT, ["lying", "other"], (), ["--last-image", "other.png", "first one alone"]),
-        (REPLACE, ["lying", "other"], (), ["--last-image", "other.png", "first one alone"]),
-        (CONCAT, ["lying"], ("sampling.frames=1",), ["sampling.frames is 1", "after the image", "5 or more"]),
-        (REPLACE, ["lying"], ("sampling.frames=1",), ["sampling.frames is 1", "after the image", "5 or more"]),
-        (REPLACE, ["lying"], ("sampling.max_sequence_length=257",), ["is 257", "HunyuanVideo-I2V", "at most 256"]),
-        (REPLACE, ["lying"], ("sampling.scheduler=unipc",), ["sampling.scheduler is unipc", "use euler"]),
-        (REPLACE, ["lying"], ("parallel.cfg=2",), ["parallel.cfg is 2", "distilled", "cfg=1"]),
-        (CONCAT, ["lying"], ("parallel.cfg=2",), ["parallel.cfg is 2", "sampling.guidance is 1", "guidance above 1"]),
-    ],
-)
-def test_what_does_not_fit(
-    kind: str,
-    images: list[str],
-    overrides: tuple[str, ...],
-    words: list[str],
-    models: dict[str, Path],
-    files: dict[str, Path],
-) -> None:
-    ranks = 2 if "parallel.cfg=2" in overrides else 1
-    sentence = refusal(configured(models[kind], *overrides), *(files[image] for image in images), ranks=ranks)
-    for word in words:
-        assert word in sentence, sentence
-
-
-def test_words_that_do_not_fit(models: dict[str, Path], files: dict[str, Path]) -> None:
-    config = configured(models[REPLACE])
-    assert "--negative-prompt is 'blurry'" in refusal(config, files["other"], negative_prompt="blurry")
-    assert "--prompt has <image> in it" in refusal(config, files["other"], prompt="an <image> of a cat")
-    guided = configured(models[CONCAT], "sampling.guidance=3")
-    sentence = refusal(guided, files["other"], negative_prompt="<image>")
-    assert "--negative-prompt has <image> in it" in sentence and "leave it out" in sentence
-
-
-def test_what_fits_passes(models: dict[str, Path], files: dict[str, Path]) -> None:
-    for kind, override, expected in (
-        (CONCAT, "sampling.guidance=3", Degrees(cfg=2, ulysses=2)),
-        (CONCAT, "sampling.guidance=1", Degrees(ulysses=4)),
-        (REPLACE, "sampling.guidance=6", Degrees(ulysses=4)),
-    ):
-        config = configured(models[kind], override, "parallel=auto", "sampling.frames=5")
-        tasks = make_tasks(["x"], "", [0], config.sampling, Outputs(), files["lying"])
-        assert preflight(config, tasks, 4).degrees == expected
-
-
-@pytest.mark.parametrize(
-    "missing",
-    [
-        "text_encoder/config.json",
-        "text_encoder/model.safetensors",
-        "text_encoder_2/model.safetensors",
-        "image_processor/preprocessor_config.json",
-        "tokenizer/tokenizer.json",
-    ],
-)
-def test_a_model_that_lacks_a_part(
-    missing: str, models: dict[str, Path], files: dict[str, Path], tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(models[REPLACE], tmp_path / REPLACE))
-    (folder / missing).unlink()
-    sentence = refusal(configured(folder), files["other"])
-    assert missing.split("/")[0] in sentence and "download" in sentence
-
-
-@pytest.mark.parametrize(
-    ("kind", "key", "value", "words"),
-    [
-        (REPLACE, "image_condition_type", None, ["image_condition_type None", "latent_concat or token_replace"]),
-        (REPLACE, "image_condition_type", "latent_concat", ["takes 4 channels", "given 9"]),
-        (CONCAT, "image_condition_type", "token_replace", ["takes 9 channels", "given 4"]),
-    ],
-)
-def test_another_kind_of_transformer(
-    kind: str,
-    key: str,
-    value: object,
-    words: list[str],
-    models: dict[str, Path],
-    files: dict[str, Path],
-    tmp_path: Path,
-) -> None:
-    folder = Path(shutil.copytree(models[kind], tmp_path / kind))
-    file = folder / "transformer" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
-    sentence = refusal(configured(folder), files["other"])
-    for word in (*words, "does not run"):
-        assert word in sentence, sentence
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "guidance", "branches"),
-    [("hunyuan-video-i2v", REPLACE, 6.0, 1), ("hunyuan-video-i2v-33ch", CONCAT, 1.0, 1)],
-)
-def test_the_recipe_fits(
-    name: str, kind: str, guidance: float, branches: int, models: dict[str, Path], files: dict[str, Path]
-) -> None:
-    config = load_config(ROOT / "configs" / f"{name}.yaml", [f"model.path={models[kind]}", "runtime.device=cpu"])
-    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs(), files["other"]), 4)
-    sampling, cache = config.sampling, config.cache
-    assert (sampling.steps, sampling.guidance, sampling.shift, sampling.fps) == (50, guidance, 7.0, 24)
-    assert read_facts(models[kind]).num_branches(sampling.guidance) == branches
-    assert (cache.method, cache.threshold, cache.gamma_min, cache.gamma_max) == ("dicache", 0.1, 1.0, 1.5)
