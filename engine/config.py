@@ -82,8 +82,9 @@ class SamplingConfig(_Section):
     max_sequence_length: int = Field(
         512,
         gt=0,
-        le=512,
-        description="Text tokens after padding, which counts with Wan; HunyuanVideo takes at most 256, and drops it.",
+        le=1000,
+        description="Text tokens after padding, which counts with Wan, at most 512; HunyuanVideo takes at most 256, "
+        "1.5 at most 1000, and both drop it.",
     )
     scheduler: Literal["unipc", "euler"] = Field(
         "unipc", description="unipc is Wan's own, euler is plainer; HunyuanVideo takes euler alone."

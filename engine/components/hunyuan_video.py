@@ -76,19 +76,23 @@ class HunyuanVideoPromptEncoder:
 
 
 class HunyuanVideoDecoder:
-    """The VAE, on the first rank of a replica alone.
+    """The VAE of HunyuanVideo or HunyuanVideo 1.5, on the first rank of a replica alone.
 
-    Strips of rows would not be exact here as they are with Wan: group norms see the whole picture, and attention sees
-    all frames. On CUDA diffusers' tiles bound the memory (a 720p video would not fit without), and are blended
-    where they meet; on the CPU pictures are whole. Frames are decoded in pieces of time, as diffusers does by itself.
+    Strips of rows would not be exact here as they are with Wan: attention sees the whole picture and earlier frames,
+    and so do the group norms of 1.0. On CUDA diffusers' tiles bound the memory (a 720p video would not fit without),
+    and are blended where they meet; on the CPU pictures are whole. 1.0 decodes frames in pieces of time by itself.
     """
 
-    def __init__(self, config: Config, ranks: Ranks) -> None:
+    def __init__(self, config: Config, ranks: Ranks, kind: Any = AutoencoderKLHunyuanVideo) -> None:
+        """
+        Args:
+            kind: the diffusers class of the VAE.
+        """
         self._device = ranks.device
-        self._vae: AutoencoderKLHunyuanVideo | None = None
+        self._vae: Any = None  # on the other ranks
         if ranks.replica_rank == 0:
             self._vae = load_component(
-                AutoencoderKLHunyuanVideo.from_pretrained, config.model.path, subfolder="vae", dtype=vae_dtype(config)
+                kind.from_pretrained, config.model.path, subfolder="vae", dtype=vae_dtype(config)
             ).eval()
             if ranks.device.type == "cuda":
                 self._vae.enable_tiling()

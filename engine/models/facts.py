@@ -93,15 +93,20 @@ def read_facts(model_path: str | Path) -> ModelFacts:
         raise InvalidInput(
             f"The configuration files in {folder} lack or garble {error}: download the model again."
         ) from None
-    others = [*facts.transformers[1:], *(["image_encoder"] if facts.clip_images else [])]
+    processor = _image_processor(facts)
+    others = [*facts.transformers[1:], *(["image_encoder"] if processor else [])]
     for component in others:
         check_class(folder, component, index, family.classes.get(component, ()))
     if facts.boundary_timestep is not None:
         _check_alike(transformer, read_json(folder / "transformer_2" / "config.json"), folder)
     _check_needs(transformer, facts, folder)
     _check_channels(in_channels, facts, folder)
-    for name in (*family.settings, *(["image_processor/preprocessor_config.json"] if facts.clip_images else [])):
+    if processor:
+        read_json(folder / processor / "preprocessor_config.json")
+    for name in family.settings:
         read_json(folder / name)
+    if family.guider:
+        _check_guider(folder)
     for component in ("transformer", "vae", *family.text_encoders, *others):
         check_weights(folder, component)
     return facts
@@ -129,7 +134,8 @@ def _image_input(index: dict[str, Any], transformer: dict[str, Any]) -> Literal[
     kind = transformer.get("image_condition_type")
     if index.get("expand_timesteps") or kind == "token_replace":
         return "first frame"
-    return "channels" if index["_class_name"] == "WanImageToVideoPipeline" or kind == "latent_concat" else "none"
+    from_images = index["_class_name"] in ("WanImageToVideoPipeline", "HunyuanVideo15ImageToVideoPipeline")
+    return "channels" if from_images or kind == "latent_concat" else "none"
 
 
 def _clip_images(transformer: dict[str, Any]) -> int:
@@ -138,19 +144,46 @@ def _clip_images(transformer: dict[str, Any]) -> int:
     return 1 if transformer.get("pos_embed_seq_len") is None else 2
 
 
+def _image_processor(facts: ModelFacts) -> str | None:
+    """The folder of what prepares images for the image encoder; None where the model has none."""
+    if facts.clip_images:
+        return "image_processor"
+    return facts.family.image_processor if facts.image_input == "channels" else None
+
+
+def _check_guider(folder: Path) -> None:
+    """Refuse any guidance but uncond + scale (cond − uncond) at every step; the scale is the request's."""
+    settings = read_json(folder / "guider" / "guider_config.json")
+    plain = {
+        "_class_name": "ClassifierFreeGuidance",
+        "guidance_rescale": 0.0,
+        "use_original_formulation": False,
+        "start": 0.0,
+        "stop": 1.0,
+        "enabled": True,
+    }
+    for key, needed in plain.items():
+        if settings.get(key, needed) != needed:
+            raise InvalidInput(
+                f"The guider in {folder} has {key} {settings[key]}, but Lockstep runs {needed} alone: use another."
+            )
+
+
 def _check_needs(transformer: dict[str, Any], facts: ModelFacts, folder: Path) -> None:
     for key, needed in facts.family.needs:
         allowed = needed if isinstance(needed, tuple) else (needed,)
-        if transformer.get(key) not in allowed:
+        # left out, a single value is as needed, for so are the defaults of the classes
+        value = transformer.get(key, None if isinstance(needed, tuple) else needed)
+        if value not in allowed:
             raise InvalidInput(
-                f"The transformer in {folder} has {key} {transformer.get(key)}, but that of a {facts.pipeline} has "
+                f"The transformer in {folder} has {key} {value}, but that of a {facts.pipeline} has "
                 f"{' or '.join(map(str, allowed))}, so this is a kind of model that Lockstep does not run: use another."
             )
 
 
 def _check_channels(in_channels: int, facts: ModelFacts, folder: Path) -> None:
     given = facts.latent_channels
-    if facts.image_input == "channels":
+    if facts.image_input == "channels" or facts.family.empty_channels:
         # the mask of given frames, and their latents
         given += (facts.family.mask_channels or facts.vae_scale_temporal) + facts.latent_channels
     if in_channels != given:

@@ -42,8 +42,11 @@ class Family:
     needs: tuple[tuple[str, Any], ...] = ()
     settings: tuple[str, ...] = ()  # JSON files that a folder must have beside those of the components above
     needs_image: bool = False  # every model of the family does, not only those that a pipeline's name tells
+    guider: bool = False  # a folder "guider" says how branches are combined
+    image_processor: str | None = None  # folder beside "image_encoder", where every image-to-video model has both
     takes_last_image: bool = True  # some of those that take images do
     mask_channels: int | None = None  # of the mask beside an image's latents; none is one for each frame they pack
+    empty_channels: bool = False  # those for an image are there without one as well, and get zeros
     min_frames: int = 1
     reserved_words: tuple[str, ...] = ()  # which stand for something else than text where a prompt is read
 
@@ -79,6 +82,20 @@ def _read_hunyuan_video(transformer: Settings, vae: Settings) -> Sizes:
         "guidance_distilled": bool(transformer.get("guidance_embeds", True)),
         # the pipeline decodes the frames that the image's latents lead into, and shows none of them
         "dropped_frames": 4 if transformer.get("image_condition_type") == "latent_concat" else 0,
+    }
+
+
+def _read_hunyuan_video15(transformer: Settings, vae: Settings) -> Sizes:
+    patch_size = int(transformer.get("patch_size", 1))
+    return {
+        "num_heads": int(transformer["num_attention_heads"]),
+        "num_layers": int(transformer["num_layers"]),
+        "patch_size": (int(transformer.get("patch_size_t", 1)), patch_size, patch_size),
+        "latent_channels": int(transformer.get("out_channels", 32)),
+        "vae_scale_spatial": int(vae.get("spatial_compression_ratio", 16)),
+        "vae_scale_temporal": int(vae.get("temporal_compression_ratio", 4)),
+        "rope_max_seq_len": None,
+        "guidance_distilled": False,
     }
 
 
@@ -129,9 +146,35 @@ HUNYUAN_VIDEO_IMAGE = replace(
     classes={**HUNYUAN_VIDEO.classes, "text_encoder": ("LlavaForConditionalGeneration",)},
 )
 
+HUNYUAN_VIDEO_15 = Family(
+    "HunyuanVideo 1.5",
+    "engine.components.hunyuan_video15",
+    _read_hunyuan_video15,
+    text_encoders=("text_encoder", "text_encoder_2"),
+    schedulers=("euler",),
+    max_text_tokens=1000,
+    shards_text_encoder=False,
+    needs=(("use_meanflow", False),),
+    settings=("tokenizer_2/tokenizer_config.json",),  # all that a tokenizer of bytes has
+    guider=True,
+    image_processor="feature_extractor",
+    takes_last_image=False,
+    mask_channels=1,
+    empty_channels=True,
+    classes={
+        "transformer": ("HunyuanVideo15Transformer3DModel",),
+        "vae": ("AutoencoderKLHunyuanVideo15",),
+        "text_encoder": ("Qwen2_5_VLTextModel", "Qwen2_5_VLModel", "Qwen2_5_VLForConditionalGeneration"),
+        "text_encoder_2": ("T5EncoderModel", "T5ForConditionalGeneration"),
+        "image_encoder": ("SiglipVisionModel", "SiglipModel"),
+    },
+)
+
 FAMILIES = {
     "WanPipeline": WAN,
     "WanImageToVideoPipeline": WAN,
     "HunyuanVideoPipeline": HUNYUAN_VIDEO,
     "HunyuanVideoImageToVideoPipeline": HUNYUAN_VIDEO_IMAGE,
+    "HunyuanVideo15Pipeline": HUNYUAN_VIDEO_15,
+    "HunyuanVideo15ImageToVideoPipeline": HUNYUAN_VIDEO_15,
 }

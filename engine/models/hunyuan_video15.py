@@ -107,6 +107,10 @@ class HunyuanVideo15Adapter:
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
         return join_patches(tokens, latents_shape, self.transformer.config)
 
+    def finish(self, latents: Tensor, condition: Condition) -> Tensor:
+        """As they are: every frame is denoised, the first beside its image."""
+        return latents
+
     def _condition(
         self, lane: Mapping[str, Tensor], latents: Tensor, rotary: tuple[Tensor, Tensor], shards: Shards
     ) -> Condition:

@@ -125,7 +125,7 @@ def test_an_unknown_key_names_the_nearest_valid_one(wrong: str, right: str, wher
         ("sampling.shift=0", ["sampling.shift"]),
         ("sampling.shift=.nan", ["sampling.shift", "nan"]),
         ("sampling.guidance=-1", ["sampling.guidance", "-1"]),
-        ("sampling.max_sequence_length=513", ["513", "512"]),
+        ("sampling.max_sequence_length=1001", ["1001", "1000"]),
         ("sampling.scheduler=ddim", ["'ddim'", "'unipc' or 'euler'"]),
         ("runtime.step_timeout_seconds=0", ["step_timeout_seconds"]),
         ("runtime.step_timeout_seconds=1e-7", ["step_timeout_seconds", "1"]),

@@ -62,6 +62,7 @@ def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
         (["sampling.height=72"], 1, ["height", "72", "16", "64 or 80"]),
         (["sampling.width=15"], 1, ["width", "15", "use 16"]),
         (["sampling.width=1040"], 1, ["width", "1040", "65"]),
+        (["sampling.max_sequence_length=513"], 1, ["max_sequence_length is 513", "Wan", "at most 512", "use 512"]),
         (["parallel.ulysses=3"], 3, ["3", "4", "heads"]),
         (["parallel.ulysses=2"], 3, ["2", "3 ranks"]),
         (["parallel.cfg=3"], 3, ["parallel.cfg", "3"]),

@@ -1,0 +1,103 @@
+"""HunyuanVideo 1.5 on several ranks: what the diffusers pipelines give, and one rank's schedule."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from engine.components.hunyuan_video15 import PARTS
+from engine.engine import Result
+from parallel.degrees import Degrees
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+from tests.distributed.gang import Gang
+from tests.engine.hunyuan15_inputs import (
+    PLAIN,
+    Asked,
+    Checkpoints,
+    ask_pipeline,
+    generate,
+    load_pipeline,
+    off,
+    write_checkpoints,
+)
+
+LAYOUTS = [Degrees(ulysses=2), Degrees(ring=2), Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(ulysses=2, ring=2)]
+CACHE = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
+SQUARE = ("sampling.height=64", "sampling.width=64")  # 48 video tokens, which all layouts divide; by default 45
+CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "text, two prompts": ("text", (), {"prompts": (PLAIN, "a sun")}),
+    "text, divisible": ("text", SQUARE, {"prompts": ("a red sun",), "negative_prompt": "the text"}),
+    "text, cached": ("text", CACHE, {}),
+    "image": ("image", (), {"picture": "lying"}),
+    "image, cached": ("image", CACHE, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    return write_checkpoints(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def asked(checkpoints: Checkpoints) -> dict[str, Asked]:
+    return {name: checkpoints.ask(task, *over, **settings) for name, (task, over, settings) in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def alone(asked: dict[str, Asked]) -> dict[str, Result]:
+    return dict(zip(asked, generate(Ranks(), list(asked.values())), strict=True))
+
+
+def count_text_tokens(asked: Asked) -> list[int]:
+    """Of each lane."""
+    encoder = PARTS.prompt_encoder(asked.config, Ranks(), False)
+    lanes = encoder.encode(asked.request, 2, CollectiveMeter())
+    return [int(lane["prompt_embeds_mask"].sum() + lane["prompt_embeds_mask_2"].sum()) for lane in lanes]
+
+
+def test_texts_divide_and_do_not(asked: dict[str, Asked]) -> None:
+    """Among the ranks, two or four."""
+    remainders = {name: [n % 4 for n in count_text_tokens(asked[name])] for name in asked if name.startswith("text, ")}
+    assert remainders["text, divisible"] == [0, 0]
+    assert set(remainders["text, two prompts"]) == {1, 2, 3}
+
+
+def actions(result: Result) -> list[str]:
+    assert result.report
+    return [row["action"] for row in result.report["steps"]]
+
+
+@pytest.mark.parametrize("degrees", LAYOUTS, ids=str)
+def test_ranks_change_neither_schedule_nor_latents(
+    degrees: Degrees, gang: Gang, asked: dict[str, Asked], alone: dict[str, Result]
+) -> None:
+    for results in gang.run(generate, degrees, list(asked.values())):
+        for (name, one), result in zip(alone.items(), results, strict=True):
+            assert off(result.latents, one.latents) <= 1e-5, name
+            if result.report:  # on the first rank
+                assert actions(result) == actions(one), name
+
+
+def test_caches_compute_and_skip(alone: dict[str, Result]) -> None:
+    for name in ("text, cached", "image, cached"):
+        assert {"warmup", "skip", "compute"} == set(actions(alone[name])), name
+
+
+def test_one_rank_gives_the_pipelines_latents(
+    checkpoints: Checkpoints, asked: dict[str, Asked], alone: dict[str, Result]
+) -> None:
+    """And so do several, which give one rank's."""
+    for name in ("text, two prompts", "text, divisible", "image"):
+        pipeline = load_pipeline(CASES[name][0], checkpoints)
+        assert off(alone[name].latents, ask_pipeline(pipeline, asked[name])) <= 1e-5, name
+
+
+def test_every_rank_gets_through_decoding(gang: Gang, asked: dict[str, Asked], tmp_path: Path) -> None:
+    """The first decodes alone."""
+    file = tmp_path / "video.mp4"
+    (first,), *others = gang.run(generate, Degrees(ring=3), [asked["image"]], file)
+    assert first.report and not any(other.report for (other,) in others)
+    with av.open(str(file)) as container:
+        assert len(list(container.decode(video=0))) == asked["image"].config.sampling.frames
