@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config
+from engine.config import Config, LoraConfig
 from engine.models.fingerprint import fingerprint
 from engine.request import GenerationRequest
 from engine.versions import describe_versions
@@ -20,7 +20,8 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
         OSError: a file of the model, or an image, cannot be read.
     """
     return {
-        "model": {"files": fingerprint(config.model.path), "dtype": config.model.dtype},
+        "model": config.model.model_dump(mode="json", exclude={"path", "loras"})
+        | {"files": fingerprint(config.model.path), "loras": [_adapter(lora) for lora in config.model.loras]},
         "request": request.model_dump(mode="json", exclude={"image", "last_image"})
         | {"image": _content(request.image), "last_image": _content(request.last_image)},
         "cache": config.cache.model_dump(mode="json", exclude={"replay"}) | {"replay": _content(config.cache.replay)},
@@ -44,6 +45,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _adapter(lora: LoraConfig) -> dict[str, Any]:
+    path = Path(lora.path)
+    content = fingerprint(path) if path.is_dir() else _content(path)
+    return lora.model_dump(mode="json", exclude={"path"}) | {"file": content}
 
 
 def _content(path: Path | None) -> str | None:

@@ -1,0 +1,90 @@
+"""What a run has to have in common with the one whose checkpoint it continues, and how files of ranks come together."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.checkpoints import shard_file
+from engine.checkpoints.match import differences, must_match
+from engine.checkpoints.names import step_folder
+from engine.checkpoints.writer import remove_old
+from engine.config import Config
+from engine.request import GenerationRequest, make_request
+from tests.checkpoints import write_tiny_checkpoint
+from tests.conftest import PROMPT, tiny_config
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def asked(model: Path, *overrides: str, seed: int = 0) -> tuple[Config, GenerationRequest]:
+    config = tiny_config(f"model.path={model}", *overrides)
+    return config, make_request([PROMPT], "", seed, config.sampling)
+
+
+def test_what_must_match(model: Path) -> None:
+    before = json.loads(json.dumps(must_match(*asked(model))))  # as a file gives it back
+
+    def changed(*overrides: str, seed: int = 0) -> list[str]:
+        return differences(before, must_match(*asked(model, *overrides, seed=seed)))
+
+    assert changed() == []
+    assert changed("parallel.ring=2", "runtime.audit=true", "checkpoint.every=3") == [], "another layout will do"
+    assert changed("cache.threshold=0.3") == ["cache.threshold was 0.1 and is 0.3"]
+    assert changed("sampling.steps=13") == ["request.sampling.steps was 12 and is 13"]
+    assert changed("model.dtype=bfloat16") == ["model.dtype was 'float32' and is 'bfloat16'"]
+    assert changed(seed=1) == ["request.seed was 0 and is 1"]
+
+
+def test_a_changed_weight_is_noticed(model: Path) -> None:
+    before = must_match(*asked(model))
+    file = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        assert [line.split(" was ")[0] for line in differences(before, must_match(*asked(model)))] == ["model.files"]
+    finally:
+        file.write_bytes(content)
+
+
+def write(folder: Path, steps_done: int, *ranks: int, of: int = 2) -> None:
+    for rank in ranks:
+        shard_file.write(step_folder(folder, steps_done), rank, of, {"x": torch.arange(4.0)}, {"rank": rank})
+
+
+def test_a_checkpoint_counts_once_all_ranks_are_there(tmp_path: Path) -> None:
+    write(tmp_path, 5, 1)
+    assert shard_file.find(step_folder(tmp_path, 5)) is None
+    write(tmp_path, 5, 0)
+    files = shard_file.find(step_folder(tmp_path, 5))
+    assert files and [shard_file.read_plain(file)["rank"] for file in files] == [0, 1]
+    assert all(map(shard_file.is_whole, files))
+
+
+def test_the_newest_two_that_count_are_kept(tmp_path: Path) -> None:
+    """And what is newer, which other ranks may still be writing."""
+    for steps_done in (5, 10, 15):
+        write(tmp_path, steps_done, 0, 1)
+    write(tmp_path, 20, 0)
+    write(tmp_path, 100005, 1)
+    remove_old(tmp_path)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == [
+        "step-00010",
+        "step-00015",
+        "step-00020",
+        "step-100005",
+    ]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shard_file, "sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, 5, 0)
+    assert list(step_folder(tmp_path, 5).iterdir()) == []
