@@ -69,12 +69,12 @@ def test_the_same_bits_at_the_same_layout(cache: str, gang: Gang, tmp_path: Path
     [
         (Degrees(ulysses=2), Degrees(cfg=2, ring=2)),
         (Degrees(cfg=2, ring=2), Degrees(ulysses=2)),
-        (Degrees(ring=3), Degrees()),
+        (Degrees(ring=3), Degrees(ulysses=2)),
     ],
     ids=lambda degrees: f"cfg{degrees.cfg}-ring{degrees.ring}-ulysses{degrees.ulysses}",
 )
 def test_another_layout(before: Degrees, after: Degrees, gang: Gang, tmp_path: Path) -> None:
-    """Cache shards are re-cut: 42 tokens over two ranks become 42 over two other ones, or one."""
+    """Cache shards are re-cut: shards of 14 tokens on three ranks become shards of 21 on two, for example."""
     whole, actions, _ = gang.run(run, Degrees(), "dicache", None, [None])[0]
     gang.run(begin, before, "dicache", tmp_path, 7)
     resumed = gang.run(run, after, "dicache", tmp_path, [None])
