@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoImageToVideoPipeline,
     HunyuanVideoPipeline,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
 )
+from diffusers.utils import load_image
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from engine.config import Config
 from engine.request import GenerationRequest
@@ -26,6 +29,14 @@ def pipeline_video(config: Config, request: GenerationRequest, output_type: str 
     sampling = request.sampling
     pipeline, options = _ASKED[index["_class_name"]](config, request)
     pipeline.set_progress_bar_config(disable=True)
+    kept: list[Tensor] = []
+
+    def keep(pipeline: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        kept.append(tensors["latents"])
+        return {}
+
+    if isinstance(pipeline, HunyuanVideoImageToVideoPipeline):  # which hands latents out less the frame that is cut off
+        options["callback_on_step_end"] = keep
     video = pipeline(
         prompt=list(request.prompts),
         height=sampling.height,
@@ -38,7 +49,7 @@ def pipeline_video(config: Config, request: GenerationRequest, output_type: str 
         output_type=output_type,
         **options,
     ).frames
-    return torch.as_tensor(video)
+    return kept[-1] if kept and output_type == "latent" else torch.as_tensor(video)
 
 
 def difference(latents: Tensor, expected: Tensor) -> float:
@@ -72,9 +83,24 @@ def _ask_hunyuan_video(config: Config, request: GenerationRequest) -> tuple[Any,
     return pipeline, {}
 
 
+def _ask_hunyuan_video_image(config: Config, request: GenerationRequest) -> tuple[Any, dict[str, Any]]:
+    """A model that is not distilled is guided by a second branch; with several prompts the pipeline cannot do that."""
+    path, guidance, count = config.model.path, request.sampling.guidance, len(request.prompts)
+    # the class that the folder names would cut words as Llama 2 does
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, subfolder="tokenizer")
+    pipeline = HunyuanVideoImageToVideoPipeline.from_pretrained(path, tokenizer=tokenizer)
+    shift = request.sampling.shift
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, shift=shift)
+    options = {"image": [load_image(str(request.image))] * count}
+    if not pipeline.transformer.config.guidance_embeds and guidance > 1:
+        options |= {"negative_prompt": request.negative_prompt, "true_cfg_scale": guidance}
+    return pipeline, options
+
+
 # by the pipeline that model_index.json names: what is asked, and how
 _ASKED = {
     "WanPipeline": _ask_wan,
     "WanImageToVideoPipeline": _ask_wan,
     "HunyuanVideoPipeline": _ask_hunyuan_video,
+    "HunyuanVideoImageToVideoPipeline": _ask_hunyuan_video_image,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.checkpoints import write_published_wan
 from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.engine.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
 
 
 @dataclass(frozen=True)
@@ -41,4 +42,6 @@ TINY_MODELS = {
     "Wan 2.2 I2V A14B": _wan("Wan2.2-I2V-A14B", images=1),
     "Wan 2.2 TI2V 5B": _wan("Wan2.2-TI2V-5B", images=1, height=96, width=160),
     "HunyuanVideo": TinyModel(write_hunyuan_checkpoint),
+    "HunyuanVideo I2V": TinyModel(partial(write_hunyuan_image_checkpoint, kind="token_replace"), images=1),
+    "HunyuanVideo I2V 33ch": TinyModel(partial(write_hunyuan_image_checkpoint, kind="latent_concat"), images=1),
 }

@@ -86,6 +86,8 @@ _HUNYUAN_VIDEO: Settings = {
     "in_channels": 16,
     "out_channels": 16,
 }
+_LLAVA = {"text_encoder": 8_355_272_704}
+_HUNYUAN_REST = {"text_encoder_2": 123_060_480, "vae": 246_478_803}
 
 CATALOG = (
     PublishedModel(
@@ -214,9 +216,37 @@ CATALOG = (
         parameters={
             "transformer": 12_821_012_544,
             "text_encoder": 7_505_186_816,
-            "text_encoder_2": 123_060_480,
-            "vae": 246_478_803,
+            **_HUNYUAN_REST,
         },
+        video=(129, 720, 1280),
+        live_tensors=20,
+        decode_bytes_per_tile=5_200_000_000,
+    ),
+    PublishedModel(
+        name="HunyuanVideo I2V",
+        hub_id="hunyuanvideo-community/HunyuanVideo-I2V",
+        recipe="hunyuan-video-i2v.yaml",
+        source="https://github.com/Tencent-Hunyuan/HunyuanVideo-I2V (README.md)",
+        tasks=("image-to-video",),
+        pipeline="HunyuanVideoImageToVideoPipeline",
+        transformer=_HUNYUAN_VIDEO | {"image_condition_type": "token_replace"},
+        vae={},
+        parameters={"transformer": 12_821_012_544, **_LLAVA, **_HUNYUAN_REST},
+        video=(129, 720, 1280),
+        live_tensors=20,
+        decode_bytes_per_tile=5_200_000_000,
+    ),
+    PublishedModel(
+        name="HunyuanVideo I2V 33ch",
+        hub_id="hunyuanvideo-community/HunyuanVideo-I2V-33ch",
+        recipe="hunyuan-video-i2v-33ch.yaml",
+        source="https://github.com/Tencent-Hunyuan/HunyuanVideo-I2V and diffusers' HunyuanVideoImageToVideoPipeline",
+        tasks=("image-to-video",),
+        pipeline="HunyuanVideoImageToVideoPipeline",
+        transformer=_HUNYUAN_VIDEO
+        | {"image_condition_type": "latent_concat", "in_channels": 33, "guidance_embeds": False},
+        vae={},
+        parameters={"transformer": 12_810_991_680, **_LLAVA, **_HUNYUAN_REST},
         video=(129, 720, 1280),
         live_tensors=20,
         decode_bytes_per_tile=5_200_000_000,

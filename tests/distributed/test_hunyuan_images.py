@@ -19,10 +19,10 @@ from tests.engine.hunyuan_images import (
     asked,
     configured,
     generate,
-    off,
     write_models,
     write_pictures,
 )
+from tests.parity import difference
 
 CACHED = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
 LAYOUTS = {
@@ -80,6 +80,6 @@ def test_several_ranks_decide_and_make_the_same(
     by_rank = gang.run(generate, degrees, layout_cases(kind, degrees, models[kind], files["lying"]))
     for rank, results in enumerate(by_rank):
         for result, reference in zip(results, expected, strict=True):
-            assert off(result.latents, reference.latents) <= 1e-5
+            assert difference(result.latents, reference.latents) <= 1e-5
             if rank == 0:
                 assert actions(result.report) == actions(reference.report)

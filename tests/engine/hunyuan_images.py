@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 
 from engine.config import Config
@@ -16,6 +14,7 @@ from engine.request import GenerationRequest, make_request
 from parallel.ranks import Ranks
 from tests.conftest import tiny_config
 from tests.engine.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
+from tests.pictures import picture
 
 CONCAT, REPLACE = "latent_concat", "token_replace"
 KINDS = (CONCAT, REPLACE)
@@ -35,9 +34,7 @@ def write_pictures(folder: Path) -> dict[str, Path]:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: to be shown turned by 90 degrees clockwise
     for seed, name in enumerate(("lying", "other")):
-        coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize((90, 70), Image.Resampling.BICUBIC)
-        picture.save(folder / f"{name}.png", exif=exif if name == "lying" else None)
+        picture(seed, 90, 70).save(folder / f"{name}.png", exif=exif if name == "lying" else None)
     return {name: folder / f"{name}.png" for name in ("lying", "other")}
 
 
@@ -57,9 +54,3 @@ def generate(ranks: Ranks, cases: Sequence[Case], output: Path | None = None) ->
     """One request after the other, on one loaded model."""
     model = load_model(cases[0][0], ranks)
     return [Engine(replace(model, config=config), Progress()).generate(request, output) for config, request in cases]
-
-
-def off(latents: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    assert latents.shape == expected.shape
-    return float((latents - expected).abs().max() / expected.abs().max())

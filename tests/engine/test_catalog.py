@@ -17,6 +17,8 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     UMT5Config,
     UMT5EncoderModel,
 )
@@ -25,6 +27,7 @@ from engine.models.catalog import CATALOG, PublishedModel
 from tests.conftest import ROOT
 from tests.engine.published import WAN
 from tests.engine.test_published_sizes_hunyuan import CONFIG as HUNYUAN_VIDEO
+from tests.engine.test_published_sizes_hunyuan import VARIANTS as HUNYUAN_VARIANTS
 from tests.tiny_models import TINY_MODELS
 
 # the config.json files beside the weights, as far as they bear on sizes
@@ -54,6 +57,18 @@ LLAMA = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
+# xtuner/llava-llama-3-8b-v1_1-transformers; it sees 24 x 24 patches
+LLAVA: dict[str, Any] = {
+    "text_config": LLAMA,
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+    },
+}
 VAE_OF_TI2V: dict[str, Any] = {
     "base_dim": 160,
     "decoder_base_dim": 256,
@@ -79,6 +94,11 @@ def wan(transformer: str, vae: dict[str, Any] | None = None, clip: bool = False)
     return components | ({"image_encoder": (CLIPVisionModel, CLIP_H)} if clip else {})
 
 
+HUNYUAN_REST: dict[str, Component] = {
+    "text_encoder_2": (CLIPTextModel, CLIP_L),
+    "vae": (AutoencoderKLHunyuanVideo, {}),
+}
+
 # by name in the catalog, each component by its folder
 COMPONENTS: dict[str, dict[str, Component]] = {
     "Wan 2.1 T2V 1.3B": wan("Wan2.1-T2V-1.3B"),
@@ -92,14 +112,24 @@ COMPONENTS: dict[str, dict[str, Component]] = {
     "HunyuanVideo": {
         "transformer": (HunyuanVideoTransformer3DModel, HUNYUAN_VIDEO),
         "text_encoder": (LlamaModel, LLAMA),
-        "text_encoder_2": (CLIPTextModel, CLIP_L),
-        "vae": (AutoencoderKLHunyuanVideo, {}),
+        **HUNYUAN_REST,
+    },
+    "HunyuanVideo I2V": {
+        "transformer": (HunyuanVideoTransformer3DModel, HUNYUAN_VIDEO | HUNYUAN_VARIANTS["token_replace"]),
+        "text_encoder": (LlavaForConditionalGeneration, LLAVA),
+        **HUNYUAN_REST,
+    },
+    "HunyuanVideo I2V 33ch": {
+        "transformer": (HunyuanVideoTransformer3DModel, HUNYUAN_VIDEO | HUNYUAN_VARIANTS["latent_concat"]),
+        "text_encoder": (LlavaForConditionalGeneration, LLAVA),
+        **HUNYUAN_REST,
     },
 }
 CONFIG_CLASSES = {
     UMT5EncoderModel: UMT5Config,
     CLIPVisionModel: CLIPVisionConfig,
     LlamaModel: LlamaConfig,
+    LlavaForConditionalGeneration: LlavaConfig,
     CLIPTextModel: CLIPTextConfig,
 }
 

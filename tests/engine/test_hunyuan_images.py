@@ -1,22 +1,15 @@
 """I3 for HunyuanVideo with an image: from files, what the diffusers pipeline gives, for both kinds of transformer."""
 
 from pathlib import Path
-from typing import Any
 
 import av
-import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoImageToVideoPipeline
-from diffusers.utils import load_image
-from transformers import PreTrainedTokenizerFast
 
 from engine.components.hunyuan_video import HunyuanVideoDecoder
 from engine.components.hunyuan_video_images import HunyuanVideoImagePromptEncoder
-from engine.config import Config
 from engine.errors import RankFailure
 from engine.models.facts import read_facts
-from engine.request import GenerationRequest
 from engine.video import drop_frames
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -29,10 +22,10 @@ from tests.engine.hunyuan_images import (
     asked,
     configured,
     generate,
-    off,
     write_models,
     write_pictures,
 )
+from tests.parity import difference, pipeline_video
 
 NEGATIVE = "slowly moving"
 
@@ -45,40 +38,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-def pipeline_output(config: Config, request: GenerationRequest) -> tuple[torch.Tensor, np.ndarray]:
-    """Final latents, with the first frame that the pipeline would cut off, and frames of the first video."""
-    path = config.model.path
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, subfolder="tokenizer")
-    pipeline = HunyuanVideoImageToVideoPipeline.from_pretrained(path, tokenizer=tokenizer)
-    pipeline.set_progress_bar_config(disable=True)
-    sampling, prompts = config.sampling, list(request.prompts)
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, shift=sampling.shift)
-    distilled = pipeline.transformer.config.guidance_embeds
-    guided = not distilled and sampling.guidance > 1
-    latents = []
-
-    def keep(pipeline: Any, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-        latents.append(tensors["latents"])
-        return {}
-
-    video = pipeline(
-        image=[load_image(str(request.image))] * len(prompts),
-        prompt=prompts,
-        negative_prompt=request.negative_prompt if guided else None,
-        true_cfg_scale=sampling.guidance if guided else 1.0,
-        guidance_scale=sampling.guidance if distilled else 1.0,
-        height=sampling.height,
-        width=sampling.width,
-        num_frames=sampling.frames,
-        num_inference_steps=sampling.steps,
-        max_sequence_length=sampling.max_sequence_length,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        callback_on_step_end=keep,
-        output_type="np",
-    ).frames
-    return latents[-1], video[0]
 
 
 # kind, prompts, negative prompt, overrides
@@ -101,7 +60,7 @@ def test_one_rank_gives_the_pipelines_latents(kind: str, models: dict[str, Path]
         config = configured(models[kind], *overrides)
         cases.append((config, asked(config, files["lying"], *prompts, negative_prompt=negative_prompt)))
     for case, result in zip(cases, generate(Ranks(), cases), strict=True):
-        assert off(result.latents, pipeline_output(*case)[0]) <= 1e-5, case[0].sampling
+        assert difference(result.latents, pipeline_video(*case)) <= 1e-5, case[0].sampling
 
 
 def test_a_guided_pair_of_prompts_is_two_requests(models: dict[str, Path], files: dict[str, Path]) -> None:
@@ -111,8 +70,8 @@ def test_a_guided_pair_of_prompts_is_two_requests(models: dict[str, Path], files
         asked(config, files["lying"], *prompts, negative_prompt=NEGATIVE) for prompts in ((SHORT, LONG), (SHORT,))
     ]
     both, alone = generate(Ranks(), [(config, request) for request in requests])
-    assert off(both.latents[:1], alone.latents) <= 1e-5
-    assert off(both.latents[1:], alone.latents) > 1e-2
+    assert difference(both.latents[:1], alone.latents) <= 1e-5
+    assert difference(both.latents[1:], alone.latents) > 1e-2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -134,7 +93,7 @@ def test_what_is_asked_for_matters(kind: str, models: dict[str, Path], files: di
     latents = [result.latents for result in generate(Ranks(), cases)]
     for i, one in enumerate(latents):
         for another in latents[i + 1 :]:
-            assert off(one, another) > 1e-3
+            assert difference(one, another) > 1e-3
 
 
 def test_the_prompt_sees_the_image(models: dict[str, Path], files: dict[str, Path]) -> None:
@@ -158,13 +117,13 @@ def test_decoding_gives_the_pipelines_frames(
 ) -> None:
     config = configured(models[kind], "sampling.frames=25")  # 7 latent frames: several of diffusers' pieces of time
     request = asked(config, files["lying"], LONG)
-    latents, expected = pipeline_output(config, request)
+    (latents,), (expected,) = pipeline_video(config, request), pipeline_video(config, request, "np")
     assert len(expected) == (21 if kind == CONCAT else 25)
-    decoded = HunyuanVideoDecoder(config, Ranks()).decode(latents[0], CollectiveMeter())
+    decoded = HunyuanVideoDecoder(config, Ranks()).decode(latents, CollectiveMeter())
     frames = torch.cat(list(drop_frames(decoded, read_facts(models[kind]).dropped_frames)))
     assert frames.shape == expected.shape
     assert expected.std() > 0.01, "a flat picture would hide mistakes"
-    assert np.abs(frames.numpy() - 255.0 * expected).max() <= 0.51, "rounding to 8 bits is all that may differ"
+    assert (frames - 255.0 * expected).abs().max() <= 0.51, "rounding to 8 bits is all that may differ"
     generate(Ranks(), [(config, request)], tmp_path / "video.mp4")
     with av.open(str(tmp_path / "video.mp4")) as container:
         assert len(list(container.decode(video=0))) == len(expected)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config, load_config
+from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from engine.preflight import preflight
 from engine.task import Outputs, make_tasks
 from parallel.degrees import Degrees
-from tests.conftest import ROOT
 from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
 from tests.engine.hunyuan_images import CONCAT, REPLACE, configured, write_models, write_pictures
 
@@ -137,18 +136,3 @@ def test_another_kind_of_transformer(
     sentence = refusal(configured(folder), files["other"])
     for word in (*words, "does not run"):
         assert word in sentence, sentence
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "guidance", "branches"),
-    [("hunyuan-video-i2v", REPLACE, 6.0, 1), ("hunyuan-video-i2v-33ch", CONCAT, 1.0, 1)],
-)
-def test_the_recipe_fits(
-    name: str, kind: str, guidance: float, branches: int, models: dict[str, Path], files: dict[str, Path]
-) -> None:
-    config = load_config(ROOT / "configs" / f"{name}.yaml", [f"model.path={models[kind]}", "runtime.device=cpu"])
-    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs(), files["other"]), 4)
-    sampling, cache = config.sampling, config.cache
-    assert (sampling.steps, sampling.guidance, sampling.shift, sampling.fps) == (50, guidance, 7.0, 24)
-    assert read_facts(models[kind]).num_branches(sampling.guidance) == branches
-    assert (cache.method, cache.threshold, cache.gamma_min, cache.gamma_max) == ("dicache", 0.1, 1.0, 1.5)
