@@ -42,6 +42,11 @@ class ModelConfig(_Section):
     vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the VAE; auto is float32."
     )
+    single_files: dict[Literal["transformer", "transformer_2", "vae"], str] = Field(
+        {},
+        description="Weights in their original format (Wan's and HunyuanVideo's own, or as ComfyUI repacks them): for "
+        "`transformer`, `transformer_2` or `vae` the file, or the `.index.json` of several; all else is in `path`.",
+    )
     loras: tuple[LoraConfig, ...] = Field(
         (),
         description="LoRA adapters, added to the weights in this order: `{path: FILE, scale: 1.0}` each, the file in "
@@ -147,6 +152,8 @@ class Config(_Section):
 _PATH_KEYS = (("model", "path"), ("cache", "replay"))
 # keys whose value is a list of mappings, of which one key does
 _LISTED_PATH_KEYS = (("model", "loras", "path"),)
+# keys whose value is a mapping of which every key does
+_MAPPED_PATH_KEYS = (("model", "single_files"),)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -268,6 +275,11 @@ def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[Any, str]]:
         listed = values.get(key) if isinstance(values, dict) else None
         if isinstance(listed, list):
             yield from ((item, inner) for item in listed)
+    for section, key in _MAPPED_PATH_KEYS:
+        values = tree.get(section)
+        mapped = values.get(key) if isinstance(values, dict) else None
+        if isinstance(mapped, dict):
+            yield from ((mapped, inner) for inner in mapped)
 
 
 def _exists(path: Path) -> bool:

@@ -79,7 +79,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         RankFailure: a file in it cannot be loaded.
     """
     is_first = ranks.replica_rank == 0
-    facts = read_facts(config.model.path)
+    facts = read_facts(config.model.path, config.model.single_files)
     sharded = config.parallel.shard_weights and ranks.replica_size > 1
     parts = parts_of(facts.family)
     experts, residency = load_experts(config, ranks, facts, parts, sharded)

@@ -12,6 +12,7 @@ from engine.images import read_image
 from engine.layout import lay_out
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.loras import check_lora_files
+from engine.models.single_files import check_single_files
 from engine.preflight_outputs import check_outputs
 from engine.request import GenerationRequest
 from engine.task import Task
@@ -45,7 +46,7 @@ def preflight(
     """
     if ranks is not None and ranks < 1:
         raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
-    facts = read_facts(config.model.path)
+    facts = read_facts(config.model.path, config.model.single_files)
     request = tasks[0].request
     check_size(request.sampling, facts)
     _check_family(request, facts)
@@ -54,6 +55,7 @@ def preflight(
     placement = lay_out(config, request.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
     degrees = placement.degrees
     _check_replicas(degrees, len(tasks))
+    check_single_files(config, facts, degrees.replica_size)
     check_lora_files(config, facts, degrees.replica_size)
     if rank is None or rank % degrees.replica_size == 0:
         if request.image:
@@ -64,6 +66,10 @@ def preflight(
             check_outputs(task.outputs, Path(config.model.path))
     # last, because these import torch
     _check_cache(config, request, facts)
+    if config.model.single_files:
+        from engine.components.single_files import check_fit
+
+        check_fit(config, facts)
     if config.model.loras:
         from engine.components.loras import check_loras
 

@@ -43,7 +43,7 @@ def print_layout(config: Config, nodes: int, devices: int, stream: IO[str]) -> N
     for option, count in (("--nodes", nodes), ("--devices", devices)):
         if not 1 <= count <= _LARGEST:
             raise InvalidInput(f"{option} is {count}, but it should be a number from 1 to {_LARGEST}.")
-    facts = read_facts(config.model.path)
+    facts = read_facts(config.model.path, config.model.single_files)
     check_size(config.sampling, facts)
     placement = lay_out(config, config.sampling, facts, nodes * devices, nodes=nodes, local_ranks=devices)
     console = make_console(stream)

@@ -45,6 +45,8 @@ def _values(annotation: Any) -> str:
     parts = get_args(annotation)
     if all(isinstance(part, str) for part in parts):
         return ", ".join(f"`{part}`" for part in parts)
+    if get_origin(annotation) is dict:
+        return "mapping of paths"
     if get_origin(annotation) is tuple:
         of_mappings = isinstance(parts[0], type) and issubclass(parts[0], BaseModel)
         return "list of mappings" if of_mappings else "list of whole numbers"

@@ -8,7 +8,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, pa
 from torch import Tensor, nn
 
 from engine.components.dtypes import vae_dtype
-from engine.components.files import load_component, on_device
+from engine.components.files import on_device
+from engine.components.single_files import load_weights
 from engine.config import Config
 from engine.video import to_uint8
 from parallel.autoencoder import spread_rows
@@ -19,7 +20,7 @@ from parallel.rows import plan_strips
 
 def load_autoencoder(config: Config, ranks: Ranks) -> "Autoencoder":
     """The VAE of a checkpoint, on the CPU; it visits the device while it works."""
-    vae = load_component(AutoencoderKLWan.from_pretrained, config.model.path, subfolder="vae", dtype=vae_dtype(config))
+    vae = load_weights(AutoencoderKLWan, config, "vae", vae_dtype(config))
     return Autoencoder(vae.eval(), ranks)
 
 

@@ -15,9 +15,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from engine.components.empty import empty_component
 from engine.components.files import loading
 from engine.components.parts import parts_of
-from engine.components.transformer import empty_transformer
 from engine.config import Config, LoraConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
@@ -68,7 +68,7 @@ def check_loras(config: Config, facts: ModelFacts) -> None:
     shapes: dict[str, dict[str, torch.Size]] = {}
     for lora in config.model.loras:
         if lora.transformer not in shapes:
-            empty: nn.Module = empty_transformer(kind, config.model.path, lora.transformer, torch.float32)
+            empty: nn.Module = empty_component(kind, config.model.path, lora.transformer, torch.float32)
             shapes[lora.transformer] = {name: parameter.shape for name, parameter in empty.named_parameters()}
         _check(lora, _converted(lora, facts.family), shapes[lora.transformer])
 

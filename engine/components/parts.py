@@ -65,6 +65,7 @@ class Parts:
         the family takes images.
     make_start: of (noise of one sample [1, channels, frames, height, width], its encoded prompt and images); the
         latents that denoising starts from.
+    vae: the diffusers class, where the family's ``single_files`` has one.
     make_scheduler: of (the checkpoint's scheduler configuration, how to sample, device); its timesteps are set.
     """
 
@@ -75,6 +76,7 @@ class Parts:
     image_conditioner: Callable[[Config, Ranks, ModelFacts, Any], ImageConditioner] | None
     make_scheduler: Callable[[dict[str, Any], SamplingConfig, torch.device], Scheduler]
     make_start: Callable[[Tensor, Named], Tensor] = lambda noise, encoded: noise
+    vae: Any = None
 
 
 def parts_of(family: Family) -> Parts:

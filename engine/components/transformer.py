@@ -3,11 +3,12 @@
 import importlib.util
 from typing import Any
 
-import accelerate
 import torch
 
 from engine.components.dtypes import transformer_dtype
-from engine.components.files import load_component, loading
+from engine.components.empty import empty_component
+from engine.components.files import loading
+from engine.components.single_files import load_weights
 from engine.config import Config
 from engine.models.folder import weight_files
 from parallel.ranks import Ranks
@@ -25,12 +26,7 @@ def uses_flash(config: Config, device: torch.device) -> bool:
 def load_transformer(config: Config, device: torch.device, kind: Any, subfolder: str = "transformer") -> Any:
     """The denoiser in that folder of the model, a ``kind`` in evaluation mode, to run on ``device``; still on the
     CPU."""
-    transformer = load_component(
-        kind.from_pretrained,
-        config.model.path,
-        subfolder=subfolder,
-        dtype=transformer_dtype(config, device),
-    )
+    transformer = load_weights(kind, config, subfolder, transformer_dtype(config, device))
     if uses_flash(config, device):
         transformer.set_attention_backend("flash")
     return transformer.eval()
@@ -42,21 +38,10 @@ def load_sharded_transformer(
     """The same denoiser with only this rank's part of its weights; no rank ever holds or reads all of them."""
     path = config.model.path
     with loading(subfolder, path):
-        transformer = empty_transformer(kind, path, subfolder, transformer_dtype(config, ranks.device))
+        transformer = empty_component(kind, path, subfolder, transformer_dtype(config, ranks.device))
         if uses_flash(config, ranks.device):
             transformer.set_attention_backend("flash")
         weights = shard_pieces(transformer, ranks)
         ignored = transformer._keys_to_ignore_on_load_unexpected or ()
         load_slices(transformer, list(weight_files(path, subfolder)), ranks.device, ignored)
     return transformer.eval(), weights
-
-
-def empty_transformer(kind: Any, path: str, subfolder: str, dtype: torch.dtype) -> Any:
-    """A ``kind`` with parameters on the meta device, in the dtypes of ``kind.from_pretrained(dtype=dtype)``;
-    its buffers are real."""
-    with accelerate.init_empty_weights(include_buffers=False):
-        transformer = kind.from_config(kind.load_config(path, subfolder=subfolder))
-    kept = set(kind._keep_in_fp32_modules or ())
-    for name, parameter in transformer.named_parameters():
-        parameter.data = parameter.to(torch.float32 if kept & set(name.split(".")) else dtype)
-    return transformer.requires_grad_(False)

@@ -1,6 +1,6 @@
 """What runs Wan 2.1 and 2.2."""
 
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from engine.components.autoencoder import load_autoencoder
 from engine.components.parts import Parts
@@ -16,4 +16,5 @@ PARTS = Parts(
     video_decoder=load_autoencoder,
     image_conditioner=WanImageConditioner,
     make_scheduler=make_scheduler,
+    vae=AutoencoderKLWan,
 )

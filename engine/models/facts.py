@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,8 +61,11 @@ class ModelFacts:
         return t, h, w
 
 
-def read_facts(model_path: str | Path) -> ModelFacts:
+def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> ModelFacts:
     """Read ``model_index.json`` and the configurations of transformer and VAE, and look at what lies beside them.
+
+    Args:
+        elsewhere: components whose weights are not taken from this folder.
 
     Raises:
         InvalidInput: the folder, a component, a file or a weight file is missing or damaged, or the model or a
@@ -108,7 +112,8 @@ def read_facts(model_path: str | Path) -> ModelFacts:
     if family.guider:
         _check_guider(folder)
     for component in ("transformer", "vae", *family.text_encoders, *others):
-        check_weights(folder, component)
+        if component not in elsewhere:
+            check_weights(folder, component)
     return facts
 
 

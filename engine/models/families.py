@@ -36,6 +36,7 @@ class Family:
     max_text_tokens: int = 512
     shards_text_encoder: bool = True  # where weights are shared out; else the first rank has the whole of it
     lora_loader: str = ""  # class in diffusers.loaders that reads LoRA adapters; empty where there is none
+    single_files: tuple[str, ...] = ()  # components that diffusers can convert from their original format
     # of each component the names under which its class is published, our own first; any will do where none is given
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # settings of the transformer, without which it is of another kind; a tuple lists the values that will do
@@ -104,6 +105,7 @@ WAN = Family(
     "engine.components.wan",
     _read_wan,
     lora_loader="WanLoraLoaderMixin",
+    single_files=("transformer", "transformer_2", "vae"),
     classes={
         "transformer": ("WanTransformer3DModel",),
         "transformer_2": ("WanTransformer3DModel",),
@@ -123,6 +125,7 @@ HUNYUAN_VIDEO = Family(
     max_text_tokens=256,
     shards_text_encoder=False,
     lora_loader="HunyuanVideoLoraLoaderMixin",
+    single_files=("transformer",),
     needs=(("guidance_embeds", True), ("image_condition_type", None)),
     classes={
         "transformer": ("HunyuanVideoTransformer3DModel",),

@@ -103,14 +103,21 @@ def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
 def _listed(folder: Path, stem: str) -> dict[Path, list[str]]:
     """The weight files of a component, and the tensors that an index says each of them holds."""
     shards = folder / f"{stem}.safetensors.index.json"
-    if not shards.is_file():
-        return {folder / f"{stem}.safetensors": []}
+    return read_index(shards) if shards.is_file() else {folder / f"{stem}.safetensors": []}
+
+
+def read_index(shards: Path) -> dict[Path, list[str]]:
+    """The files that an index of weights lists, in order, and the tensors that each of them holds.
+
+    Raises:
+        InvalidInput: the index cannot be read, or lists nothing that could be files.
+    """
     names = read_json(shards).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise InvalidInput(f"{shards} lists no weights: download the model again.")
-    listed: dict[Path, list[str]] = {folder / name: [] for name in sorted(set(names.values()))}
+    listed: dict[Path, list[str]] = {shards.parent / name: [] for name in sorted(set(names.values()))}
     for tensor, name in names.items():
-        listed[folder / name].append(tensor)
+        listed[shards.parent / name].append(tensor)
     return listed
 
 

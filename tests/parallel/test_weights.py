@@ -11,8 +11,8 @@ from diffusers import HunyuanVideoTransformer3DModel, WanTransformer3DModel
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from engine.components.empty import empty_component
 from engine.components.text_encoder import empty_encoder
-from engine.components.transformer import empty_transformer
 from engine.errors import InvalidInput
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
@@ -59,7 +59,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_sixteen_ranks_hold_a_sixteenth_of_wan_14b_each(ranks: Ranks, model: Path) -> None:
-    transformer = empty_transformer(WanTransformer3DModel, str(model), "transformer", torch.bfloat16)
+    transformer = empty_component(WanTransformer3DModel, str(model), "transformer", torch.bfloat16)
     whole_bytes = parameter_bytes(transformer)
     shard_pieces(transformer, ranks)
     whole = {name: p.numel() for name, p in transformer.named_parameters() if not isinstance(p, DTensor)}
@@ -77,7 +77,7 @@ def test_sixteen_ranks_hold_a_sixteenth_of_its_text_encoder_each(ranks: Ranks, m
 
 
 def test_what_is_gathered_at_a_time_is_little_of_wan_14b(model: Path) -> None:
-    transformer = empty_transformer(WanTransformer3DModel, str(model), "transformer", torch.bfloat16)
+    transformer = empty_component(WanTransformer3DModel, str(model), "transformer", torch.bfloat16)
     largest = max(parameter_bytes(block) for block in transformer.blocks)
     layers = (transformer.condition_embedder.time_proj, transformer.condition_embedder.text_embedder)
     assert all(parameter_bytes(layer) < largest for layer in layers)
