@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config, LoraConfig
+from engine.config import Config, ModelConfig
 from engine.models.fingerprint import fingerprint
 from engine.request import GenerationRequest
 from engine.versions import describe_versions
@@ -20,8 +20,7 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
         OSError: a file of the model, or an image, cannot be read.
     """
     return {
-        "model": config.model.model_dump(mode="json", exclude={"path", "loras"})
-        | {"files": fingerprint(config.model.path), "loras": [_adapter(lora) for lora in config.model.loras]},
+        "model": _model(config.model),
         "request": request.model_dump(mode="json", exclude={"image", "last_image"})
         | {"image": _content(request.image), "last_image": _content(request.last_image)},
         "cache": config.cache.model_dump(mode="json", exclude={"replay"}) | {"replay": _content(config.cache.replay)},
@@ -47,10 +46,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _adapter(lora: LoraConfig) -> dict[str, Any]:
-    path = Path(lora.path)
-    content = fingerprint(path) if path.is_dir() else _content(path)
-    return lora.model_dump(mode="json", exclude={"path"}) | {"file": content}
+def _model(model: ModelConfig) -> dict[str, Any]:
+    settings = model.model_dump(mode="json", exclude={"path"})
+    for lora in settings["loras"]:
+        lora["path"] = fingerprint(lora["path"])
+    files = {name: fingerprint(path) for name, path in model.single_files.items()}
+    return settings | {"files": fingerprint(model.path), "single_files": files}
 
 
 def _content(path: Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether two model folders hold the same model, without reading gigabytes."""
+"""Whether two models are the same, without reading gigabytes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ _SAMPLE_BYTES = 1 << 16
 _SMALL = (".json", ".txt", ".model")
 
 
-def fingerprint(folder: str | Path) -> str:
-    """A hash of all configurations and tokenizers in the folder, and of each weight file's size, header and end.
+def fingerprint(path: str | Path) -> str:
+    """A hash of a file, or of a folder's files: of configurations, tokenizers and lists of shards all of it, of weights
+    the size, the header and the end.
 
     Raises:
         OSError: a file cannot be read.
     """
-    root = Path(folder)
+    root = Path(path)
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*")):
+    for file in files:
         relative = file.relative_to(root)
         if file.is_file() and not any(part.startswith(".") for part in relative.parts):
             digest.update(f"{relative.as_posix()} {file.stat().st_size}\n".encode())
