@@ -87,6 +87,15 @@ def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, s
 
 
 @app.command()
+def models() -> int:
+    """Show which published models run, with which tasks and layouts, and how much memory they take."""
+    from launch.models import print_models
+
+    print_models(sys.stdout)
+    return 0
+
+
+@app.command()
 def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
     """Print the configuration as it will be used: checked, and with all defaults."""
     resolved = load_config(config, set_ or ())

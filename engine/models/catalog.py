@@ -75,7 +75,7 @@ _UMT5_XXL = {"text_encoder": 5_680_910_336}
 _CLIP_H = {"image_encoder": 630_766_080}
 _WAN_VAE = {"vae": 126_892_531}
 _STRIPS = 19_600  # bytes a pixel
-_STRIPS_OF_TI2V = 21_600
+_STRIPS_OF_TI2V = 21_700
 
 _HUNYUAN_VIDEO: Settings = {
     "num_attention_heads": 24,

@@ -1,0 +1,63 @@
+"""What runs: the published models, their tasks, their layouts, and the memory they take."""
+
+from __future__ import annotations
+
+from typing import IO, get_args
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from dicache.config import CacheConfig
+from engine.memory import choose_degrees, estimate, num_branches
+from engine.models.catalog import CATALOG, PublishedModel
+from launch.console import make_console
+from parallel.degrees import Degrees
+
+RANKS = (1, 8)
+
+
+def print_models(stream: IO[str]) -> None:
+    """Print the table, and below it what holds for all of its rows."""
+    console = make_console(stream)
+    times = "×" if (console.encoding or "").lower().startswith("utf") else "x"
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
+    for name in ("model and recipe", "tasks", "video", "ulysses", "cfg", *(f"GB on {ranks}" for ranks in RANKS)):
+        # folded, never cut: a narrow terminal shows the same in more lines
+        table.add_column(name, overflow="fold", justify="right" if name.startswith("GB") else "left")
+    for model in CATALOG:
+        table.add_row(
+            Text.assemble((model.name, "bold"), f"\nconfigs/{model.recipe}"),
+            "\n".join(model.tasks),
+            f" {times} ".join(map(str, model.video)),
+            " ".join(map(str, ulysses_degrees(model))),
+            "1 or 2" if num_branches(model) == 2 else "1",
+            *(str(gigabytes(model, ranks)) for ranks in RANKS),
+        )
+    console.print(table)
+    console.print()
+    for label, text in notes():
+        console.print(Text.assemble((f"{label:<9}", "bold"), text))
+
+
+def notes() -> list[tuple[str, str]]:
+    """What holds for all models, as (label, text) pairs."""
+    sharing = sorted({model.facts.family.name for model in CATALOG if model.facts.family.shards_weights})
+    return [
+        ("layouts", "data and ring take any number of ranks; parallel: auto chooses"),
+        ("weights", f"parallel.shard_weights shares them out over the ranks of a replica ({', '.join(sharing)})"),
+        ("cache", ", ".join(get_args(CacheConfig.model_fields["method"].annotation)) + " for all of them"),
+        ("memory", "on each GPU, computed for the recipe's video in bfloat16 with dicache: docs/models.md"),
+    ]
+
+
+def ulysses_degrees(model: PublishedModel) -> list[int]:
+    """Those above 1 that divide the attention heads."""
+    heads = model.facts.num_heads
+    return [degree for degree in range(2, heads + 1) if heads % degree == 0]
+
+
+def gigabytes(model: PublishedModel, ranks: int, shard_weights: bool = False) -> int:
+    """Of 10⁹ bytes, on each of that many GPUs of one machine that make one video together."""
+    degrees: Degrees = choose_degrees(model, ranks)
+    return round(estimate(model, degrees, shard_weights).peak / 1e9)

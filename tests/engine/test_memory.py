@@ -1,0 +1,157 @@
+"""The formula of engine/memory.py: what it counts is counted here at published sizes, on tensors without data."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
+
+from dicache.config import CacheConfig
+from engine.components.autoencoder import _Decoder
+from engine.memory import choose_degrees, estimate, num_tokens
+from engine.models.catalog import CATALOG, PublishedModel
+from engine.models.hunyuan_video import HunyuanVideoAdapter
+from engine.models.wan import WanAdapter
+from parallel.degrees import Degrees
+from parallel.ranks import Ranks
+from parallel.sharding import plan_shards
+from tests.dicache.toy import COND, DIM, TOKENS, UNCOND, drive
+from tests.engine.test_catalog import COMPONENTS, CONFIG_CLASSES, name_of
+from tests.live_tensors import LiveTensors, fake_tensors
+
+BY_NAME = {model.name: model for model in CATALOG}
+# of those that are alike in everything that is counted, one
+COUNTED = (
+    "Wan 2.1 T2V 1.3B",
+    "Wan 2.1 T2V 14B",
+    "Wan 2.1 I2V 14B 720P",
+    "Wan 2.1 FLF2V 14B 720P",
+    "Wan 2.2 I2V A14B",
+    "Wan 2.2 TI2V 5B",
+    "HunyuanVideo",
+)
+
+
+def few_blocks(model: PublishedModel) -> Any:
+    """The transformer with two blocks of each kind: the second has what left the first beside what entered."""
+    kind, settings = COMPONENTS[model.name]["transformer"]
+    counts = {key: 2 for key in ("num_layers", "num_single_layers") if key in settings}
+    return kind(**settings | counts).eval().requires_grad_(False)
+
+
+def wan_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
+    config = transformer.config
+    lane = {"prompt_embeds": torch.empty(1, 512, 4096)}
+    if config.in_channels > config.out_channels:
+        lane["latent_condition"] = torch.empty(1, 20, *latents.shape[2:])
+    if config.image_dim:
+        lane["image_embeds"] = torch.empty(2 if config.pos_embed_seq_len else 1, 257, 1280)
+    adapter = WanAdapter(transformer)
+    shards = plan_shards(num_tokens(model), Ranks())
+    conditions = adapter.conditions([lane], latents, shards)
+    return adapter, adapter.embed(latents, torch.tensor(999.0), conditions, shards)[0]
+
+
+def hunyuan_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
+    from engine.models.hunyuan_video import Condition
+    from parallel.sharding import plan_text_shards
+
+    shards = plan_shards(num_tokens(model), Ranks())
+    condition = Condition(  # the adapter would count the text's tokens, and here there is no data
+        prompt_embeds=torch.empty(1, 256, 4096),
+        prompt_attention_mask=torch.ones(1, 256, dtype=torch.long),
+        text_shards=plan_text_shards(256, shards),
+        pooled_projections=torch.empty(1, 768),
+        guidance=torch.tensor([6000.0]),
+        rotary=transformer.rope(latents),
+        image_latents=None,
+    )
+    adapter = HunyuanVideoAdapter(transformer)
+    return adapter, adapter.embed(latents, torch.tensor(999.0), [condition], shards)[0]
+
+
+ACTIVATIONS = {"Wan": wan_activations, "HunyuanVideo": hunyuan_activations}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_live_tensors_inside_a_block(name: str) -> None:
+    model = BY_NAME[name]
+    with fake_tensors(torch.bfloat16):
+        transformer = few_blocks(model)
+        shape = model.facts.latents_shape(*model.video)
+        latents = torch.empty(1, *shape, dtype=torch.float32)
+        with LiveTensors(transformer) as live:
+            adapter, entering = ACTIVATIONS[model.facts.family.name](model, transformer, latents)
+            adapter.blocks(entering, 0, adapter.num_blocks)
+    tensors = live.peak / (num_tokens(model) * model.dim * 2)
+    assert model.live_tensors - 1 < tensors <= model.live_tensors, "rounded up"
+
+
+@pytest.mark.parametrize("name", ["Wan 2.1 T2V 14B", "Wan 2.2 TI2V 5B"])
+def test_decoding_strips(name: str) -> None:
+    """From the third latent frame on nothing new is remembered."""
+    model = BY_NAME[name]
+    channels, _, height, width = model.facts.latents_shape(*model.video)
+    with fake_tensors(torch.float32):
+        vae = AutoencoderKLWan(**COMPONENTS[name]["vae"][1]).eval().requires_grad_(False)
+        decoder = _Decoder(vae)
+        with LiveTensors(vae) as live:
+            for _ in decoder(torch.empty(1, channels, 3, height, width)):
+                pass
+    pixels = model.video[1] * model.video[2]
+    assert model.decode_bytes_per_pixel * 0.99 < live.peak / pixels <= model.decode_bytes_per_pixel
+
+
+def test_decoding_a_tile() -> None:
+    model = BY_NAME["HunyuanVideo"]
+    with fake_tensors(torch.float32):
+        vae = AutoencoderKLHunyuanVideo().eval().requires_grad_(False)
+        vae.enable_tiling()
+        with LiveTensors(vae) as live:
+            vae.decode(torch.empty(1, 16, 5, 32, 32))
+    assert model.decode_bytes_per_tile * 0.99 < live.peak <= model.decode_bytes_per_tile
+
+
+def test_the_cache_keeps_five_tensors_of_each_branch() -> None:
+    run = drive(CacheConfig(threshold=0.25), lanes=(COND, UNCOND))
+    assert run.controllers[0].cache_bytes == 2 * 5 * TOKENS * DIM * 4
+    wan, hunyuan = BY_NAME["Wan 2.1 T2V 14B"], BY_NAME["HunyuanVideo"]
+    assert estimate(wan, Degrees()).cache == 10 * 75_600 * 5120 * 2
+    assert estimate(wan, Degrees(cfg=2, ulysses=4)).cache == 5 * 18_900 * 5120 * 2
+    assert estimate(hunyuan, Degrees()).cache == 5 * 118_800 * 3072 * 2
+
+
+def test_the_peak_is_the_transformer_and_the_largest_of_what_comes_and_goes() -> None:
+    a14b = estimate(BY_NAME["Wan 2.2 T2V A14B"], Degrees())
+    assert a14b.transformer == 2 * 14_288_491_584, "one expert at a time"
+    tensor = 75_600 * 5120 * 2
+    assert a14b.step == (13 + 2) * tensor
+    assert a14b.decode == 4 * 126_892_531 + 19_600 * 720 * 1280
+    assert a14b.peak == a14b.transformer + a14b.cache + a14b.decode
+    small = estimate(BY_NAME["Wan 2.1 T2V 1.3B"], Degrees(cfg=2, ulysses=4))
+    assert small.peak == small.transformer + 2 * 5_680_910_336, "there the text encoder is the largest"
+
+
+def test_weights_that_are_shared_out() -> None:
+    degrees = Degrees(cfg=2, ulysses=4)
+    assert estimate(BY_NAME["Wan 2.1 T2V 14B"], Degrees(), shard_weights=True).transformer == 2 * 14_288_491_584
+    a14b = estimate(BY_NAME["Wan 2.2 T2V A14B"], degrees, shard_weights=True)
+    assert a14b.transformer == int(2 * (14_288_491_584 * 2 / 8 + 14_288_491_584 * 3 / 40))
+    with torch.device("meta"):
+        kind, settings = COMPONENTS["Wan 2.2 T2V A14B"]["text_encoder"]
+        table = kind(CONFIG_CLASSES[kind](**settings)).shared.weight
+    assert table.numel() * 2 * 2 <= a14b.encoders <= table.numel() * 2 * 2 * 1.01
+    others = estimate(BY_NAME["Wan 2.2 T2V A14B"], degrees)
+    assert (a14b.cache, a14b.step, a14b.decode) == (others.cache, others.step, others.decode)
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=name_of)
+def test_more_ranks_need_no_more_memory_each(model: PublishedModel) -> None:
+    peaks = [estimate(model, choose_degrees(model, ranks)).peak for ranks in (1, 2, 4, 8)]
+    assert peaks == sorted(peaks, reverse=True)
+    degrees = choose_degrees(model, 8)
+    assert degrees.world_size == 8
+    assert estimate(model, degrees, shard_weights=True).peak < peaks[-1]
+    larger = replace(model, video=(model.video[0] * 2 - 1, *model.video[1:]))
+    assert estimate(larger, degrees).step > estimate(model, degrees).step

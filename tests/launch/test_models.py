@@ -1,0 +1,94 @@
+"""`lockstep models`, and the page of models."""
+
+import io
+
+import pytest
+import yaml
+from rich.console import Console
+
+from engine.config import load_config
+from engine.memory import choose_degrees, estimate
+from engine.models.catalog import CATALOG, PublishedModel
+from launch import models as table
+from launch.commands import app
+from launch.models import print_models, ulysses_degrees
+from launch.models_page import RECIPES, models_page, read_comments
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs" / "models.md"
+
+
+def printed() -> str:
+    stream = io.StringIO()
+    print_models(stream)
+    return stream.getvalue()
+
+
+def test_the_table_in_a_pipe() -> None:
+    text = printed()
+    assert "…" not in text
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 120
+    for model in CATALOG:
+        row = next(line for line in lines if line.startswith(f"{model.name} "))
+        assert model.tasks[0] in row and " ".join(map(str, ulysses_degrees(model))) in row
+        assert [int(cell) for cell in row.split()[-2:]] == [
+            round(estimate(model, choose_degrees(model, ranks)).peak / 1e9) for ranks in (1, 8)
+        ]
+        assert any(line.startswith(f"configs/{model.recipe}") for line in lines)
+    for word in ("shard_weights", "dicache, fbcache", "ring", "parallel: auto"):
+        assert word in text
+
+
+def test_degrees_are_those_that_divide_the_heads() -> None:
+    degrees = {model.name: ulysses_degrees(model) for model in CATALOG}
+    assert degrees["Wan 2.1 T2V 1.3B"] == [2, 3, 4, 6, 12]
+    assert degrees["Wan 2.1 T2V 14B"] == [2, 4, 5, 8, 10, 20, 40]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_folds_and_loses_nothing(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(table, "make_console", lambda stream: Console(file=stream, width=width))
+    print_models(stream)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    letters = "".join(line.split("  ")[0].strip() for line in lines if line.strip())
+    for model in CATALOG:
+        assert "".join(model.name.split()) in letters.replace(" ", "")
+        assert model.recipe in letters.replace(" ", "")
+
+
+def test_a_narrow_character_set() -> None:
+    stream = io.TextIOWrapper(buffer := io.BytesIO(), encoding="ascii")
+    print_models(stream)
+    stream.flush()
+    assert "81 x 720 x 1280" in buffer.getvalue().decode("ascii")
+
+
+def test_the_command_is_there() -> None:
+    assert "models" in {command.callback.__name__ for command in app.registered_commands if command.callback}
+
+
+def test_the_page_is_what_catalog_and_recipes_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == models_page(), "run python -m launch.models_page > docs/models.md"
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=lambda model: model.name)
+def test_the_page_has_every_setting_of_a_recipe_with_its_value(model: PublishedModel) -> None:
+    """Read by YAML here, line by line there: what has no comment would be missing from the page."""
+    text = (RECIPES / model.recipe).read_text(encoding="utf-8")
+    tree = yaml.safe_load(text)
+    expected = {f"{name}.{key}": value for name in ("sampling", "cache") for key, value in tree[name].items()}
+    shown = {key: yaml.safe_load(value) for key, value, _ in read_comments(text)}
+    assert shown == expected
+    config = load_config(RECIPES / model.recipe)
+    for key, value in shown.items():
+        section, name = key.split(".")
+        assert getattr(getattr(config, section), name) == value
+    assert all(comment.strip() for *_, comment in read_comments(text))
+    assert f"lockstep generate configs/{model.recipe} " in text and model.hub_id in text
+
+
+def test_the_readme_leads_to_the_page() -> None:
+    assert "(docs/models.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
