@@ -1,63 +1,196 @@
 """What a user may say about the cache."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 StepIndex = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+MethodName = Literal[
+    "dicache",
+    "fbcache",
+    "teacache",
+    "magcache",
+    "easycache",
+    "interval",
+    "taylorseer",
+    "hicache",
+    "abcache",
+    "foca",
+    "none",
+]
+GateName = Literal["probe", "first_block", "teacache", "magcache", "easycache", "interval", "list"]
+EstimatorName = Literal["reuse", "alignment", "projection", "taylor", "hermite", "adams_bashforth", "foca", "ridge"]
+
+
+PAIRS: dict[MethodName, tuple[GateName, EstimatorName]] = {
+    "dicache": ("probe", "alignment"),
+    "fbcache": ("first_block", "reuse"),
+    "teacache": ("teacache", "reuse"),
+    "magcache": ("magcache", "reuse"),
+    "easycache": ("easycache", "reuse"),
+    "interval": ("interval", "reuse"),
+    "taylorseer": ("interval", "taylor"),
+    "hicache": ("interval", "hermite"),
+    "abcache": ("interval", "adams_bashforth"),
+    "foca": ("interval", "foca"),
+}
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "fbcache": {"threshold": 0.05, "warmup_ratio": 0.0},
+    "teacache": {"threshold": 0.1, "warmup_ratio": None, "warmup_steps": 1, "force_last": True},
+    "magcache": {"threshold": 0.12, "max_consecutive_skips": 2},
+    "easycache": {"threshold": 0.05, "warmup_ratio": None, "warmup_steps": 10, "force_last": True},
+    "interval": {"warmup_ratio": 0.0},
+    "taylorseer": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 1},
+    "hicache": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 2},
+    "abcache": {"interval": 6, "warmup_ratio": None, "warmup_steps": 5, "order": 1},
+    "foca": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3},
+}
+_METHOD_OF_GATE = {
+    "first_block": "fbcache",
+    "teacache": "teacache",
+    "magcache": "magcache",
+    "easycache": "easycache",
+    "interval": "interval",
+}
+
+
+def _published(name: str, otherwise: Any) -> Callable[[dict[str, Any]], Any]:
+    """What the authors of the chosen gate and method publish for a setting that is left out, or ``otherwise``."""
+
+    def value(values: dict[str, Any]) -> Any:
+        method: MethodName = values.get("method", "dicache")
+        settings = _PUBLISHED.get(method, {})
+        gate: GateName | None = values.get("gate")
+        if gate is not None and gate != PAIRS.get(method, (None,))[0]:  # all but the order is the gate's
+            settings = _PUBLISHED.get(_METHOD_OF_GATE.get(gate, ""), {}) | {"order": settings.get("order", 1)}
+        if values.get("use_ret_steps") and "teacache" in (method, gate):
+            settings = settings | {"warmup_steps": 5, "force_last": False}
+        return settings.get(name, otherwise)
+
+    return value
+
+
+def _has_no_ratio(values: dict[str, Any]) -> bool:
+    return values.get("warmup_ratio") is None
 
 
 class CacheConfig(BaseModel):
     """The method and its settings. A setting that the chosen method does not use is ignored, so that
-    ``cache.method`` alone can be overridden to compare methods."""
+    ``cache.method`` alone can be overridden to compare methods. A setting that is left out is as the authors of the
+    method publish it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["dicache", "fbcache", "interval", "none"] = Field(
-        "dicache", description="dicache measures and aligns, fbcache measures and reuses, interval is a list."
+    method: MethodName = Field(
+        "dicache", description="A published pair of a gate and an estimator: docs/methods.md tells them apart."
+    )
+    gate: GateName | None = Field(None, description="When to skip, instead of as the method has it.")
+    estimator: EstimatorName | None = Field(
+        None, description="How to estimate a skipped step, instead of as the method has it."
+    )
+    anchor: Literal["input", "probe", "latents", "nothing"] | None = Field(
+        None, description="What estimates are added to, instead of as the method has it: the last two cache velocities."
+    )
+    published: str | None = Field(
+        None,
+        description="Model whose published polynomial or table is used (teacache, magcache), where several fit.",
+    )
+    use_ret_steps: bool = Field(
+        False, description="TeaCache's other variant for Wan: more steps computed first, and other polynomials."
     )
     threshold: float = Field(
-        0.2,
+        default_factory=_published("threshold", 0.2),
         ge=0,
         allow_inf_nan=False,
-        description="Steps are skipped below it: higher is faster and less exact.",
+        description="Steps are skipped below it: higher is faster and less exact. Each gate has a scale of its own.",
     )
     at_threshold: Literal["compute", "skip"] = Field(
         "compute",
         description="If the change is exactly the threshold (dicache): skip as published for HunyuanVideo, else not.",
     )
-    warmup_ratio: float = Field(
-        0.2,
+    warmup_ratio: float | None = Field(
+        default_factory=_published("warmup_ratio", 0.2),
         ge=0,
         le=1,
-        description="Leading share of steps always computed, for each expert (dicache, fbcache): most change.",
+        description="Leading share of steps always computed, for each expert: most change.",
+    )
+    warmup_steps: int | None = Field(
+        default_factory=lambda values: _published("warmup_steps", 0)(values) if _has_no_ratio(values) else None,
+        ge=0,
+        description="A number of steps in the place of warmup_ratio.",
     )
     probe_depth: int = Field(
-        1, ge=1, description="Blocks run before deciding (dicache, fbcache): more see better and cost more."
+        1, ge=1, description="Blocks run before deciding, where a method looks at them: more see better and cost more."
     )
     gamma_min: float = Field(
-        1.0, ge=0, le=100, allow_inf_nan=False, description="Least gamma (dicache): 1 never steps back from reuse."
+        1.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Least gamma (alignment, projection): 1 never steps back from reuse.",
     )
     gamma_max: float = Field(
-        2.0, ge=0, le=100, allow_inf_nan=False, description="Largest gamma (dicache): bounds how far it extrapolates."
+        2.0,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Largest gamma (alignment, projection): bounds how far it extrapolates.",
     )
     decide: Literal["together", "per_branch"] = Field(
         "together", description="together skips all guidance branches or none; per_branch as published."
     )
     max_consecutive_skips: int | None = Field(
-        None, ge=0, description="Compute after so many skips in a row: bounds the drift."
+        default_factory=_published("max_consecutive_skips", None),
+        ge=0,
+        description="Compute after so many skips in a row: bounds the drift. MagCache's K.",
     )
-    force_last: bool = Field(False, description="Always compute the last step: no later step can repair it.")
+    force_last: bool = Field(
+        default_factory=_published("force_last", False),
+        description="Always compute the last step: no later step can repair it.",
+    )
     replay: Path | None = Field(
         None, description="Run report whose actions are repeated, to compare two builds on one schedule."
     )
-    interval: int = Field(2, ge=1, description="Compute every so many steps (interval).")
-    compute_steps: tuple[StepIndex, ...] | None = Field(
-        None, description="Compute exactly these steps and each expert's first (interval), instead of every n-th."
+    interval: int = Field(
+        default_factory=_published("interval", 2),
+        ge=1,
+        description="Compute every so many steps after the warm-up (interval).",
     )
-    estimator: Literal["reuse", "taylor"] = Field(
-        "reuse", description="Estimate of a skipped step (interval): last residual, or line through two."
+    compute_steps: tuple[StepIndex, ...] | None = Field(
+        None, description="Compute exactly these steps and each expert's first (list, or interval instead of its own)."
+    )
+    order: int = Field(
+        default_factory=_published("order", 1),
+        ge=1,
+        le=2,
+        description="Highest derivative (taylor, hermite, adams_bashforth): 2 keeps one residual more.",
+    )
+    clock: Literal["step", "sigma"] = Field(
+        "step", description="What time is counted in (taylor): steps as published, or noise levels."
+    )
+    contraction: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Scale of the polynomials (hermite): smaller extrapolates less."
+    )
+    shrinkage: float = Field(
+        0.3, gt=0, allow_inf_nan=False, description="Pull toward reuse (ridge): larger extrapolates less."
+    )
+    differences: int = Field(
+        2, ge=1, le=2, description="Differences of computed steps to fit (ridge): 2 keeps one residual more."
+    )
+    polynomial: tuple[Finite, ...] | None = Field(
+        None, min_length=1, description="Coefficients of your own, highest power first (teacache)."
+    )
+    signal: Literal["timestep_embedding", "timestep_modulation", "modulated_input"] | None = Field(
+        None, description="What a polynomial of your own looks at (teacache)."
+    )
+    ratios: tuple[Ratio, ...] | None = Field(
+        None, min_length=1, description="A table of your own, an entry a step (magcache); other lengths are stretched."
     )
 
     @model_validator(mode="after")
@@ -72,4 +205,28 @@ class CacheConfig(BaseModel):
                 f"cache.replay is {str(self.replay)!r}, but cache.method none cannot estimate skipped steps: "
                 "choose the method of the replayed run."
             )
+        if self.method == "none":
+            return self
+        if self.gate == "list" and self.compute_steps is None:
+            raise ValueError("cache.gate is list, but there is no list: give cache.compute_steps, or use interval.")
+        if self.gate_name == "teacache" and (self.polynomial is None) != (self.signal is None):
+            missing, given = ("signal", "polynomial") if self.signal is None else ("polynomial", "signal")
+            value = getattr(self, given)
+            raise ValueError(
+                f"cache.{given} is {value}, but cache.{missing} is left out: a polynomial of your own needs both."
+            )
+        if self.gate_name == "easycache" and self.decide == "per_branch":
+            raise ValueError(
+                "cache.decide is per_branch, but easycache decides by the cond branch for both: use together."
+            )
         return self
+
+    @property
+    def gate_name(self) -> GateName:
+        """The gate that was chosen, or the method's own."""
+        return self.gate or PAIRS[self.method][0]
+
+    @property
+    def estimator_name(self) -> EstimatorName:
+        """The estimator that was chosen, or the method's own."""
+        return self.estimator or PAIRS[self.method][1]

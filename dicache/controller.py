@@ -9,8 +9,8 @@ from dicache.config import CacheConfig
 from dicache.methods import build_method
 from dicache.rules import build_rules
 from dicache.steps import Decision, History, Lane, Snapshot, Step
-from dicache.sums import Sum
-from dicache.trajectory import Trajectory
+from dicache.sums import StepSignal, Sum
+from dicache.trajectory import NO_SIGNALS, Signals, Trajectory
 
 __all__ = ["Controller", "Decision", "History", "Lane", "Snapshot", "Step"]
 
@@ -30,9 +30,11 @@ class Controller:
         span: the steps that this controller will be asked about, all of them if None. An expert that takes over
             half-way has a controller of its own, which knows nothing of the steps before: it computes the first of
             its steps, and its warm-up and its intervals are counted from there.
+        published: names of the published models that the model may be, as in :func:`dicache.methods.build_method`.
 
     Raises:
-        ValueError: a setting does not fit the request: probe depth, listed steps, or the replayed report.
+        ValueError: a setting does not fit the request: probe depth, listed steps, the replayed report, or a method
+            that is not published for this model.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Controller:
         num_steps: int,
         num_blocks: int,
         span: range | None = None,
+        published: Sequence[str] = (),
     ) -> None:
         span = range(num_steps) if span is None else span
-        self._method = build_method(config, lanes, num_steps, span)
+        self._method = build_method(config, lanes, num_steps, span, published)
         self._warmup_end = span.start + self._method.warmup_steps
         self._rules = build_rules(config, lanes, num_steps)
         self.probe_blocks = config.probe_depth if self._method.needs_probe else 0
@@ -54,26 +57,44 @@ class Controller:
                 f"cache.probe_depth is {config.probe_depth}, but the model has {num_blocks} blocks: "
                 f"use at most {num_blocks - 1}, so that a skipped step skips something."
             )
-        estimator = self._method.estimator
-        self._histories = {lane: History() for lane in lanes}
-        self._trajectories = {lane: Trajectory(self._method.sums, estimator.depth, estimator.anchor) for lane in lanes}
+        method = self._method
+        self._histories = {lane: History(lane) for lane in lanes}
+        self._trajectories = {lane: Trajectory(method.sums, method.estimator.depth, method.anchor) for lane in lanes}
         self._decisions: dict[Lane, Decision] = {}
+
+    @property
+    def step_signals(self) -> tuple[StepSignal, ...]:
+        """What every call wants to be given besides ``x`` and ``probe``, as described in :class:`dicache.sums.Operand`;
+        empty for most methods."""
+        return self._method.step_signals
+
+    @property
+    def estimates_velocity(self) -> bool:
+        """Whether :meth:`estimate` gives the model's output, so that its head does not run, and not the output of all
+        blocks."""
+        return self._method.estimates_velocity
+
+    @property
+    def needs_velocity(self) -> bool:
+        """Whether :meth:`record` wants the model's output among its signals, as "velocity"."""
+        return self._method.needs_velocity
 
     def num_sums(self, step: Step, lane: Lane) -> int:
         """How many sums the lane brings to this step's agreement: the same number on every rank."""
         return len(self._sums(step, lane))
 
-    def partial_sums(self, step: Step, lane: Lane, x: Tensor, probe: Tensor) -> Tensor:
+    def partial_sums(self, step: Step, lane: Lane, x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
         """Measure this rank's tokens, without waiting for the device.
 
         Args:
             x: input of block 0, [1, tokens_local, dim], real tokens only; tokens_local may be 0.
             probe: ``x`` after the first ``probe_blocks`` blocks, same shape.
+            signals: those of :attr:`step_signals`.
 
         Returns:
             float64 [num_sums] on the device of ``x``.
         """
-        return self._trajectories[lane].measure(self._sums(step, lane), x, probe)
+        return self._trajectories[lane].measure(self._sums(step, lane), x, probe, signals)
 
     def decide(self, step: Step, sums: Mapping[Lane, Sequence[float]]) -> dict[Lane, Decision]:
         """Decide for all lanes, from the sums over all ranks; a lane without sums may be left out.
@@ -87,16 +108,24 @@ class Controller:
             self._histories[lane].advance(step, decision)
         return dict(self._decisions)
 
-    def estimate(self, lane: Lane, x: Tensor, probe: Tensor) -> Tensor:
-        """After a skip: what all blocks would have given, [1, tokens_local, dim]; remembers the probe."""
+    def estimate(self, lane: Lane, x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
+        """After a skip: what all blocks, or the whole model, would have given, [1, tokens_local, dim]; remembers what
+        the step has shown."""
         coefficients = self._decisions[lane].coefficients
         assert coefficients, f"estimate() follows a skip, but {lane} was decided {self._decisions[lane]}"
-        self._trajectories[lane].record_skipped(probe)
-        return self._trajectories[lane].combine(coefficients, x, probe)
+        estimate = self._trajectories[lane].combine(coefficients, x, probe, signals)
+        self._trajectories[lane].record_skipped(probe, signals)
+        return estimate
 
-    def record(self, lane: Lane, x: Tensor, probe: Tensor, y: Tensor) -> None:
-        """After a computed step: remember it; ``y`` is the output of all blocks, [1, tokens_local, dim]."""
-        self._trajectories[lane].record_computed(x, probe, y)
+    def record(self, lane: Lane, x: Tensor, probe: Tensor, y: Tensor, signals: Signals = NO_SIGNALS) -> None:
+        """After a computed step: remember it.
+
+        Args:
+            y: output of all blocks, [1, tokens_local, dim].
+            signals: those of :attr:`step_signals`, and "velocity" if :attr:`needs_velocity`.
+        """
+        output = signals["velocity"] if self.estimates_velocity else y
+        self._trajectories[lane].record_computed(x, probe, output, signals)
 
     @property
     def cache_bytes(self) -> int:

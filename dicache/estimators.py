@@ -1,17 +1,16 @@
 """How: estimators say, from the agreed sums of a step, how residuals of computed steps make up a skipped one.
 
-Every estimate has the form base + Σ cᵢ r₋ᵢ, with r₋₁ the residual of the newest computed step; an estimator
-only returns the cᵢ.
+Every estimate has the form anchor + Σ cᵢ r₋ᵢ, with r₋₁ the residual of the newest computed step; an estimator
+only returns the cᵢ. Those that look at the clock are in :mod:`dicache.clock`, others that look at the probe in
+:mod:`dicache.projection`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 from dicache.steps import History, Step
 from dicache.sums import AbsoluteSum, Operand, Sum
-
-Anchor = Literal["input", "probe"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,6 @@ class Estimator(Protocol):
         """How many residuals it combines at most."""
         ...
 
-    @property
-    def anchor(self) -> Anchor:
-        """What residuals are counted from: the input of block 0, or the output of the probe blocks."""
-        ...
-
     def estimate(self, step: Step, history: History, sums: Mapping[Sum, float]) -> Estimate:
         """Weigh the residuals for a step that may be skipped; at least one step has been computed before.
 
@@ -51,7 +45,6 @@ class Estimator(Protocol):
 class NoEstimate:
     """For a gate that never skips: nothing is kept."""
 
-    anchor: ClassVar[Anchor] = "input"
     depth: ClassVar[int] = 0
     sums: ClassVar[tuple[Sum, ...]] = ()
 
@@ -63,7 +56,6 @@ class NoEstimate:
 class Reuse:
     """The residual of the last computed step."""
 
-    anchor: Anchor = "input"
     depth: ClassVar[int] = 1
     sums: ClassVar[tuple[Sum, ...]] = ()
 
@@ -82,7 +74,6 @@ class Alignment:
 
     gamma_min: float
     gamma_max: float
-    anchor: ClassVar[Anchor] = "input"
     depth: ClassVar[int] = 2
     travelled: ClassVar = AbsoluteSum(Operand("probe_residual", 0), Operand("probe_residual", 2))
     known: ClassVar = AbsoluteSum(Operand("probe_residual", 1), Operand("probe_residual", 2))
@@ -94,24 +85,3 @@ class Alignment:
         ratio = sums[self.travelled] / sums[self.known] if sums[self.known] else self.gamma_min
         gamma = min(max(self.gamma_min, ratio), self.gamma_max)
         return Estimate((gamma, 1.0 - gamma), gamma)
-
-
-@dataclass(frozen=True)
-class Taylor:
-    """First-order Taylor series in the step index (TaylorSeer, Liu et al., arXiv 2503.06923), in its
-    step form: of the residual of all blocks instead of the features inside modules.
-
-    r̂ = r₋₁ + k/gap (r₋₁ - r₋₂), k being the steps since the last computed one and gap the distance of the
-    last two computed ones. With one computed step it is reuse.
-    """
-
-    anchor: ClassVar[Anchor] = "input"
-    depth: ClassVar[int] = 2
-    sums: ClassVar[tuple[Sum, ...]] = ()
-
-    def estimate(self, step: Step, history: History, sums: Mapping[Sum, float]) -> Estimate:
-        if len(history.computed) < 2:
-            return Estimate((1.0,))
-        before, last = history.computed[-2:]
-        slope = (step.index - last.index) / (last.index - before.index)
-        return Estimate((1.0 + slope, -slope))

@@ -1,7 +1,7 @@
 """When: gates say, from the agreed sums of a step, whether it may be skipped.
 
 A gate is a frozen value without state of its own; what it needs to remember is in :class:`History`, so that
-all ranks, and a resumed run, see the same.
+all ranks, and a resumed run, see the same. Those of TeaCache, MagCache and EasyCache are in modules of their own.
 """
 
 import math

@@ -49,6 +49,7 @@ class Decision:
 class History:
     """What has been agreed about one lane: every rank holds equal histories of all lanes."""
 
+    lane: Lane
     computed: list[Step] = field(default_factory=list)
     """Steps computed so far, oldest first."""
     num_steps: int = 0

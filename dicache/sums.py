@@ -13,8 +13,11 @@ from torch import Tensor
 
 from dicache.steps import History
 
-Signal = Literal["probe", "probe_residual"]
-SIGNALS: tuple[Signal, ...] = get_args(Signal)
+StepSignal = Literal["probe", "timestep_embedding", "timestep_modulation", "modulated_input", "latents"]
+ComputedSignal = Literal["probe_residual", "computed_latents", "velocity"]
+Signal = StepSignal | ComputedSignal
+STEP_SIGNALS: tuple[StepSignal, ...] = get_args(StepSignal)
+COMPUTED_SIGNALS: tuple[ComputedSignal, ...] = get_args(ComputedSignal)
 
 # Elements of one chunk. On a CPU temporaries stay in its cache and in memory that is already mapped (whole tensors
 # took several times as long); on a GPU they are bounded to 16 MiB each, and launches do not dominate.
@@ -23,21 +26,25 @@ _CHUNK_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 21}
 
 @dataclass(frozen=True)
 class Operand:
-    """One tensor that sums can look at, [1, tokens, dim]."""
+    """One tensor that sums can look at, [1, tokens, dim] with a dim of its own."""
 
     signal: Signal
-    """``probe``: output of the probe blocks; ``probe_residual``: that minus the input of block 0."""
+    """``probe``: output of the probe blocks; ``probe_residual``: that minus the input of block 0;
+    ``timestep_embedding``, ``timestep_modulation``, ``modulated_input``: what TeaCache looks at before block 0;
+    ``latents`` and ``computed_latents``: the latents of each token; ``velocity``: the model's output, which is unknown
+    at age 0. A signal that all tokens have in common is one token long on the rank that holds the first token, and
+    empty elsewhere, so that it is counted once."""
     age: int
-    """0 is this step's. An older ``probe`` counts all steps back, computed or skipped; an older
-    ``probe_residual`` counts computed steps only."""
+    """0 is this step's. An older ``probe_residual``, ``computed_latents`` or ``velocity`` counts computed steps only,
+    the others count all steps back, computed or skipped."""
 
     @property
     def is_settled(self) -> bool:
         """Whether it stays the same until the next computed step."""
-        return self.signal == "probe_residual" and self.age > 0
+        return self.signal in COMPUTED_SIGNALS and self.age > 0
 
     def exists(self, history: History) -> bool:
-        return self.age <= (history.num_steps if self.signal == "probe" else len(history.computed))
+        return self.age <= (len(history.computed) if self.signal in COMPUTED_SIGNALS else history.num_steps)
 
 
 class Sum(Protocol):
@@ -67,12 +74,28 @@ class AbsoluteSum:
         return torch.linalg.vector_norm(a if self.b is None else a - tensors[self.b], ord=1)
 
 
+@dataclass(frozen=True)
+class InnerSum:
+    """⟨a - b, c - d⟩, the sum over the products of elements."""
+
+    left: tuple[Operand, Operand]
+    right: tuple[Operand, Operand]
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return (*self.left, *self.right)
+
+    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
+        (a, b), (c, d) = self.left, self.right
+        return torch.sum((tensors[a] - tensors[b]) * (tensors[c] - tensors[d]))
+
+
 def evaluate(sums: Sequence[Sum], read: Callable[[Operand, slice], Tensor], like: Tensor) -> Tensor:
     """Evaluate sums over the tokens of ``like`` in float64, chunk by chunk and without a host sync.
 
     Args:
-        read: gives the tokens of an operand, any float dtype, [1, tokens, dim].
-        like: a tensor [1, tokens, dim] that has the operands' shape and device. No tokens give zeros.
+        read: gives the tokens of an operand, any float dtype, [1, tokens, dim]; fewer where it has fewer.
+        like: a tensor [1, tokens, dim] that has the operands' tokens and device. No tokens give zeros.
 
     Returns:
         float64 [len(sums)] on the device of ``like``.

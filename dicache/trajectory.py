@@ -1,12 +1,19 @@
 """The tensors of one lane: the fewest that its method's formulas name, overwritten in place."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dicache.estimators import Anchor
-from dicache.sums import SIGNALS, Operand, Sum, evaluate, token_chunks
+from dicache.sums import COMPUTED_SIGNALS, STEP_SIGNALS, Operand, Signal, Sum, evaluate, token_chunks
+
+Anchor = Literal["input", "probe", "latents", "nothing"]
+VELOCITY_ANCHORS: tuple[Anchor, ...] = ("latents", "nothing")
+"""With these the model's output is kept and estimated, with the others what all blocks put out."""
+
+Signals = Mapping[Signal, Tensor]
+NO_SIGNALS: Signals = {}
 
 
 class Ring:
@@ -54,16 +61,18 @@ class Trajectory:
     """What one lane remembers between steps on this rank; all tensors are [1, tokens_local, dim].
 
     Args:
-        sums: everything that will be measured; it determines which probe tensors are kept, and how many.
+        sums: everything that will be measured; it determines which signals are kept, and how many of each.
         depth: residuals to keep, of as many computed steps.
-        anchor: what residuals are counted from.
+        anchor: what residuals are counted from: the input of block 0 or the output of the probe blocks, then a
+            residual is what all blocks, or those after the probe, add to it; or the latents of each token, or nothing,
+            then it is the model's velocity minus those, or the velocity.
     """
 
     def __init__(self, sums: Sequence[Sum], depth: int, anchor: Anchor) -> None:
         operands = [operand for term in sums for operand in term.operands]
         self._signals = {
             signal: Ring(max((operand.age for operand in operands if operand.signal == signal), default=0))
-            for signal in SIGNALS
+            for signal in (*STEP_SIGNALS, *COMPUTED_SIGNALS)
         }
         self._residuals = Ring(depth)
         self._anchor = anchor
@@ -98,7 +107,7 @@ class Trajectory:
     def _rings(self) -> dict[str, Ring]:
         return {str(signal): ring for signal, ring in self._signals.items()} | {"residual": self._residuals}
 
-    def measure(self, sums: Sequence[Sum], x: Tensor, probe: Tensor) -> Tensor:
+    def measure(self, sums: Sequence[Sum], x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
         """Evaluate sums over this rank's tokens: float64 [len(sums)] on the device of ``x``, no host sync."""
 
         def read(operand: Operand, tokens: slice) -> Tensor:
@@ -106,41 +115,71 @@ class Trajectory:
                 return self._signals[operand.signal].newest(operand.age)[:, tokens]
             if operand.signal == "probe":
                 return probe[:, tokens]
-            # Rounded like the older ones: else an unchanged probe would seem to have changed in bf16.
-            return probe[:, tokens] - x[:, tokens]
+            if operand.signal == "probe_residual":
+                # Rounded like the older ones: else an unchanged probe would seem to have changed in bf16.
+                return probe[:, tokens] - x[:, tokens]
+            return signals[operand.signal][:, tokens]
 
         fresh = [term for term in sums if term not in self._settled]
         values = self._settled | dict(zip(fresh, evaluate(fresh, read, like=x), strict=True))
         self._settled = {term: values[term] for term in values if all(o.is_settled for o in term.operands)}
         return torch.stack([values[term] for term in sums]) if sums else evaluate((), read, like=x)
 
-    def combine(self, coefficients: Sequence[float], x: Tensor, probe: Tensor) -> Tensor:
-        """Anchor + Σ cᵢ r₋ᵢ in the dtype of the anchor, added up in float32 at least.
+    def combine(self, coefficients: Sequence[float], x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
+        """Anchor + Σ cᵢ r₋ᵢ in the dtype of the anchor, or of the residuals without one, added up in float32 at least.
 
         Coefficients of opposite sign cancel, so adding up in bf16 would round larger numbers than the result.
         """
-        base = self._base(x, probe)
-        result = torch.empty_like(base)
-        for tokens in token_chunks(base):
-            total = base[:, tokens].to(torch.promote_types(base.dtype, torch.float32), copy=True)
+        base = self._base(x, probe, signals)
+        like = self._residuals.newest(1) if base is None else base
+        result = torch.empty_like(like)
+        for tokens in token_chunks(like):
+            wide = torch.promote_types(like.dtype, torch.float32)
+            if base is None:
+                total = torch.zeros_like(like[:, tokens], dtype=wide)
+            else:
+                total = base[:, tokens].to(wide, copy=True)
             for age, coefficient in enumerate(coefficients, start=1):
                 total.add_(self._residuals.newest(age)[:, tokens], alpha=coefficient)
             result[:, tokens] = total
         return result
 
-    def record_skipped(self, probe: Tensor) -> None:
+    def record_skipped(self, probe: Tensor, signals: Signals = NO_SIGNALS) -> None:
         """Remember what a skipped step has shown."""
-        if ring := self._signals["probe"]:
-            ring.next_slot(probe).copy_(probe)
+        for signal in STEP_SIGNALS:
+            if ring := self._signals[signal]:
+                shown = probe if signal == "probe" else signals[signal]
+                ring.next_slot(shown).copy_(shown)
 
-    def record_computed(self, x: Tensor, probe: Tensor, y: Tensor) -> None:
-        """Remember what a computed step has shown; ``y`` is the output of all blocks."""
-        self.record_skipped(probe)
+    def record_computed(self, x: Tensor, probe: Tensor, y: Tensor, signals: Signals = NO_SIGNALS) -> None:
+        """Remember what a computed step has shown.
+
+        Args:
+            y: output of all blocks, or the velocity if the anchor is of those.
+            signals: with the velocity, if a sum asks for it.
+        """
+        self.record_skipped(probe, signals)
         self._settled = {}
         if ring := self._signals["probe_residual"]:
             torch.sub(probe, x, out=ring.next_slot(probe))
+        if ring := self._signals["computed_latents"]:
+            ring.next_slot(signals["latents"]).copy_(signals["latents"])
+        if ring := self._signals["velocity"]:
+            ring.next_slot(signals["velocity"]).copy_(signals["velocity"])
         if self._residuals:
-            torch.sub(y, self._base(x, probe), out=self._residuals.next_slot(y))
+            base = self._base(x, probe, signals)
+            if base is None:
+                self._residuals.next_slot(y).copy_(y)
+            else:
+                torch.sub(y, base, out=self._residuals.next_slot(y if self._anchor != "latents" else base))
 
-    def _base(self, x: Tensor, probe: Tensor) -> Tensor:
-        return x if self._anchor == "input" else probe
+    def _base(self, x: Tensor, probe: Tensor, signals: Signals) -> Tensor | None:
+        match self._anchor:
+            case "input":
+                return x
+            case "probe":
+                return probe
+            case "latents":
+                return signals["latents"]
+            case "nothing":
+                return None

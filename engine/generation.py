@@ -25,6 +25,7 @@ from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
 from engine.guidance import BRANCHES, all_lanes, own_lanes
 from engine.loaded import LoadedModel
+from engine.models.published import published_names
 from engine.predictor import VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
@@ -63,8 +64,9 @@ class Generation:
         self._lanes = all_lanes(len(request.prompts), model.facts.num_branches(request.sampling.guidance))
         self._scheduler = model.parts.make_scheduler(model.scheduler_config, request.sampling, model.ranks.device)
         self._spans = split_steps(self._scheduler.timesteps, model.facts.boundary_timestep)
+        steps, names = request.sampling.steps, published_names(model.facts, request)
         self._controllers = [
-            Controller(model.config.cache, self._lanes, request.sampling.steps, expert.adapter.num_blocks, span)
+            Controller(model.config.cache, self._lanes, steps, expert.adapter.num_blocks, span, names)
             for expert, span in zip(model.experts, self._spans, strict=True)
         ]
         shape = model.facts.latents_shape(request.sampling.frames, request.sampling.height, request.sampling.width)

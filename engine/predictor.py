@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
+from dicache.sums import Signal
 from engine.guidance import combine, own_lanes
 from engine.models.adapter import Activations, Adapter
 from engine.timing import Stopwatch
 from parallel.agreement import Agreed, Agreement, Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from parallel.sharding import Shards, gather
+from parallel.sharding import Shards, gather, shard
 from parallel.weights import ShardedWeights
 
 
@@ -62,20 +63,21 @@ class VelocityPredictor:
         and the control word that all ranks agreed on."""
         controller, adapter = self._controller, self._adapter
         entering = self._embed(latents, timestep)
+        signals = {lane: self._signals(lane, latents, entering[lane]) for lane in self._own}
         probes = {}
         for lane in self._own:
             with self._stopwatch.lap((step.index, lane)):
                 probes[lane] = adapter.blocks(entering[lane], 0, controller.probe_blocks)
 
-        agreed, sums = self._agree(step, entering, probes, control)
+        agreed, sums = self._agree(step, entering, probes, signals, control)
         decisions = controller.decide(step, sums)
 
         velocities = {}
         for lane in self._own:
             with self._stopwatch.lap((step.index, lane)):
                 self._take_part(lane, decisions)
-                hidden_states = self._finish(lane, decisions[lane], entering.pop(lane), probes.pop(lane))
-                velocities[lane] = adapter.head(hidden_states)
+                shown = entering.pop(lane), probes.pop(lane), signals.pop(lane)
+                velocities[lane] = self._velocity(lane, decisions[lane], *shown)
         laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
         return combine(laid_out, self._guidance, self._ranks, self._meter), decisions, agreed.control
 
@@ -98,8 +100,26 @@ class VelocityPredictor:
             entering |= zip(lanes, embedded, strict=True)
         return entering
 
+    def _signals(self, lane: Lane, latents: Tensor, entering: Activations) -> dict[Signal, Tensor]:
+        """What the cache's method looks at besides the probe."""
+        signals: dict[Signal, Tensor] = {}
+        for name in self._controller.step_signals:
+            if name == "latents":
+                sample = self._adapter.finish(latents[lane.sample, None], self._conditions[lane])
+                signals[name] = shard(self._adapter.patchify(sample), self._shards)
+                continue
+            signal = self._adapter.signal(entering, name)
+            is_shared = name != "modulated_input"  # by all tokens: the rank with the first of them alone brings it
+            signals[name] = signal[:, :0] if is_shared and self._shards.start else signal
+        return signals
+
     def _agree(
-        self, step: Step, entering: Mapping[Lane, Activations], probes: Mapping[Lane, Activations], control: Control
+        self,
+        step: Step,
+        entering: Mapping[Lane, Activations],
+        probes: Mapping[Lane, Activations],
+        signals: Mapping[Lane, Mapping[Signal, Tensor]],
+        control: Control,
     ) -> tuple[Agreed, dict[Lane, tuple[float, ...]]]:
         """One collective for all lanes; lanes of other ranks contribute zeros here."""
         device = self._ranks.device
@@ -107,7 +127,7 @@ class VelocityPredictor:
         for lane in self._lanes:
             if lane in probes:
                 x, probe = entering[lane].hidden_states, probes[lane].hidden_states
-                partials.append(self._controller.partial_sums(step, lane, x, probe))
+                partials.append(self._controller.partial_sums(step, lane, x, probe, signals[lane]))
                 finite = finite & probe.sum(dtype=torch.float32).isfinite()
             else:
                 count = self._controller.num_sums(step, lane)
@@ -126,14 +146,29 @@ class VelocityPredictor:
             start += len(partial)
         return agreed, sums
 
-    def _finish(self, lane: Lane, decision: Decision, entering: Activations, probe: Activations) -> Activations:
-        """What leaves the last block: estimated, or computed from where the probe stopped."""
+    def _velocity(
+        self,
+        lane: Lane,
+        decision: Decision,
+        entering: Activations,
+        probe: Activations,
+        signals: dict[Signal, Tensor],
+    ) -> Tensor:
+        """Of each of this rank's tokens: estimated, or computed from where the probe stopped."""
         controller, adapter, x = self._controller, self._adapter, entering.hidden_states
         if decision.action == "skip":
-            return replace(probe, hidden_states=controller.estimate(lane, x, probe.hidden_states))
+            estimate = controller.estimate(lane, x, probe.hidden_states, signals)
+            if not controller.estimates_velocity:
+                return adapter.head(replace(probe, hidden_states=estimate))
+            if self._weights is not None:
+                adapter.head(probe)  # whose weights come from all ranks, and others may need them
+            return estimate.to(adapter.dtype)  # as computed ones are, which other ranks may send
         output: Activations = adapter.blocks(probe, controller.probe_blocks, adapter.num_blocks)
-        controller.record(lane, x, probe.hidden_states, output.hidden_states)
-        return output
+        velocity = adapter.head(output)
+        if controller.needs_velocity:
+            signals["velocity"] = velocity
+        controller.record(lane, x, probe.hidden_states, output.hidden_states, signals)
+        return velocity
 
     def _take_part(self, lane: Lane, decisions: Mapping[Lane, Decision]) -> None:
         """Where weights are shared out, a rank whose branch is skipped still has to give its parts of the blocks to

@@ -12,6 +12,7 @@ from engine.images import read_image
 from engine.layout import lay_out
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.loras import check_lora_files
+from engine.models.published import published_names
 from engine.models.single_files import check_single_files
 from engine.preflight_outputs import check_outputs
 from engine.request import GenerationRequest
@@ -124,11 +125,18 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     from engine.guidance import all_lanes
 
     lanes = all_lanes(len(request.prompts), facts.num_branches(request.sampling.guidance))
+    steps, names = request.sampling.steps, published_names(facts, request)
     try:
         for span in _spans(config, request, facts):
-            Controller(config.cache, lanes, request.sampling.steps, facts.num_layers, span)  # allocates nothing yet
+            controller = Controller(config.cache, lanes, steps, facts.num_layers, span, names)  # allocates nothing yet
     except ValueError as error:
         raise InvalidInput(str(error)) from None
+    for signal in controller.step_signals:
+        if signal not in ("latents", *facts.family.signals):
+            raise InvalidInput(
+                f"cache.signal is {signal}, which a {facts.family.name} model does not show: "
+                f"use {' or '.join(facts.family.signals)}."
+            )
 
 
 def _spans(config: Config, request: GenerationRequest, facts: ModelFacts) -> tuple[range, ...]:

@@ -5,10 +5,10 @@ python -m launch.reference > docs/configuration.md
 
 import json
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from engine.config import Config
 
@@ -31,17 +31,19 @@ def reference() -> str:
 
 
 def _rows(section: str, model: type[BaseModel]) -> Iterator[str]:
+    defaults: dict[str, Any] = {}  # some follow from those before
     for name, field in model.model_fields.items():
-        default = "required" if field.default is PydanticUndefined else f"`{_plain(field.default)}`"
+        default = "required"
+        if not field.is_required():
+            defaults[name] = field.get_default(call_default_factory=True, validated_data=defaults)
+            default = f"`{_plain(defaults[name])}`"
         yield f"| `{section}.{name}` | {_values(field.annotation)} | {default} | {field.description or ''} |"
 
 
 def _values(annotation: Any) -> str:
     """A type as a person would say it."""
     if isinstance(annotation, type):
-        return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "path"}.get(
-            annotation.__name__, "list of whole numbers"
-        )
+        return _TYPES[annotation]
     parts = get_args(annotation)
     if all(isinstance(part, str) for part in parts):
         return ", ".join(f"`{part}`" for part in parts)
@@ -49,8 +51,19 @@ def _values(annotation: Any) -> str:
         return "mapping of paths"
     if get_origin(annotation) is tuple:
         of_mappings = isinstance(parts[0], type) and issubclass(parts[0], BaseModel)
-        return "list of mappings" if of_mappings else "list of whole numbers"
+        return f"list of {'mapping' if of_mappings else _values(parts[0])}s"
+    if get_origin(annotation) is Annotated:
+        return _values(parts[0])
     return " or ".join("null" if part is type(None) else _values(part) for part in parts)
+
+
+_TYPES: dict[type, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+}
 
 
 def _plain(value: Any) -> str:

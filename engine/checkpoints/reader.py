@@ -71,14 +71,15 @@ def read_state(
 
 
 def _read_tokens(parts: Sequence[tuple[int, Any]], shards: Shards) -> Tensor:
-    """This rank's tokens, [1, local tokens, dim], out of parts that begin at the given tokens."""
+    """This rank's tokens, [1, local tokens, dim], out of parts that begin at the given tokens; what all tokens have in
+    common is kept as if it were the first one's alone."""
     start, stop = shards.start, shards.start + shards.length
     pieces = []
     for first, part in sorted(parts, key=lambda pair: pair[0]):
         last = first + part.get_shape()[1]
         if first < stop and start < last:
             pieces.append(part[:, max(start, first) - first : min(stop, last) - first])
-    return torch.cat(pieces, dim=1)
+    return torch.cat(pieces, dim=1) if pieces else parts[0][1][:, :0]
 
 
 def _longest(plains: Sequence[dict[str, Any]]) -> LaneSeconds:

@@ -105,7 +105,8 @@ def unpack(
 
 
 def _history(values: Mapping[str, Any]) -> History:
-    return History(**{**values, "computed": [Step(**step) for step in values["computed"]]})
+    computed = [Step(**step) for step in values["computed"]]
+    return History(**{**values, "lane": Lane(**values["lane"]), "computed": computed})
 
 
 def _pack(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:

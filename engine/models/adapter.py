@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dicache.sums import StepSignal
 from parallel.sharding import Shards
 
 
@@ -60,12 +61,27 @@ class Adapter(Protocol):
         """Run blocks ``start`` to ``stop - 1``."""
         ...
 
+    def signal(self, activations: Any, name: StepSignal) -> Tensor:
+        """What TeaCache looks at before block 0, one of those that the model's family names in ``signals``:
+
+        - ``timestep_embedding`` and ``timestep_modulation``, [1, 1, numbers], which all tokens have in common: the
+          timestep as the head and as the blocks get it, before the blocks add tables of their own;
+        - ``modulated_input``, [1, local tokens, dim]: the video's tokens, normed, shifted and scaled by the timestep
+          as attention of block 0 gets them.
+        """
+        ...
+
     def head(self, activations: Any) -> Tensor:
         """Velocity of each token: [1, local tokens, patch volume x channels]."""
         ...
 
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
         """Lay tokens [1, tokens, patch volume x channels] out as latents [1, channels, frames, height, width]."""
+        ...
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """The inverse of :meth:`unpatchify`: the numbers of the latents that each token stands for, in the order of
+        its velocity."""
         ...
 
     def finish(self, latents: Tensor, condition: Any) -> Tensor:

@@ -35,6 +35,7 @@ class Family:
     schedulers: tuple[str, ...] = ("unipc", "euler")
     max_text_tokens: int = 512
     shards_text_encoder: bool = True  # where weights are shared out; else the first rank has the whole of it
+    signals: tuple[str, ...] = ()  # of its adapters, see Adapter.signal
     lora_loader: str = ""  # class in diffusers.loaders that reads LoRA adapters; empty where there is none
     single_files: tuple[str, ...] = ()  # components that diffusers can convert from their original format
     # of each component the names under which its class is published, our own first; any will do where none is given
@@ -104,6 +105,7 @@ WAN = Family(
     "Wan",
     "engine.components.wan",
     _read_wan,
+    signals=("timestep_embedding", "timestep_modulation"),
     lora_loader="WanLoraLoaderMixin",
     single_files=("transformer", "transformer_2", "vae"),
     classes={
@@ -126,6 +128,7 @@ HUNYUAN_VIDEO = Family(
     shards_text_encoder=False,
     lora_loader="HunyuanVideoLoraLoaderMixin",
     single_files=("transformer",),
+    signals=("modulated_input",),
     needs=(("guidance_embeds", True), ("image_condition_type", None)),
     classes={
         "transformer": ("HunyuanVideoTransformer3DModel",),

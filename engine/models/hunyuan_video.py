@@ -8,13 +8,15 @@ of the first frame, with a time embedding of their own.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from diffusers import HunyuanVideoTransformer3DModel
 from torch import Tensor
 
+from dicache.sums import StepSignal
 from engine.models.adapter import Activations
-from engine.models.patches import join_patches, mark_first_frame, token_grid
+from engine.models.patches import join_patches, mark_first_frame, split_patches, token_grid
 from parallel.joint import shard_text
 from parallel.sharding import Shards, plan_text_shards, shard
 
@@ -125,6 +127,15 @@ class HunyuanVideoAdapter:
             )
         return replace(activations, hidden_states=hidden_states, text=text)
 
+    def signal(self, activations: HunyuanVideoActivations, name: StepSignal) -> Tensor:
+        given: dict[str, Any] = {}
+        if activations.given_embedding is not None:
+            given["token_replace_emb"] = activations.given_embedding
+            given["first_frame_num_tokens"] = activations.given_tokens
+        norm = self._blocks[0].norm1
+        normed: Tensor = norm(activations.hidden_states, emb=activations.timestep_embedding, **given)[0]
+        return normed
+
     def head(self, activations: HunyuanVideoActivations) -> Tensor:
         model = self.transformer
         velocity: Tensor = model.proj_out(model.norm_out(activations.hidden_states, activations.timestep_embedding))
@@ -134,6 +145,9 @@ class HunyuanVideoAdapter:
 
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
         return join_patches(tokens, latents_shape, self.transformer.config)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        return split_patches(latents, self.transformer.config)
 
     def finish(self, latents: Tensor, condition: Condition) -> Tensor:
         if self.transformer.config.image_condition_type != "token_replace" or condition.image_latents is None:

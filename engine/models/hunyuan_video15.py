@@ -8,8 +8,9 @@ import torch
 from diffusers import HunyuanVideo15Transformer3DModel
 from torch import Tensor
 
+from dicache.sums import StepSignal
 from engine.models.adapter import Activations
-from engine.models.patches import join_patches, mark_first_frame, token_grid
+from engine.models.patches import join_patches, mark_first_frame, split_patches, token_grid
 from parallel.joint import shard_text
 from parallel.sharding import Shards, plan_text_shards, shard
 
@@ -99,6 +100,12 @@ class HunyuanVideo15Adapter:
             hidden_states, text = block(hidden_states, text, activations.timestep_embedding, mask, condition.rotary)
         return replace(activations, hidden_states=hidden_states, text=text)
 
+    def signal(self, activations: HunyuanVideo15Activations, name: StepSignal) -> Tensor:
+        normed: Tensor = self.transformer.transformer_blocks[0].norm1(
+            activations.hidden_states, emb=activations.timestep_embedding
+        )[0]
+        return normed
+
     def head(self, activations: HunyuanVideo15Activations) -> Tensor:
         model = self.transformer
         velocity: Tensor = model.proj_out(model.norm_out(activations.hidden_states, activations.timestep_embedding))
@@ -110,6 +117,9 @@ class HunyuanVideo15Adapter:
     def finish(self, latents: Tensor, condition: Condition) -> Tensor:
         """As they are: every frame is denoised, the first beside its image."""
         return latents
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        return split_patches(latents, self.transformer.config)
 
     def _condition(
         self, lane: Mapping[str, Tensor], latents: Tensor, rotary: tuple[Tensor, Tensor], shards: Shards

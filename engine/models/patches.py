@@ -24,6 +24,14 @@ def join_patches(tokens: Tensor, latents_shape: torch.Size, config: Any) -> Tens
     return patches.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
+def split_patches(latents: Tensor, config: Any) -> Tensor:
+    """[1, channels, frames, height, width] → [1, tokens, channels x patch volume]: undoes :func:`join_patches`."""
+    split = latents
+    for dim, size in zip((2, 4, 6), (config.patch_size_t, config.patch_size, config.patch_size), strict=True):
+        split = split.unflatten(dim, (-1, size))  # in the end channels, then grid and patch of each axis
+    return split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+
+
 def mark_first_frame(image_latents: Tensor, frames: int) -> Tensor:
     """What stands beside noisy latents whose first frame is given: its latents and a channel of ones, then zeros.
 

@@ -16,6 +16,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
+from dicache.sums import StepSignal
 from engine.models.adapter import Activations
 from parallel.sharding import Shards, shard
 
@@ -37,11 +38,13 @@ class Condition:
 @dataclass(frozen=True)
 class WanActivations(Activations):
     """Beside the hidden states: timestep_embedding [1, dim], and the blocks' shifts, scales and gates [1, 6, dim].
-    Where tokens have timesteps of their own: [1, local tokens, dim] and [1, local tokens, 6, dim]."""
+    Where tokens have timesteps of their own: [1, local tokens, dim] and [1, local tokens, 6, dim]. exact_embedding is
+    timestep_embedding before it was rounded to the blocks' dtype."""
 
     condition: Condition
     timestep_embedding: Tensor
     modulation: Tensor
+    exact_embedding: Tensor
 
 
 class WanAdapter:
@@ -96,9 +99,12 @@ class WanAdapter:
         embedder = model.condition_embedder
         frequencies = embedder.timesteps_proj(timesteps.flatten()).unflatten(0, timesteps.shape)
         time_dtype = next(iter(embedder.time_embedder.parameters())).dtype  # kept in float32 by diffusers
-        timestep_embedding = embedder.time_embedder(frequencies.to(time_dtype)).to(self.dtype)
+        exact = embedder.time_embedder(frequencies.to(time_dtype))
+        timestep_embedding = exact.to(self.dtype)
         modulation = embedder.time_proj(embedder.act_fn(timestep_embedding)).unflatten(-1, (6, -1))
-        return [WanActivations(hidden_states, condition, timestep_embedding, modulation) for condition in conditions]
+        return [
+            WanActivations(hidden_states, condition, timestep_embedding, modulation, exact) for condition in conditions
+        ]
 
     def _timesteps(self, timestep: Tensor, image: Condition, latents_shape: torch.Size, shards: Shards) -> Tensor:
         """[1], or [1, local tokens] where the first frame is given: its tokens hold no noise.
@@ -118,6 +124,11 @@ class WanAdapter:
             hidden_states = block(hidden_states, condition.text, activations.modulation, condition.rotary)
         return replace(activations, hidden_states=hidden_states)
 
+    def signal(self, activations: WanActivations, name: StepSignal) -> Tensor:
+        """As :meth:`Adapter.signal`, where all tokens are at one timestep."""
+        shared = activations.exact_embedding if name == "timestep_embedding" else activations.modulation
+        return shared.reshape(1, 1, -1)
+
     def head(self, activations: WanActivations) -> Tensor:
         model, hidden_states = self.transformer, activations.hidden_states
         shift, scale = (model.scale_shift_table + activations.timestep_embedding.unsqueeze(-2)).unbind(dim=-2)
@@ -129,6 +140,12 @@ class WanAdapter:
         frames, height, width = self._grid(latents_shape)
         patches = tokens.reshape(1, frames, height, width, *self.transformer.config.patch_size, -1)
         return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        split = latents
+        for dim, size in zip((2, 4, 6), self.transformer.config.patch_size, strict=True):
+            split = split.unflatten(dim, (-1, size))  # in the end channels, then grid and patch of each axis
+        return split.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
 
     def finish(self, latents: Tensor, condition: Condition) -> Tensor:
         if condition.first_frame is None:

@@ -4,6 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from dicache.config import CacheConfig
+from dicache.controller import Controller
+from dicache.steps import Lane
+from tests.dicache.toy import drive
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,21 @@ from dicache.config import CacheConfig
         {"method": "teleport"},
         {"method": "none", "replay": "run.json"},
         {"thresold": 0.2},
+        {"gate": "guess"},
+        {"anchor": "output"},
+        {"warmup_steps": -1},
+        {"order": 0},
+        {"order": 3},
+        {"clock": "wall"},
+        {"contraction": 0.0},
+        {"shrinkage": 0.0},
+        {"differences": 3},
+        {"ratios": ()},
+        {"ratios": (1.0, 0.0)},
+        {"ratios": (1.0, float("nan"))},
+        {"polynomial": ()},
+        {"polynomial": (float("inf"),)},
+        {"signal": "noise"},
     ],
 )
 def test_bad_settings_are_refused(bad):
@@ -58,3 +76,127 @@ def test_a_configuration_is_frozen():
 def test_gamma_range_is_refused_with_its_numbers():
     with pytest.raises(ValidationError, match=r"cache\.gamma_max is 1\.2, which is below cache\.gamma_min 1\.5"):
         CacheConfig(gamma_min=1.5, gamma_max=1.2)
+
+
+def test_what_is_left_out_is_as_its_authors_publish_it():
+    def of(method, **given):
+        config = CacheConfig(method=method, **given)
+        warmup = config.warmup_ratio if config.warmup_steps is None else config.warmup_steps
+        return config.threshold, warmup, config.max_consecutive_skips, config.force_last
+
+    assert of("fbcache") == (0.05, 0.0, None, False)
+    assert of("magcache") == (0.12, 0.2, 2, False)
+    assert of("teacache") == (0.1, 1, None, True)
+    assert of("teacache", use_ret_steps=True) == (0.1, 5, None, False)
+    assert of("easycache") == (0.05, 10, None, True)
+    assert of("dicache", gate="magcache") == (0.12, 0.2, 2, False), "thresholds belong to the gate"
+    assert of("easycache", gate="magcache") == (0.12, 0.2, 2, False)
+    assert of("taylorseer", gate="interval") == of("taylorseer") == (0.2, 3, None, False)
+    assert CacheConfig(method="hicache", gate="easycache").order == 2, "the order belongs to the estimator"
+    assert of("easycache", threshold=0.1, warmup_ratio=0.5, force_last=False) == (0.1, 0.5, None, False)
+    assert of("easycache", warmup_ratio=0.5, warmup_steps=3)[1] == 3
+    series = {m: CacheConfig(method=m) for m in ("taylorseer", "hicache", "abcache", "foca")}
+    assert {m: (c.interval, c.warmup_steps, c.order) for m, c in series.items()} == {
+        "taylorseer": (5, 3, 1),
+        "hicache": (5, 3, 2),
+        "abcache": (6, 5, 1),
+        "foca": (5, 3, 1),
+    }
+
+
+def test_a_gate_and_an_estimator_take_the_place_of_the_methods_own():
+    assert (CacheConfig().gate_name, CacheConfig().estimator_name) == ("probe", "alignment")
+    mixed = CacheConfig(method="magcache", estimator="ridge")
+    assert (mixed.gate_name, mixed.estimator_name) == ("magcache", "ridge")
+    mixed = CacheConfig(method="taylorseer", gate="easycache")
+    assert (mixed.gate_name, mixed.estimator_name) == ("easycache", "taylor")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"gate": "list"}, r"cache\.gate is list, but there is no list: give cache\.compute_steps"),
+        (
+            {"method": "teacache", "polynomial": (1.0, 0.0)},
+            r"cache\.polynomial is \(1\.0, 0\.0\), but cache\.signal is left out",
+        ),
+        (
+            {"method": "teacache", "signal": "modulated_input"},
+            r"cache\.signal is modulated_input, but cache\.polynomial is left out",
+        ),
+        ({"method": "easycache", "decide": "per_branch"}, r"cache\.decide is per_branch, but easycache decides"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_its_values(given, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        CacheConfig(**given)
+    CacheConfig(**given | {"method": "none"})  # where nothing is skipped, it is ignored
+
+
+def controller(names, /, **given):
+    return Controller(CacheConfig(**given), [Lane(0, "cond")], 50, 3, published=names)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "sentence"),
+    [
+        (
+            {"method": "magcache"},
+            (),
+            r"The gate of the cache is magcache, whose tables are published for Wan2\.1-T2V-1\.3B, .*Video-720p, "
+            r"and this model is none of these: use the method dicache, .* or give cache\.ratios of your own",
+        ),
+        (
+            {"method": "teacache"},
+            ("Wan2.2-T2V-A14B",),
+            r"teacache, whose polynomials are published for Wan2\.1-T2V-1\.3B.* or give cache\.polynomial of your own",
+        ),
+        ({"method": "teacache", "use_ret_steps": True}, ("HunyuanVideo",), r"and this model is none of these"),
+        (
+            {"method": "magcache"},
+            ("Wan2.1-I2V-14B-480P", "Wan2.1-I2V-14B-720P"),
+            r"cache\.published is left out, but magcache has different tables for Wan2\.1-I2V-14B-480P and "
+            r"Wan2\.1-I2V-14B-720P, and this model may be either: name one",
+        ),
+        (
+            {"method": "magcache", "published": "Wan2.1-T2V-14B"},
+            ("Wan2.1-T2V-1.3B",),
+            r"cache\.published is 'Wan2\.1-T2V-14B', for which magcache has no tables that fit this model: "
+            r"use Wan2\.1-T2V-1\.3B",
+        ),
+        (
+            {"method": "magcache", "published": "Wan2.1-T2V-14B"},
+            (),
+            r"fit this model: leave it out and give cache\.ratios of your own",
+        ),
+    ],
+)
+def test_numbers_that_were_published_for_another_model_are_refused(given, names, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        controller(names, **given)
+    controller(names, **given | {"method": "dicache"})
+
+
+def test_numbers_that_were_published_for_this_model_are_found():
+    names = ("Wan2.1-I2V-14B-480P", "Wan2.1-I2V-14B-720P")
+    for method in ("teacache", "magcache"):
+        controller(names, method=method, published=names[1])
+        controller(("HunyuanVideo", "HunyuanVideo-544p"), method=method)
+    assert controller(("HunyuanVideo",), method="teacache").step_signals == ("modulated_input",)
+    assert controller(("Wan2.1-T2V-14B",), method="teacache").step_signals == ("timestep_embedding",)
+    retention = controller(("Wan2.1-T2V-14B",), method="teacache", use_ret_steps=True)
+    assert retention.step_signals == ("timestep_modulation",)
+
+
+def test_an_interval_is_counted_from_the_end_of_the_warm_up():
+    """TaylorSeer computes the first steps, and then every n-th after the last of them."""
+
+    def actions(**given):
+        return drive(CacheConfig(method="interval", **given), num_steps=12).actions()
+
+    assert actions(interval=4) == "cssscssscsss"
+    assert actions(interval=4, warmup_steps=1) == "wssscssscsss"
+    assert actions(interval=4, warmup_steps=3) == "wwwssscssscs"
+    assert actions(interval=4, warmup_ratio=0.25) == "wwwssscssscs"
+    assert actions(interval=4, warmup_steps=99) == "w" * 12
+    assert actions(gate="list", compute_steps=(0, 5), warmup_steps=3) == "cssss" + "cssssss", "a list is exact"

@@ -17,7 +17,7 @@ AT = ("compute", "skip")  # what cache.at_threshold may say
 
 
 def two_computed():
-    return History(computed=STEPS[:2], num_steps=2)
+    return History(COND, computed=STEPS[:2], num_steps=2)
 
 
 def test_relative_change_without_a_denominator():

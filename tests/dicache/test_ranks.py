@@ -12,10 +12,26 @@ CONFIGS = [
     CacheConfig(threshold=0.25, decide="per_branch", probe_depth=2),
     CacheConfig(method="fbcache", threshold=0.2),
     CacheConfig(method="interval", interval=3, estimator="taylor"),
+    CacheConfig(
+        method="teacache",
+        threshold=1.0,
+        polynomial=(2.0, 0.5, 0.01),
+        signal="modulated_input",
+        decide="per_branch",
+        estimator="projection",
+    ),
+    CacheConfig(method="teacache", threshold=0.5, polynomial=(2.0, 0.5, 0.01), signal="timestep_embedding"),
+    CacheConfig(method="magcache", ratios=(1.0, 0.98, 0.95), estimator="ridge"),
+    CacheConfig(method="easycache", threshold=0.4, warmup_steps=3),
+    CacheConfig(method="taylorseer", interval=3, order=2, clock="sigma"),
+    CacheConfig(method="hicache", interval=4),
+    CacheConfig(method="abcache", interval=3),
+    CacheConfig(method="foca", interval=5),
+    CacheConfig(gate="first_block", threshold=0.2, estimator="alignment"),
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.method}-{c.decide}")
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.method}-{c.gate_name}-{c.decide}-{c.estimator_name}")
 @pytest.mark.parametrize("ranks", [2, 3, 4, 7, TOKENS + 2])
 def test_a_split_changes_nothing(config, ranks):
     """TOKENS is prime, so no rank count divides it; with TOKENS + 2 ranks two of them hold no token."""
@@ -27,6 +43,8 @@ def test_a_split_changes_nothing(config, ranks):
                 expected = getattr(alone[lane], name)
                 # the summands are equal, only the order of adding them differs: float64 rounding
                 assert getattr(together[lane], name) == (expected and pytest.approx(expected, rel=1e-12))
+            assert together[lane].coefficients == pytest.approx(alone[lane].coefficients, rel=1e-9, abs=1e-9)
+    assert {"s", "c"} <= set(one.actions()), "the case must skip and compute to show anything"
     for alone, together in zip(one.outputs, many.outputs, strict=True):
         for lane in (COND, UNCOND):
             torch.testing.assert_close(together[lane], alone[lane], rtol=1e-6, atol=1e-6)

@@ -29,7 +29,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("method", ["dicache", "fbcache"])
 @pytest.mark.parametrize("decide", ["together", "per_branch"])
 def test_a_replay_repeats_actions_and_outputs(path, method, decide):
-    config = CacheConfig(method=method, threshold=0.25, decide=decide, max_consecutive_skips=4)
+    config = CacheConfig(method=method, threshold=0.25, warmup_ratio=0.2, decide=decide, max_consecutive_skips=4)
     recorded = drive(config)
     assert {"w", "c", "s"} == set(recorded.actions())
     path.write_text(json.dumps(report(recorded, drop_sample=True)))

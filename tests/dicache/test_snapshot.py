@@ -15,6 +15,13 @@ CONFIGS = {
     "per branch": CacheConfig(threshold=0.4, decide="per_branch", max_consecutive_skips=2),
     "fbcache": CacheConfig(method="fbcache", threshold=0.3),
     "interval": CacheConfig(method="interval", interval=3, estimator="taylor"),
+    "teacache": CacheConfig(
+        method="teacache", threshold=0.5, polynomial=(2.0, 0.5, 0.01), signal="timestep_embedding", warmup_steps=3
+    ),
+    "magcache": CacheConfig(method="magcache", ratios=(1.0, 0.98, 0.95), estimator="ridge"),
+    "easycache": CacheConfig(method="easycache", threshold=0.4, warmup_steps=3),
+    "taylorseer": CacheConfig(method="taylorseer", interval=3, order=2),
+    "foca": CacheConfig(method="foca", interval=5),
     "none": CacheConfig(method="none"),
 }
 

@@ -15,7 +15,7 @@ METHODS = {
     "dicache": CacheConfig(threshold=0.25),
     "per branch": CacheConfig(threshold=0.25, decide="per_branch"),
     "no warm-up": CacheConfig(threshold=0.25, warmup_ratio=0.0, max_consecutive_skips=3),
-    "fbcache": CacheConfig(method="fbcache", threshold=0.2),
+    "fbcache": CacheConfig(method="fbcache", threshold=0.2, warmup_ratio=0.2),
     "interval": CacheConfig(method="interval", interval=3),
     "taylor": CacheConfig(method="interval", interval=4, estimator="taylor"),
 }

@@ -16,7 +16,7 @@ from dicache.controller import Controller, Decision, Lane, Step
 
 COND, UNCOND = Lane(0, "cond"), Lane(0, "uncond")
 NUM_BLOCKS = 3
-TOKENS, DIM = 13, 6
+TOKENS, DIM, LATENT_DIM = 13, 6, 4
 
 
 def steps(num_steps: int) -> list[Step]:
@@ -38,11 +38,27 @@ def inputs(lane: Lane, step: Step, dtype: torch.dtype = torch.float32) -> Tensor
     return (start + speed * time * end + 0.3 * torch.sin(7 * time + bend)).to(dtype)
 
 
+def head(hidden: Tensor) -> Tensor:
+    """The velocity of each token, [1, tokens, LATENT_DIM]."""
+    return torch.tanh(hidden[..., :LATENT_DIM]) - 0.3 * hidden[..., -LATENT_DIM:]
+
+
+def signal(name: str, step: Step, x: Tensor, is_first: bool = True) -> Tensor:
+    """What an engine would show besides the probe, of the tokens that ``x`` holds."""
+    if name == "latents":
+        return x[..., :LATENT_DIM].float()
+    frequencies = torch.arange(1, DIM + 1) * (1 if name == "timestep_embedding" else 1.7)
+    time = 2 + torch.sin(frequencies * step.sigma)[None, None]
+    if name == "modulated_input":
+        return x * time
+    return time if is_first else time[:, :0]  # all tokens have it in common, so the first rank alone brings it
+
+
 @dataclass
 class Run:
     decisions: list[dict[Lane, Decision]]
     outputs: list[dict[Lane, Tensor]]
-    """Of all tokens, whichever rank held them."""
+    """Of all blocks, or velocities if the method estimates those; of all tokens, whichever rank held them."""
     controllers: list[Controller]
 
     def actions(self, lane: Lane = COND) -> str:
@@ -61,9 +77,12 @@ def drive(
     dtype: torch.dtype = torch.float32,
     source: Callable[[Lane, Step], Tensor] | None = None,
     tamper: Callable[[Step, Mapping[Lane, list[float]]], Mapping[Lane, list[float]]] | None = None,
+    published: Sequence[str] = (),
 ) -> Run:
     """Run the toy transformer through one controller per simulated rank, from step 0 or over ``span``."""
-    controllers = controllers or [Controller(config, lanes, num_steps, NUM_BLOCKS, span) for _ in range(ranks)]
+    controllers = controllers or [
+        Controller(config, lanes, num_steps, NUM_BLOCKS, span, published) for _ in range(ranks)
+    ]
     run = Run([], [], controllers)
     for step in (steps(num_steps)[index] for index in span or range(num_steps)[:until]):
         shards = {}
@@ -76,8 +95,9 @@ def drive(
                 probe = tokens
                 for index in range(controller.probe_blocks):
                     probe = block(probe, index)
-                shards[rank, lane] = tokens, probe
-                partial = controller.partial_sums(step, lane, tokens, probe)
+                shown = {name: signal(name, step, tokens, rank == 0) for name in controller.step_signals}
+                shards[rank, lane] = tokens, probe, shown
+                partial = controller.partial_sums(step, lane, tokens, probe, *([shown] if shown else []))
                 assert partial.dtype == torch.float64
                 sums[lane] = [a + b for a, b in zip(sums[lane], partial.tolist(), strict=True)]
         if tamper:
@@ -85,15 +105,18 @@ def drive(
         verdicts = [controller.decide(step, sums) for controller in controllers]
         assert all(verdict == verdicts[0] for verdict in verdicts)
         outputs: dict[Lane, list[Tensor]] = {lane: [] for lane in lanes}
-        for (rank, lane), (tokens, probe) in shards.items():
+        for (rank, lane), (tokens, probe, shown) in shards.items():
             controller = controllers[rank]
             if verdicts[rank][lane].action == "skip":
-                y = controller.estimate(lane, tokens, probe)
+                y = controller.estimate(lane, tokens, probe, *([shown] if shown else []))
             else:
                 y = probe
                 for index in range(controller.probe_blocks, NUM_BLOCKS):
                     y = block(y, index)
-                controller.record(lane, tokens, probe, y)
+                if controller.needs_velocity:
+                    shown["velocity"] = head(y)
+                controller.record(lane, tokens, probe, y, *([shown] if shown else []))
+                y = head(y) if controller.estimates_velocity else y
             outputs[lane].append(y)
         run.decisions.append(verdicts[0])
         run.outputs.append({lane: torch.cat(parts, dim=1) for lane, parts in outputs.items()})
