@@ -1,6 +1,7 @@
 """One denoise step's velocity: embed, shard, probe, agree, resume or estimate, head, gather, guide."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -108,9 +109,13 @@ class VelocityPredictor:
                 sample = self._adapter.finish(latents[lane.sample, None], self._conditions[lane])
                 signals[name] = shard(self._adapter.patchify(sample), self._shards)
                 continue
-            signal = self._adapter.signal(entering, name)
-            is_shared = name != "modulated_input"  # by all tokens: the rank with the first of them alone brings it
-            signals[name] = signal[:, :0] if is_shared and self._shards.start else signal
+            if name == "modulated_input":
+                with self._weights.gathered(0) if self._weights else nullcontext():
+                    signals[name] = self._adapter.signal(entering, name)
+                continue
+            shared = self._adapter.signal(entering, name)
+            # all tokens have it in common, so the rank with the first of them alone brings it
+            signals[name] = shared[:, :0] if self._shards.start else shared
         return signals
 
     def _agree(

@@ -50,6 +50,13 @@ class ShardedWeights:
             block.unshard()
             block.reshard()
 
+    @contextmanager
+    def gathered(self, number: int) -> Iterator[None]:
+        """Layers of a block may run by themselves inside, on all ranks of the replica."""
+        self.blocks[number].unshard()
+        yield
+        self.blocks[number].reshard()
+
 
 def shard_pieces(module: nn.Module, ranks: Ranks) -> ShardedWeights:
     """Shard a module whose blocks and layers are run one by one, never its own forward pass.

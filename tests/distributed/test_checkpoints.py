@@ -20,6 +20,7 @@ CACHES = {
     "dicache": ("cache.threshold=0.1", "cache.decide=per_branch"),
     "taylor": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor"),
     "fbcache": ("cache.method=fbcache", "cache.threshold=0.2"),
+    "easycache": ("cache.method=easycache", "cache.threshold=0.2"),
 }
 
 

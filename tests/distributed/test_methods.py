@@ -1,0 +1,143 @@
+"""I1 and I2 for every gate and estimator in the whole engine: equal decisions and videos on one, two and three ranks,
+and on ranks that hold a part of the weights. What a method needs of the ranks is one collective a step at most."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import Config
+from engine.engine import Engine, Result
+from engine.loaded import load_model
+from engine.progress import Progress
+from engine.request import make_request
+from parallel.degrees import Degrees
+from parallel.ranks import Ranks
+from tests.checkpoints import write_published_wan
+from tests.conftest import PROMPT, tiny_config
+from tests.distributed.gang import Gang
+from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
+
+METHODS = {
+    "ridge": ("method=dicache", "threshold=1.2", "estimator=ridge"),
+    "projection on velocities": ("method=dicache", "threshold=1.2", "estimator=projection", "anchor=latents"),
+    "per branch": ("method=dicache", "threshold=1.027", "anchor=nothing", "decide=per_branch"),
+    "teacache": ("method=teacache", "threshold=1.7", "polynomial=[1.0,0.0]", "signal=timestep_embedding"),
+    "retention": (
+        "method=teacache",
+        "threshold=1.6",
+        "polynomial=[1.0,0.0]",
+        "signal=timestep_modulation",
+        "use_ret_steps=true",
+        "estimator=alignment",
+    ),
+    "magcache": ("method=magcache", "ratios=[1.0,0.97,0.93]"),
+    "easycache": ("method=easycache", "threshold=2.0", "warmup_steps=2"),
+    "taylorseer": ("method=taylorseer", "interval=3", "order=2"),
+    "hicache": ("method=hicache", "interval=3"),
+    "abcache": ("method=abcache", "interval=3"),
+    "foca": ("method=foca", "interval=4"),
+}
+WITHOUT_DATA = ("magcache", "taylorseer", "hicache", "abcache", "foca")
+LAYOUTS = {
+    "ring3": (Degrees(ring=3), (17, 64, 64)),  # 80 tokens
+    "ulysses2": (Degrees(ulysses=2), (17, 48, 80)),  # 75
+    "cfg2": (Degrees(cfg=2), (17, 48, 80)),
+}
+
+
+@pytest.fixture(scope="module")
+def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_published_wan(tmp_path_factory.mktemp("wan"), "Wan2.1-T2V-14B")
+
+
+def configured(model: Path, size: tuple[int, int, int], cache: tuple[str, ...], *others: str) -> Config:
+    sampling = [f"sampling.{name}={value}" for name, value in zip(("frames", "height", "width"), size, strict=True)]
+    return tiny_config(f"model.path={model}", *sampling, *(f"cache.{setting}" for setting in cache), *others)
+
+
+def generate(ranks: Ranks, configs: list[Config]) -> list[Result]:
+    """One request for each configuration, on one loaded model."""
+    model = load_model(configs[0], ranks)
+    engines = [(Engine(replace(model, config=config), Progress()), config) for config in configs]
+    return [engine.generate(make_request([PROMPT], "", 7, config.sampling)) for engine, config in engines]
+
+
+@pytest.fixture(scope="module")
+def results(gang: Gang, wan: Path) -> Callable[[str], tuple[list[Result], list[list[Result]]]]:
+    """The results of all methods on one rank, and those of every rank of a layout."""
+
+    @functools.cache
+    def of(layout: str) -> tuple[list[Result], list[list[Result]]]:
+        degrees, size = LAYOUTS[layout]
+        configs = [configured(wan, size, cache) for cache in METHODS.values()]
+        return generate(Ranks(), configs), gang.run(generate, degrees, configs, timeout_seconds=100)
+
+    return of
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_same_schedule_and_latents_as_one_rank(
+    results: Callable[[str], tuple[list[Result], list[list[Result]]]], layout: str, method: str
+) -> None:
+    alone, by_rank = results(layout)
+    number = list(METHODS).index(method)
+    expected, shared = alone[number], [of_rank[number] for of_rank in by_rank]
+    assert expected.report and shared[0].report
+    rows, ours = expected.report["steps"], shared[0].report["steps"]
+    assert [(r["step"], r["branch"], r["action"]) for r in ours] == [
+        (r["step"], r["branch"], r["action"]) for r in rows
+    ]
+    assert {"skip", "compute"} <= {row["action"] for row in rows}, "the case must skip and compute to show anything"
+    for row, reference in zip(ours, rows, strict=True):
+        for name in ("indicator", "accumulated", "gamma"):
+            expected_number = reference[name]
+            assert row[name] == (
+                None if expected_number is None else pytest.approx(expected_number, rel=1e-4, abs=1e-6)
+            )
+    for result in shared:
+        assert torch.equal(result.latents, shared[0].latents), "every rank must hold the same latents"
+    difference = (shared[0].latents - expected.latents).abs().max() / expected.latents.abs().max()
+    assert difference < 1e-5
+    totals = shared[0].report["totals"]
+    steps, peers = 12, LAYOUTS[layout][0].world_size - 1
+    agreed = totals["collective_bytes_by_kind"]["agreement"] // (8 * peers) - 4 * steps
+    assert (agreed == 0) == (method in WITHOUT_DATA), "numbers beyond the four that the ranks always agree on"
+    if layout == "ulysses2":
+        assert totals["cache_bytes_per_rank"] * 2 >= expected.report["totals"]["cache_bytes_per_rank"]
+        assert totals["cache_bytes_per_rank"] < 0.6 * expected.report["totals"]["cache_bytes_per_rank"]
+
+
+def generate_both(ranks: Ranks, config: Config) -> tuple[Result, Result]:
+    parts = config.model_copy(update={"parallel": config.parallel.model_copy(update={"shard_weights": True})})
+    return generate(ranks, [config])[0], generate(ranks, [parts])[0]
+
+
+def test_a_head_that_one_rank_skips_and_another_runs(gang: Gang, wan: Path) -> None:
+    """Its weights come from both ranks, so that one that skipped it would leave the other waiting."""
+    config = configured(wan, (17, 48, 80), METHODS["per branch"])
+    pairs = gang.run(generate_both, Degrees(cfg=2), config)
+    for whole, parts in pairs:
+        assert (whole.latents - parts.latents).abs().max() < 1e-5 * whole.latents.abs().max()
+    by_step: dict[int, set[str]] = {}
+    for row in (pairs[0][1].report or {})["steps"]:
+        by_step.setdefault(row["step"], set()).add(row["action"])
+    assert any(actions == {"skip", "compute"} for actions in by_step.values()), "the branches must differ somewhere"
+
+
+def test_a_signal_from_inside_a_block_whose_weights_are_shared_out(gang: Gang, tmp_path: Path) -> None:
+    """TeaCache on HunyuanVideo, whose signal is of the tokens that each rank holds: 45, which two do not divide."""
+    model = write_hunyuan_checkpoint(tmp_path / "HunyuanVideo")
+    others = ["sampling.scheduler=euler", "sampling.max_sequence_length=256", "sampling.steps=10"]
+    cache = ("method=teacache", "threshold=0.5", "polynomial=[1.0,0.0]", "signal=modulated_input")
+    config = configured(model, (9, 48, 80), cache, *others)
+    (alone,) = generate(Ranks(), [config])
+    for whole, parts in gang.run(generate_both, Degrees(ulysses=2), config):
+        for result in (whole, parts):
+            assert (result.latents - alone.latents).abs().max() < 1e-5 * alone.latents.abs().max()
+    assert alone.report
+    assert {"skip", "compute"} <= {row["action"] for row in alone.report["steps"]}
