@@ -15,6 +15,8 @@ from launch.console import make_console
 from parallel.degrees import Degrees
 
 RANKS = (1, 8)
+TABLED = ("teacache", "magcache")
+"""Methods that need numbers of the model, and run where their authors publish them."""
 
 
 def print_models(stream: IO[str]) -> None:
@@ -27,7 +29,7 @@ def print_models(stream: IO[str]) -> None:
         table.add_column(name, overflow="fold", justify="right" if name.startswith("GB") else "left")
     for model in CATALOG:
         table.add_row(
-            Text.assemble((model.name, "bold"), f"\nconfigs/{model.recipe}"),
+            Text.assemble((model.name, "bold"), f"\n{model.recipe}"),
             "\n".join(model.tasks),
             f" {times} ".join(map(str, model.video)),
             " ".join(map(str, ulysses_degrees(model))),
@@ -42,11 +44,13 @@ def print_models(stream: IO[str]) -> None:
 
 def notes() -> list[tuple[str, str]]:
     """What holds for all models, as (label, text) pairs."""
-    sharing = sorted({model.facts.family.name for model in CATALOG if model.facts.family.shards_weights})
+    methods = get_args(CacheConfig.model_fields["method"].annotation)
     return [
+        ("recipes", "are in configs/"),
         ("layouts", "data and ring take any number of ranks; parallel: auto chooses"),
-        ("weights", f"parallel.shard_weights shares them out over the ranks of a replica ({', '.join(sharing)})"),
-        ("cache", ", ".join(get_args(CacheConfig.model_fields["method"].annotation)) + " for all of them"),
+        ("weights", "parallel.shard_weights shares them out over the ranks of a replica"),
+        ("cache", ", ".join(method for method in methods if method not in TABLED) + " for all of them"),
+        ("", f"{' and '.join(TABLED)} for those with published numbers: docs/models.md"),
         ("memory", "on each GPU, computed for the recipe's video in bfloat16 with dicache: docs/models.md"),
     ]
 

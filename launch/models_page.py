@@ -9,10 +9,15 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
+from dicache.config import CacheConfig
+from dicache.magnitudes import TABLES
+from dicache.polynomials import POLYNOMIALS
 from engine import memory
 from engine.memory import num_branches
 from engine.models.catalog import CATALOG, PublishedModel
+from engine.models.published import published_name
 from launch.models import gigabytes, ulysses_degrees
 
 RECIPES = Path(__file__).parents[1] / "configs"
@@ -61,7 +66,7 @@ def models_page() -> str:
 
 
 def _memory_row(model: PublishedModel) -> str:
-    shared = str(gigabytes(model, 8, shard_weights=True)) if model.facts.family.shards_weights else "–"
+    shared = gigabytes(model, 8, shard_weights=True)
     return f"| {model.name} | {gigabytes(model, 1)} | {gigabytes(model, 8)} | {shared} |"
 
 
@@ -73,6 +78,7 @@ def _section(model: PublishedModel) -> Iterator[str]:
     yield f"## {model.name}\n"
     yield f"{' and '.join(model.tasks).capitalize()}. Billions of parameters: {counts}. {facts.num_layers} blocks,"
     yield f"{facts.num_heads} heads (Ulysses {', '.join(map(str, ulysses_degrees(model)))}), {_branches(model)}.\n"
+    yield f"Cache methods: {', '.join(_methods(model))}.\n"
     yield f"    hf download {model.hub_id} --local-dir configs/{folder[1]}"
     yield from (f"    {command}" for command in re.findall(r"^#   (lockstep generate .*)$", text, re.MULTILINE))
     hints = re.findall(r"^# ((?:At|From) .*)$", text, re.MULTILINE)
@@ -82,6 +88,19 @@ def _section(model: PublishedModel) -> Iterator[str]:
     yield "|---|---|---|"
     yield from (f"| `{key}` | `{value}` | {comment} |" for key, value, comment in read_comments(text))
     yield ""
+
+
+def _methods(model: PublishedModel) -> list[str]:
+    """All that need no numbers of the model, and those whose authors publish them for it."""
+    name = published_name(model)
+    tabled = {
+        "teacache": name in POLYNOMIALS,
+        "magcache": any(
+            key == name or key.startswith(f"{name}-") for key in TABLES
+        ),  # more, of one model run in two ways
+    }
+    methods = get_args(CacheConfig.model_fields["method"].annotation)
+    return [f"`{method}`" for method in methods if tabled.get(method, True)]
 
 
 def _branches(model: PublishedModel) -> str:

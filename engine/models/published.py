@@ -15,7 +15,7 @@ def published_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str,
     They are the checkpoints' own, and beside them, where numbers hold for one way to run it: "-image" with a first
     frame for Wan 2.2 TI2V, and the height of the picture for HunyuanVideo, each of them if it is none of theirs.
     """
-    names = [_name(model) for model in CATALOG if _looks_like(facts, model)]
+    names = [published_name(model) for model in CATALOG if _looks_like(facts, model)]
     if "Wan2.2-TI2V-5B" in names and request.image is not None:
         names = ["Wan2.2-TI2V-5B-image"]
     if "HunyuanVideo" in names:
@@ -24,7 +24,8 @@ def published_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str,
     return tuple(names)
 
 
-def _name(model: PublishedModel) -> str:
+def published_name(model: PublishedModel) -> str:
+    """The name by which dicache knows it: that of its repository."""
     return model.hub_id.partition("/")[2].removesuffix("-Diffusers")
 
 
