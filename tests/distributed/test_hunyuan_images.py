@@ -1,14 +1,17 @@
-"""I2 for HunyuanVideo with an image: the schedule and the latents of one rank, on two and on four."""
+"""I2 for HunyuanVideo with an image: the schedule and the latents of one rank, on two and on four, with weights shared
+out, and after a run that broke off."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.engine import Result
+from engine.engine import Engine, Result
+from engine.loaded import load_model
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.distributed.gang import Gang
+from tests.distributed.test_checkpoints import BreaksOff, BrokenOff
 from tests.engine.hunyuan_images import (
     CONCAT,
     KINDS,
@@ -83,3 +86,41 @@ def test_several_ranks_decide_and_make_the_same(
             assert difference(result.latents, reference.latents) <= 1e-5
             if rank == 0:
                 assert actions(result.report) == actions(reference.report)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_shared_out_make_the_same(
+    gang: Gang, kind: str, models: dict[str, Path], files: dict[str, Path], alone: dict[tuple[str, int], list[Result]]
+) -> None:
+    config = configured(models[kind], "parallel.shard_weights=true")
+    case = config, asked(config, files["lying"], LONG)
+    for (result,) in gang.run(generate, Degrees(ulysses=2), [case]):
+        assert difference(result.latents, alone[kind, 1][1].latents) <= 1e-5
+
+
+def break_off_and_resume(ranks: Ranks, case: Case, folder: Path) -> Result:
+    config, request = case
+    model = load_model(config, ranks)
+    with pytest.raises(BrokenOff):
+        Engine(model, BreaksOff(7)).generate(request, checkpoint=folder)
+    return Engine(model, BreaksOff(None)).generate(request, checkpoint=folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_makes_the_same(
+    gang: Gang,
+    kind: str,
+    models: dict[str, Path],
+    files: dict[str, Path],
+    alone: dict[tuple[str, int], list[Result]],
+    tmp_path: Path,
+) -> None:
+    """What the image adds to the noise it adds once."""
+    config = configured(models[kind], *CACHED, "checkpoint.every=2")
+    case = config, asked(config, files["lying"], LONG)
+    expected = alone[kind, 1][-1]
+    results = gang.run(break_off_and_resume, Degrees(ulysses=2), case, tmp_path)
+    assert results[0].report["resumed_at"] == [6]
+    assert actions(results[0].report) == actions(expected.report)
+    for result in results:
+        assert difference(result.latents, expected.latents) <= 1e-5
