@@ -43,7 +43,8 @@ it belongs to a request. In English, from the README.md of Wan-Video/Wan2.1, for
     poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three
     legs, many people in the background, walking backwards
 
-Without `--negative-prompt` it is empty. HunyuanVideo has its guidance distilled into the weights and takes none.
+Without `--negative-prompt` it is empty. HunyuanVideo has its guidance distilled into the weights and takes none,
+but for HunyuanVideo I2V 33ch where `sampling.guidance` is above 1.
 
 ## DiCache's settings
 
