@@ -18,6 +18,9 @@ METHODS = {
     "fbcache": CacheConfig(method="fbcache", threshold=0.2, warmup_ratio=0.2),
     "interval": CacheConfig(method="interval", interval=3),
     "taylor": CacheConfig(method="interval", interval=4, estimator="taylor"),
+    "taylorseer": CacheConfig(method="taylorseer", interval=3, warmup_ratio=0.2, order=2),
+    "easycache": CacheConfig(method="easycache", threshold=0.4, warmup_steps=3),
+    "ridge": CacheConfig(threshold=0.25, estimator="ridge"),
 }
 
 

@@ -76,6 +76,13 @@ def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
         (["sampling.frames=1", "sampling.height=16", "sampling.width=16"], 2, ["1 tokens", "2 ranks"]),
         (["cache.probe_depth=3"], 1, ["probe_depth", "3", "3 blocks", "at most 2"]),
         (["cache.method=interval", "cache.compute_steps=[0, 99]"], 1, ["compute_steps", "99"]),
+        (["cache.method=magcache"], 1, ["magcache", "Wan2.1-T2V-14B", "cache.ratios", "easycache"]),
+        (["cache.method=teacache", "cache.use_ret_steps=true"], 1, ["teacache", "polynomials", "cache.polynomial"]),
+        (
+            ["cache.method=teacache", "cache.polynomial=[1.0, 0.0]", "cache.signal=modulated_input"],
+            1,
+            ["cache.signal is modulated_input", "Wan", "timestep_embedding or timestep_modulation"],
+        ),
         (["runtime.attention=flash"], 1, ["flash", "cpu"]),
         (["runtime.attention=flash", "runtime.device=auto", "model.dtype=float32"], 1, ["flash", "float32"]),
     ],
