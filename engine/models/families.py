@@ -160,6 +160,7 @@ HUNYUAN_VIDEO_15 = Family(
     schedulers=("euler",),
     max_text_tokens=1000,
     shards_text_encoder=False,
+    signals=("modulated_input",),
     needs=(("use_meanflow", False),),
     settings=("tokenizer_2/tokenizer_config.json",),  # all that a tokenizer of bytes has
     guider=True,
