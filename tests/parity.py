@@ -1,12 +1,16 @@
 """What the engine is compared with: diffusers' own pipelines, for the same weights, prompts, images and seed."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import (
+    ClassifierFreeGuidance,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideo15ImageToVideoPipeline,
+    HunyuanVideo15Pipeline,
     HunyuanVideoImageToVideoPipeline,
     HunyuanVideoPipeline,
     UniPCMultistepScheduler,
@@ -37,18 +41,21 @@ def pipeline_video(config: Config, request: GenerationRequest, output_type: str 
 
     if isinstance(pipeline, HunyuanVideoImageToVideoPipeline):  # which hands latents out less the frame that is cut off
         options["callback_on_step_end"] = keep
-    video = pipeline(
-        prompt=list(request.prompts),
-        height=sampling.height,
-        width=sampling.width,
-        num_frames=sampling.frames,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        max_sequence_length=sampling.max_sequence_length,
-        generator=torch.Generator("cpu").manual_seed(request.seed),
-        output_type=output_type,
-        **options,
-    ).frames
+    options |= {
+        "prompt": list(request.prompts),
+        "num_frames": sampling.frames,
+        "num_inference_steps": sampling.steps,
+        "generator": torch.Generator("cpu").manual_seed(request.seed),
+        "output_type": output_type,
+    }
+    settings = {
+        "height": sampling.height,
+        "width": sampling.width,
+        "guidance_scale": sampling.guidance,
+        "max_sequence_length": sampling.max_sequence_length,
+    }
+    known = inspect.signature(pipeline.__call__).parameters  # HunyuanVideo 1.5 is told some in other ways
+    video = pipeline(**options, **{name: value for name, value in settings.items() if name in known}).frames
     return kept[-1] if kept and output_type == "latent" else torch.as_tensor(video)
 
 
@@ -97,10 +104,27 @@ def _ask_hunyuan_video_image(config: Config, request: GenerationRequest) -> tupl
     return pipeline, options
 
 
+def _ask_hunyuan_video15(config: Config, request: GenerationRequest) -> tuple[Any, dict[str, Any]]:
+    sampling, options = request.sampling, {}
+    kind = HunyuanVideo15Pipeline if request.image is None else HunyuanVideo15ImageToVideoPipeline
+    pipeline = kind.from_pretrained(config.model.path)
+    if request.image is not None:
+        options["image"] = load_image(str(request.image))  # turned upright
+        # the image's shape would choose the size
+        pipeline.video_processor.calculate_default_height_width = lambda **_: (sampling.height, sampling.width)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, shift=sampling.shift)
+    pipeline.guider = ClassifierFreeGuidance(guidance_scale=sampling.guidance)
+    pipeline.tokenizer_max_length = sampling.max_sequence_length
+    negative = [request.negative_prompt] * len(request.prompts) if request.negative_prompt else None
+    return pipeline, {"negative_prompt": negative, **options}
+
+
 # by the pipeline that model_index.json names: what is asked, and how
 _ASKED = {
     "WanPipeline": _ask_wan,
     "WanImageToVideoPipeline": _ask_wan,
     "HunyuanVideoPipeline": _ask_hunyuan_video,
     "HunyuanVideoImageToVideoPipeline": _ask_hunyuan_video_image,
+    "HunyuanVideo15Pipeline": _ask_hunyuan_video15,
+    "HunyuanVideo15ImageToVideoPipeline": _ask_hunyuan_video15,
 }

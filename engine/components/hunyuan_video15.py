@@ -7,11 +7,11 @@ from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Pipeline, Hunyu
 from torch import Tensor
 from transformers import ByT5Tokenizer, Qwen2_5_VLTextModel, Qwen2Tokenizer, T5EncoderModel
 
+from engine.components.dtypes import text_encoder_dtype
 from engine.components.files import load_component, on_device
 from engine.components.hunyuan_video import HunyuanVideoDecoder, make_scheduler
 from engine.components.hunyuan_video15_images import HunyuanVideo15ImageConditioner
 from engine.components.parts import Parts
-from engine.components.transformer import transformer_dtype
 from engine.config import Config
 from engine.models.hunyuan_video15 import HunyuanVideo15Adapter
 from engine.request import GenerationRequest
@@ -26,15 +26,12 @@ class HunyuanVideo15PromptEncoder:
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
         """
-        Raises:
-            ValueError: ``sharded``, which the check before loading refuses.
+        Args:
+            sharded: never, as the family's ``shards_text_encoder`` says: the encoders lie in the first rank's host
+                memory but for the moment of their use.
         """
-        if sharded:
-            raise ValueError(
-                "The text encoders of HunyuanVideo 1.5 cannot be shared out: use parallel.shard_weights=false."
-            )
         self._device = ranks.device
-        path, dtype = config.model.path, transformer_dtype(config, ranks.device)
+        path, dtype = config.model.path, text_encoder_dtype(config, ranks.device)
         # one by one: without its VAE diffusers' pipeline cannot be made
         self._tokenizer = load_component(Qwen2Tokenizer.from_pretrained, path, subfolder="tokenizer")
         self._byte_tokenizer = load_component(ByT5Tokenizer.from_pretrained, path, subfolder="tokenizer_2")

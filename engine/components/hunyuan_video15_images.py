@@ -4,9 +4,9 @@ from diffusers import HunyuanVideo15ImageToVideoPipeline
 from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 from transformers import SiglipImageProcessor, SiglipVisionModel
 
+from engine.components.dtypes import transformer_dtype
 from engine.components.files import load_component, on_device
 from engine.components.hunyuan_video import HunyuanVideoDecoder
-from engine.components.transformer import transformer_dtype
 from engine.config import Config
 from engine.images import reread_image
 from engine.models.facts import ModelFacts

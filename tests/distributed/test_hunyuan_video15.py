@@ -16,12 +16,10 @@ from tests.engine.hunyuan15_inputs import (
     PLAIN,
     Asked,
     Checkpoints,
-    ask_pipeline,
     generate,
-    load_pipeline,
-    off,
     write_checkpoints,
 )
+from tests.parity import difference, pipeline_video
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=2), Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(ulysses=2, ring=2)]
 CACHE = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
@@ -30,7 +28,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "text, two prompts": ("text", (), {"prompts": (PLAIN, "a sun")}),
     "text, divisible": ("text", SQUARE, {"prompts": ("a red sun",), "negative_prompt": "the text"}),
     "text, cached": ("text", CACHE, {}),
-    "image": ("image", (), {"picture": "lying"}),
+    "image": ("image", (), {"shape": "lying"}),
     "image, cached": ("image", CACHE, {}),
 }
 
@@ -75,7 +73,7 @@ def test_ranks_change_neither_schedule_nor_latents(
 ) -> None:
     for results in gang.run(generate, degrees, list(asked.values())):
         for (name, one), result in zip(alone.items(), results, strict=True):
-            assert off(result.latents, one.latents) <= 1e-5, name
+            assert difference(result.latents, one.latents) <= 1e-5, name
             if result.report:  # on the first rank
                 assert actions(result) == actions(one), name
 
@@ -85,13 +83,26 @@ def test_caches_compute_and_skip(alone: dict[str, Result]) -> None:
         assert {"warmup", "skip", "compute"} == set(actions(alone[name])), name
 
 
-def test_one_rank_gives_the_pipelines_latents(
-    checkpoints: Checkpoints, asked: dict[str, Asked], alone: dict[str, Result]
-) -> None:
+def test_one_rank_gives_the_pipelines_latents(asked: dict[str, Asked], alone: dict[str, Result]) -> None:
     """And so do several, which give one rank's."""
     for name in ("text, two prompts", "text, divisible", "image"):
-        pipeline = load_pipeline(CASES[name][0], checkpoints)
-        assert off(alone[name].latents, ask_pipeline(pipeline, asked[name])) <= 1e-5, name
+        expected = pipeline_video(asked[name].config, asked[name].request)
+        assert difference(alone[name].latents, expected) <= 1e-5, name
+
+
+@pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(cfg=2)], ids=str)
+def test_weights_may_be_shared_out(
+    degrees: Degrees, gang: Gang, checkpoints: Checkpoints, alone: dict[str, Result]
+) -> None:
+    names = ("text, cached", "image, cached")
+    sharded = [checkpoints.ask(CASES[name][0], *CACHE, "parallel.shard_weights=true") for name in names]
+    for results in gang.run(generate, degrees, sharded):
+        for name, result in zip(names, results, strict=True):
+            assert difference(result.latents, alone[name].latents) <= 1e-5, name
+            if result.report:
+                assert actions(result) == actions(alone[name]), name
+                whole = alone[name].report["totals"]["weight_bytes_per_rank"]
+                assert result.report["totals"]["weight_bytes_per_rank"] < 0.6 * whole
 
 
 def test_every_rank_gets_through_decoding(gang: Gang, asked: dict[str, Asked], tmp_path: Path) -> None:

@@ -8,30 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 
 from engine.components.hunyuan_video15 import PARTS
-from engine.config import load_config
 from engine.guidance import all_lanes
 from engine.loaded import load_model
 from engine.models.facts import read_facts
-from engine.preflight import preflight
-from engine.task import Outputs, make_tasks
-from parallel.degrees import Degrees
 from parallel.joint import JointAttentionProcessor
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.conftest import ROOT
 from tests.engine.hunyuan15_inputs import (
     PLAIN,
     QUOTED,
     Asked,
     Checkpoints,
-    ask_pipeline,
     generate,
-    load_pipeline,
-    off,
     write_checkpoints,
 )
+from tests.parity import difference, pipeline_video
 
 TASKS = ("text", "image")
 
@@ -39,11 +33,6 @@ TASKS = ("text", "image")
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
     return write_checkpoints(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def pipelines(checkpoints: Checkpoints) -> dict[str, Any]:
-    return {task: load_pipeline(task, checkpoints) for task in TASKS}
 
 
 # of both tasks
@@ -59,8 +48,9 @@ CASES: dict[str, dict[str, Any]] = {
     "cut text": {"overrides": ["sampling.max_sequence_length=7"]},
 }
 IMAGE_CASES: dict[str, dict[str, Any]] = {
-    "an image of another shape": {"picture": "high", "overrides": ["sampling.height=64", "sampling.width=64"]},
-    "an image on its side": {"picture": "lying"},
+    "a high image": {"shape": "high"},
+    "a high video": {"overrides": ["sampling.height=80", "sampling.width=32"]},
+    "an image on its side": {"shape": "lying"},
 }
 TABLE = [(task, case) for task in TASKS for case in CASES] + [("image", case) for case in IMAGE_CASES]
 
@@ -71,21 +61,16 @@ def ask(checkpoints: Checkpoints, task: str, case: str) -> Asked:
 
 
 @pytest.mark.parametrize(("task", "case"), TABLE)
-def test_one_rank_gives_the_pipelines_latents(
-    task: str, case: str, checkpoints: Checkpoints, pipelines: dict[str, Any]
-) -> None:
+def test_one_rank_gives_the_pipelines_latents(task: str, case: str, checkpoints: Checkpoints) -> None:
     asked = ask(checkpoints, task, case)
     (result,) = generate(Ranks(), [asked])
-    assert off(result.latents, ask_pipeline(pipelines[task], asked)) <= 1e-5
+    assert difference(result.latents, pipeline_video(asked.config, asked.request)) <= 1e-5
 
 
-def test_an_image_is_cropped_to_any_size(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pipeline chooses the size by the image; the request may choose another."""
-    pipeline = load_pipeline("image", checkpoints)
-    monkeypatch.setattr(pipeline.video_processor, "calculate_default_height_width", lambda **_: (80, 32))
-    asked = checkpoints.ask("image", "sampling.height=80", "sampling.width=32")
-    (result,) = generate(Ranks(), [asked])
-    assert off(result.latents, ask_pipeline(pipeline, asked)) <= 1e-5
+def test_the_pipeline_chooses_the_recipes_sizes() -> None:
+    """For pictures of their shape; a request may choose others."""
+    choose = HunyuanVideo15ImageProcessor(vae_scale_factor=16).calculate_default_height_width
+    assert (choose(9, 16, 640), choose(9, 16, 960)) == ((480, 848), (720, 1280))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -101,16 +86,16 @@ def test_what_is_asked_for_matters(task: str, checkpoints: Checkpoints) -> None:
         "length": checkpoints.ask(task, "sampling.max_sequence_length=7"),
     }
     if task == "image":
-        others["image"] = checkpoints.ask(task, picture="high")
+        others["image"] = checkpoints.ask(task, shape="high")
     first, *results = generate(Ranks(), [checkpoints.ask(task), *others.values()])
     for name, result in zip(others, results, strict=True):
-        assert off(result.latents, first.latents) > 1e-3, name
+        assert difference(result.latents, first.latents) > 1e-3, name
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_decoding_gives_the_pipelines_frames(task: str, checkpoints: Checkpoints, pipelines: dict[str, Any]) -> None:
+def test_decoding_gives_the_pipelines_frames(task: str, checkpoints: Checkpoints) -> None:
     asked = checkpoints.ask(task)
-    expected = torch.as_tensor(ask_pipeline(pipelines[task], asked, "np")[0])
+    expected = pipeline_video(asked.config, asked.request, "np")[0]
     (result,) = generate(Ranks(), [asked])
     chunks = list(PARTS.video_decoder(asked.config, Ranks()).decode(result.latents[0], CollectiveMeter()))
     assert len(chunks) > 1, "the file is written as the frames come"
@@ -150,23 +135,11 @@ def test_the_facts(task: str, image_input: str, checkpoints: Checkpoints) -> Non
     assert facts.latents_shape(121, 720, 1280) == (4, 31, 45, 80)
 
 
-RECIPES = {
-    "hunyuan-video15-t2v-480p": ("text", 480, 848, 5.0),
-    "hunyuan-video15-t2v-720p": ("text", 720, 1280, 9.0),
-    "hunyuan-video15-i2v-480p": ("image", 480, 848, 5.0),
-    "hunyuan-video15-i2v-720p": ("image", 720, 1280, 7.0),
-}
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_recipes_fit(recipe: str, checkpoints: Checkpoints) -> None:
-    task, *expected = RECIPES[recipe]
-    path = getattr(checkpoints, task)
-    config = load_config(ROOT / "configs" / f"{recipe}.yaml", [f"model.path={path}", "runtime.device=cpu"])
-    sampling, cache = config.sampling, config.cache
-    tasks = make_tasks(["x"], "blurry", [0], sampling, Outputs(), checkpoints.wide if task == "image" else None)
-    assert preflight(config, tasks, 4).degrees == Degrees(cfg=2, ulysses=2)
-    assert [sampling.height, sampling.width, sampling.shift] == expected
-    assert (sampling.frames, sampling.fps, sampling.steps, sampling.guidance) == (121, 24, 50, 6.0)
-    assert sampling.max_sequence_length == 1000
-    assert (cache.method, cache.threshold, cache.gamma_min, cache.gamma_max) == ("dicache", 0.1, 1.0, 1.5)
+def test_encoders_compute_in_the_dtype_that_is_asked_for(checkpoints: Checkpoints) -> None:
+    exact, half = (checkpoints.ask("text", f"model.text_encoder_dtype={name}") for name in ("float32", "bfloat16"))
+    for asked, dtype in ((exact, torch.float32), (half, torch.bfloat16)):
+        with torch.inference_mode():
+            (lane,) = PARTS.prompt_encoder(asked.config, Ranks(), False).encode(asked.request, 1, CollectiveMeter())
+        assert lane["prompt_embeds"].dtype == lane["prompt_embeds_2"].dtype == dtype
+    whole, rounded = generate(Ranks(), [exact])[0], generate(Ranks(), [half])[0]
+    assert 1e-5 < difference(rounded.latents, whole.latents) < 0.3

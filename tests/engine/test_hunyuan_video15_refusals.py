@@ -44,7 +44,6 @@ def refusal(config: Config, ranks: int, *images: Path) -> str:
         ("text", [], ["sampling.height=72"], 1, ["sampling.height is 72", "multiple of 16", "64 or 80"]),
         ("text", [], ["sampling.frames=16"], 1, ["sampling.frames is 16", "4n+1", "13 or 17"]),
         ("text", [], ["sampling.scheduler=unipc"], 1, ["sampling.scheduler is unipc", "HunyuanVideo 1.5", "use euler"]),
-        ("text", [], ["parallel.shard_weights=true"], 2, ["parallel.shard_weights is true", "1.5", "use false"]),
         ("text", [], ["parallel.cfg=2", "sampling.guidance=1"], 2, ["parallel.cfg is 2", "cfg=1"]),
         ("text", [], ["parallel.ulysses=3"], 3, ["ulysses", "3", "4"]),
     ],
