@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.checkpoints import write_published_wan
+from tests.engine.hunyuan15_checkpoint import write_hunyuan15_checkpoint
 from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
 from tests.engine.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
 
@@ -31,6 +32,10 @@ def _wan(name: str, **settings: int) -> TinyModel:
     return TinyModel(partial(write_published_wan, name=name), **settings)
 
 
+def _hunyuan15(images: int = 0) -> TinyModel:
+    return TinyModel(partial(write_hunyuan15_checkpoint, images=images > 0), images=images)
+
+
 # by name in the catalog
 TINY_MODELS = {
     "Wan 2.1 T2V 1.3B": _wan("Wan2.1-T2V-1.3B"),
@@ -44,4 +49,8 @@ TINY_MODELS = {
     "HunyuanVideo": TinyModel(write_hunyuan_checkpoint),
     "HunyuanVideo I2V": TinyModel(partial(write_hunyuan_image_checkpoint, kind="token_replace"), images=1),
     "HunyuanVideo I2V 33ch": TinyModel(partial(write_hunyuan_image_checkpoint, kind="latent_concat"), images=1),
+    "HunyuanVideo 1.5 T2V 480p": _hunyuan15(),
+    "HunyuanVideo 1.5 T2V 720p": _hunyuan15(),
+    "HunyuanVideo 1.5 I2V 480p": _hunyuan15(images=1),
+    "HunyuanVideo 1.5 I2V 720p": _hunyuan15(images=1),
 }

@@ -89,6 +89,24 @@ _HUNYUAN_VIDEO: Settings = {
 _LLAVA = {"text_encoder": 8_355_272_704}
 _HUNYUAN_REST = {"text_encoder_2": 123_060_480, "vae": 246_478_803}
 
+_HUNYUAN_VIDEO_15: Settings = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 128,
+    "num_layers": 54,
+    "mlp_ratio": 4.0,
+    "in_channels": 65,
+    "out_channels": 32,
+}
+_HUNYUAN_VIDEO_15_TEXT = {
+    "transformer": 8_326_608_160,
+    "text_encoder": 7_070_619_136,
+    "text_encoder_2": 219_314_944,
+    "vae": 1_260_634_115,
+}
+_HUNYUAN_VIDEO_15_IMAGE = _HUNYUAN_VIDEO_15_TEXT | {"image_encoder": 428_225_600}
+_HUNYUAN_VIDEO_15_SOURCE = "https://github.com/Tencent-Hunyuan/HunyuanVideo-1.5 (README.md, hyvideo/commons)"
+_HUNYUAN_VIDEO_15_TILE = 24_400_000_000  # with all of the video's frames
+
 CATALOG = (
     PublishedModel(
         name="Wan 2.1 T2V 1.3B",
@@ -250,5 +268,61 @@ CATALOG = (
         video=(129, 720, 1280),
         live_tensors=20,
         decode_bytes_per_tile=5_200_000_000,
+    ),
+    PublishedModel(
+        name="HunyuanVideo 1.5 T2V 480p",
+        hub_id="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
+        recipe="hunyuan-video15-t2v-480p.yaml",
+        source=_HUNYUAN_VIDEO_15_SOURCE,
+        tasks=("text-to-video",),
+        pipeline="HunyuanVideo15Pipeline",
+        transformer=_HUNYUAN_VIDEO_15,
+        vae={},
+        parameters=_HUNYUAN_VIDEO_15_TEXT,
+        video=(121, 480, 848),
+        live_tensors=15,
+        decode_bytes_per_tile=_HUNYUAN_VIDEO_15_TILE,
+    ),
+    PublishedModel(
+        name="HunyuanVideo 1.5 T2V 720p",
+        hub_id="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_t2v",
+        recipe="hunyuan-video15-t2v-720p.yaml",
+        source=_HUNYUAN_VIDEO_15_SOURCE,
+        tasks=("text-to-video",),
+        pipeline="HunyuanVideo15Pipeline",
+        transformer=_HUNYUAN_VIDEO_15,
+        vae={},
+        parameters=_HUNYUAN_VIDEO_15_TEXT,
+        video=(121, 720, 1280),
+        live_tensors=15,
+        decode_bytes_per_tile=_HUNYUAN_VIDEO_15_TILE,
+    ),
+    PublishedModel(
+        name="HunyuanVideo 1.5 I2V 480p",
+        hub_id="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_i2v",
+        recipe="hunyuan-video15-i2v-480p.yaml",
+        source=_HUNYUAN_VIDEO_15_SOURCE,
+        tasks=("image-to-video",),
+        pipeline="HunyuanVideo15ImageToVideoPipeline",
+        transformer=_HUNYUAN_VIDEO_15,
+        vae={},
+        parameters=_HUNYUAN_VIDEO_15_IMAGE,
+        video=(121, 480, 848),
+        live_tensors=15,
+        decode_bytes_per_tile=_HUNYUAN_VIDEO_15_TILE,
+    ),
+    PublishedModel(
+        name="HunyuanVideo 1.5 I2V 720p",
+        hub_id="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-720p_i2v",
+        recipe="hunyuan-video15-i2v-720p.yaml",
+        source=_HUNYUAN_VIDEO_15_SOURCE,
+        tasks=("image-to-video",),
+        pipeline="HunyuanVideo15ImageToVideoPipeline",
+        transformer=_HUNYUAN_VIDEO_15,
+        vae={},
+        parameters=_HUNYUAN_VIDEO_15_IMAGE,
+        video=(121, 720, 1280),
+        live_tensors=15,
+        decode_bytes_per_tile=_HUNYUAN_VIDEO_15_TILE,
     ),
 )

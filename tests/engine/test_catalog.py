@@ -6,7 +6,9 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKLHunyuanVideo,
+    AutoencoderKLHunyuanVideo15,
     AutoencoderKLWan,
+    HunyuanVideo15Transformer3DModel,
     HunyuanVideoTransformer3DModel,
     WanTransformer3DModel,
 )
@@ -19,14 +21,21 @@ from transformers import (
     LlamaModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Qwen2_5_VLTextModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    T5Config,
+    T5EncoderModel,
     UMT5Config,
     UMT5EncoderModel,
 )
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from engine.models.catalog import CATALOG, PublishedModel
 from tests.conftest import ROOT
 from tests.engine.published import WAN
 from tests.engine.test_published_sizes_hunyuan import CONFIG as HUNYUAN_VIDEO
+from tests.engine.test_published_sizes_hunyuan import CONFIG_15 as HUNYUAN_VIDEO_15
 from tests.engine.test_published_sizes_hunyuan import VARIANTS as HUNYUAN_VARIANTS
 from tests.tiny_models import TINY_MODELS
 
@@ -69,6 +78,31 @@ LLAVA: dict[str, Any] = {
         "patch_size": 14,
     },
 }
+QWEN_25_VL_7B = {
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+}
+BYT5_SMALL = {  # with the tokens for colours and fonts of Glyph-SDXL-v2
+    "vocab_size": 1510,
+    "d_model": 1472,
+    "d_kv": 64,
+    "d_ff": 3584,
+    "num_layers": 12,
+    "num_heads": 6,
+    "feed_forward_proj": "gated-gelu",
+}
+SIGLIP_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
 VAE_OF_TI2V: dict[str, Any] = {
     "base_dim": 160,
     "decoder_base_dim": 256,
@@ -99,6 +133,17 @@ HUNYUAN_REST: dict[str, Component] = {
     "vae": (AutoencoderKLHunyuanVideo, {}),
 }
 
+
+def hunyuan15(images: bool = False) -> dict[str, Component]:
+    components: dict[str, Component] = {
+        "transformer": (HunyuanVideo15Transformer3DModel, HUNYUAN_VIDEO_15),
+        "text_encoder": (Qwen2_5_VLTextModel, QWEN_25_VL_7B),
+        "text_encoder_2": (T5EncoderModel, BYT5_SMALL),
+        "vae": (AutoencoderKLHunyuanVideo15, {}),
+    }
+    return components | ({"image_encoder": (SiglipVisionModel, SIGLIP_SO400M)} if images else {})
+
+
 # by name in the catalog, each component by its folder
 COMPONENTS: dict[str, dict[str, Component]] = {
     "Wan 2.1 T2V 1.3B": wan("Wan2.1-T2V-1.3B"),
@@ -124,6 +169,10 @@ COMPONENTS: dict[str, dict[str, Component]] = {
         "text_encoder": (LlavaForConditionalGeneration, LLAVA),
         **HUNYUAN_REST,
     },
+    "HunyuanVideo 1.5 T2V 480p": hunyuan15(),
+    "HunyuanVideo 1.5 T2V 720p": hunyuan15(),
+    "HunyuanVideo 1.5 I2V 480p": hunyuan15(images=True),
+    "HunyuanVideo 1.5 I2V 720p": hunyuan15(images=True),
 }
 CONFIG_CLASSES = {
     UMT5EncoderModel: UMT5Config,
@@ -131,6 +180,9 @@ CONFIG_CLASSES = {
     LlamaModel: LlamaConfig,
     LlavaForConditionalGeneration: LlavaConfig,
     CLIPTextModel: CLIPTextConfig,
+    Qwen2_5_VLTextModel: Qwen2_5_VLTextConfig,
+    T5EncoderModel: T5Config,
+    SiglipVisionModel: SiglipVisionConfig,
 }
 
 
