@@ -32,7 +32,12 @@ class LoraConfig(_Section):
 
 
 class ModelConfig(_Section):
-    path: str = Field(min_length=1, description="Folder of a model in the diffusers layout.")
+    path: str = Field(
+        min_length=1,
+        description="Folder of a model in the diffusers layout, or where there is no such folder its id on the "
+        "Hugging Face hub (`Wan-AI/Wan2.1-T2V-1.3B-Diffusers`, with `@REVISION` for another than the latest), which is "
+        "downloaded unless the hub's cache has it.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the transformer; auto is bfloat16 on CUDA and float32 elsewhere."
     )
@@ -148,6 +153,9 @@ class Config(_Section):
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
 
 
+# a model on the Hugging Face hub: organisation/name, and perhaps a branch, tag or commit
+HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
 # keys whose value names a file or folder, and may be relative
 _PATH_KEYS = (("model", "path"), ("cache", "replay"))
 # keys whose value is a list of mappings, of which one key does
@@ -262,7 +270,7 @@ def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = Fals
         if not isinstance(values, dict) or not isinstance(values.get(key), str) or not values[key]:
             continue
         anchored = Path.cwd() / folder / _expanded(Path(values[key]))
-        if not only_existing or _exists(anchored):
+        if _exists(anchored) or not (only_existing or _may_be_hub_id(tree, values, key)):
             values[key] = os.path.normpath(anchored)
 
 
@@ -280,6 +288,10 @@ def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[Any, str]]:
         mapped = values.get(key) if isinstance(values, dict) else None
         if isinstance(mapped, dict):
             yield from ((mapped, inner) for inner in mapped)
+
+
+def _may_be_hub_id(tree: dict[str, Any], values: dict[str, Any], key: str) -> bool:
+    return values is tree.get("model") and key == "path" and HUB_ID.fullmatch(values[key]) is not None
 
 
 def _exists(path: Path) -> bool:

@@ -10,11 +10,13 @@ from typing import Any
 
 from engine.config import Config, load_config
 from engine.errors import InvalidInput
+from engine.hub import resolve_model
 from engine.preflight import preflight
 from engine.request import read_prompts
 from engine.task import Outputs, Task, make_tasks
 from launch.options import Options
 from launch.resumable import JobFolder
+from launch.signals import say
 from parallel.degrees import Degrees
 
 
@@ -52,7 +54,9 @@ def prepare(
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    config = load_config(options.config, options.settings)
+    config = resolve_model(
+        load_config(options.config, options.settings), announce=lambda line: say(f"lockstep: {line}")
+    )
     prompts_file = options.prompts_file
     listed = read_prompts(prompts_file) if prompts_file else ()
     paths = (options.video_path, options.report_path, options.latents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +75,7 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
     if not folder.is_dir():
         raise InvalidInput(f"There is no model folder {folder}: download the model there, or correct model.path.")
     index = read_json(folder / "model_index.json")
-    family = _family(index, folder)
+    family = family_of(index, folder)
     for component in ("transformer", "vae", *family.text_encoders):
         check_class(folder, component, index, family.classes.get(component, ()))
     transformer = read_json(folder / "transformer" / "config.json")
@@ -117,11 +117,19 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
     return facts
 
 
-def _family(index: dict[str, Any], folder: Path) -> Family:
+def family_of(index: Mapping[str, Any], name: str | Path) -> Family:
+    """The family of the model with that ``model_index.json``.
+
+    Args:
+        name: of the model, for the error.
+
+    Raises:
+        InvalidInput: Lockstep does not run it.
+    """
     pipeline = index.get("_class_name")
     family = FAMILIES.get(pipeline) if isinstance(pipeline, str) else None
     if family is None:
-        raise InvalidInput(f"{folder} is a {pipeline}, which Lockstep does not run: use one of {', '.join(FAMILIES)}.")
+        raise InvalidInput(f"{name} is a {pipeline}, which Lockstep does not run: use one of {', '.join(FAMILIES)}.")
     return family
 
 

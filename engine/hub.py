@@ -1,0 +1,139 @@
+"""Models that are named by their id on the Hugging Face hub: found in its cache on this machine, or downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from engine.config import HUB_ID, Config
+from engine.errors import InvalidInput
+from engine.models.facts import family_of
+from engine.models.folder import read_json
+
+_INDEX = "model_index.json"
+_SETTINGS = ("*.json", "*.txt", "*.model")
+_WEIGHTS = "*.safetensors"
+_VARIANTS = ("*.fp16.*", "*.bf16.*", "*.non_ema.*")  # second copies of the weights, which nobody reads
+
+
+def resolve_model(config: Config, announce: Callable[[str], None], download: bool = True) -> Config:
+    """The configuration with the model's folder for its path. What the hub's cache holds is never asked for again.
+
+    Of several processes on a machine that ask at the same time, one downloads and the others wait for it.
+
+    Args:
+        announce: told in one line when a download begins.
+        download: whether it may; else the cache has to have the model.
+
+    Raises:
+        InvalidInput: the id is unknown, the model is not one that Lockstep runs, it cannot be had, or the hub cannot
+            be reached; one sentence.
+    """
+    path = config.model.path
+    parsed = HUB_ID.fullmatch(path)
+    if parsed is None or Path(path).exists():
+        return config
+    from huggingface_hub import constants  # half a second, only for those who need it
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import WeakFileLock
+
+    repository, revision = parsed["repository"], parsed["revision"]
+    find = _Finder(path, repository, revision, config.model.single_files)
+    try:
+        return _with_path(config, find(local=True))
+    except LocalEntryNotFoundError:
+        if not download:
+            raise InvalidInput(
+                f"model.path is {path!r}, which is neither a folder nor in the hub's cache on this machine: "
+                "download it first, or correct it."
+            ) from None
+    try:
+        lock = Path(constants.HF_HUB_CACHE, ".locks", f"lockstep--{repository.replace('/', '--')}.lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            try:
+                folder = find(local=True)  # somebody else has downloaded it meanwhile
+            except LocalEntryNotFoundError:
+                announce(f"looking for {path} on the hub; what is not in {constants.HF_HUB_CACHE} is downloaded")
+                folder = find(local=False)
+    except InvalidInput:
+        raise
+    except Exception as error:  # whatever goes wrong between here and the hub
+        raise InvalidInput(_complaint(path, error)) from None
+    return _with_path(config, folder)
+
+
+class _Finder:
+    """One model on the hub or in its cache."""
+
+    def __init__(self, path: str, repository: str, revision: str | None, elsewhere: Collection[str]) -> None:
+        """
+        Args:
+            elsewhere: components whose weights are not wanted.
+        """
+        self._path = path
+        self._repository = repository
+        self._revision = revision
+        self._elsewhere = elsewhere
+
+    def __call__(self, local: bool) -> str:
+        """The folder of a snapshot that holds all that is wanted.
+
+        Raises:
+            InvalidInput: it is no model that Lockstep runs; found out before its weights are downloaded.
+            huggingface_hub.errors.LocalEntryNotFoundError: the cache lacks some of it (``local``).
+        """
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        index_file = Path(self._snapshot([_INDEX], local), _INDEX)
+        if not index_file.is_file():
+            if local:
+                raise LocalEntryNotFoundError(f"{index_file} is not there")
+            raise InvalidInput(
+                f"model.path is {self._path!r}, which has no {_INDEX} on the hub and so is not in the diffusers "
+                "layout: use another."
+            )
+        index = read_json(index_file)
+        family_of(index, self._path)
+        patterns = [_INDEX]
+        for component, entry in index.items():
+            if isinstance(entry, list) and all(entry):  # a pair of nulls stands for a component that is left out
+                wanted = _SETTINGS if component in self._elsewhere else (*_SETTINGS, _WEIGHTS)
+                patterns += [f"{component}/{pattern}" for pattern in wanted]
+        return self._snapshot(patterns, local)
+
+    def _snapshot(self, patterns: list[str], local: bool) -> str:
+        from huggingface_hub import snapshot_download
+
+        return snapshot_download(
+            self._repository,
+            revision=self._revision,
+            allow_patterns=patterns,
+            ignore_patterns=list(_VARIANTS),
+            local_files_only=local,
+        )
+
+
+def _with_path(config: Config, folder: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"path": folder})})
+
+
+def _complaint(path: str, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    named = f"model.path is {path!r}, which is no folder here"
+    match error:
+        case errors.GatedRepoError():
+            return f"{named}, and gated on the hub: accept its terms there, then log in with hf auth login."
+        case errors.RevisionNotFoundError():
+            return f"{named}, and has no such revision on the hub: correct what follows the @."
+        case errors.RepositoryNotFoundError():
+            return f"{named}, and unknown on the hub: correct it, or log in with hf auth login if it is private."
+        case errors.LocalEntryNotFoundError() if not isinstance(error.__cause__, errors.HfHubHTTPError):
+            return (
+                f"{named} and not in the hub's cache, and the hub cannot be reached: check the network, or download "
+                "the model to a folder and name that."
+            )
+    answered = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+    reason = " ".join(f"{type(answered).__name__}: {answered}".split())[:200]
+    return f"{named}, and could not be downloaded from the hub ({reason}): try again, or download it to a folder."
