@@ -115,9 +115,10 @@ def load_experts(
         weights = None
         if sharded:
             transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
+            add_loras(transformer, config, facts, subfolder)
         else:
             transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
-            add_loras(transformer, config, facts.family, subfolder)
+            add_loras(transformer, config, facts, subfolder)
             together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
             if together or not experts:
                 transformer = transformer.to(ranks.device)

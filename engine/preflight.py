@@ -57,7 +57,7 @@ def preflight(
     degrees = placement.degrees
     _check_replicas(degrees, len(tasks))
     check_single_files(config, facts, degrees.replica_size)
-    check_lora_files(config, facts, degrees.replica_size)
+    check_lora_files(config, facts)
     if rank is None or rank % degrees.replica_size == 0:
         if request.image:
             read_image(request.image, "--image")

@@ -46,6 +46,34 @@ def load_slices(module: nn.Module, files: Sequence[Path], device: torch.device, 
         module.load_state_dict(parts, strict=False, assign=True)
 
 
+def add_part(parameter: Tensor, change: Tensor) -> None:
+    """Add to a loaded parameter what ``change`` has for it, or for this rank's rows of it. Nothing is collective.
+
+    Args:
+        parameter: before the module it belongs to has run.
+        change: whole, on any device; of a finer dtype than the parameter it is added before the sum is rounded.
+
+    Raises:
+        ValueError: the sum is not finite; a phrase.
+    """
+    if isinstance(parameter, DTensor):
+        local = parameter.to_local()
+        if not local.numel():
+            return
+        local.add_(change[_own_slices(parameter)].to(local.device))
+    else:
+        # not in place, for the weights may lie in a file that is mapped
+        local = parameter.data = torch.add(parameter.data, change.to(parameter.device)).to(parameter.dtype)
+    if not local.isfinite().all():
+        raise ValueError("it makes weights that are not finite")
+
+
+def _own_slices(tensor: DTensor) -> tuple[slice, ...]:
+    """Where in the whole tensor this rank's part of it is."""
+    (chunk,) = tensor.__create_chunk_list__()
+    return tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))
+
+
 def _check_header(file: Path, wanted: dict[str, Tensor], ignored: Sequence[re.Pattern[str]]) -> list[str]:
     """The names of the wanted tensors in a file; looks at nothing but its header."""
     there = []
@@ -68,6 +96,5 @@ def _read(source: Any, wanted: Tensor, device: torch.device) -> Tensor:
         return tensor.copy_(source[:])
     local = tensor.to_local()
     if local.numel():  # more ranks than rows leave some without any
-        (chunk,) = tensor.__create_chunk_list__()
-        local.copy_(source[tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))])
+        local.copy_(source[_own_slices(tensor)])
     return tensor

@@ -19,13 +19,13 @@ def load_component(load: Any, path: str, **options: Any) -> Any:
 
 
 @contextmanager
-def loading(part: str, path: str) -> Iterator[None]:
+def loading(part: str, path: str, advice: str = "check the model folder") -> Iterator[None]:
     """Turn what is raised about the files of a part of the model into one sentence."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise RankFailure(f"The {part} of {path} cannot be loaded ({reason}): check the model folder.") from error
+        raise RankFailure(f"The {part} of {path} cannot be loaded ({reason}): {advice}.") from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""LoRA adapters: read and converted by diffusers' loader of a model's family, and added to the weights by peft.
+"""LoRA adapters: read and converted by diffusers' loader of a model's family, scaled by peft, and added to the weights.
 
 Nothing is left of an adapter but other weights, so that attention over ranks and whatever else looks at the layers
 finds plain ones.
@@ -6,12 +6,13 @@ finds plain ones.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import Any
 
 import diffusers.loaders
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -23,16 +24,17 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.families import Family
 from engine.models.loras import lora_file
+from parallel.slices import add_part
 
 _KEY = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<half>[AB])\.(?P<kind>weight|bias)")
 _ADVICE = "it was made for another model, so leave it out of model.loras"
 
 
-def add_loras(transformer: Any, config: Config, family: Family, subfolder: str) -> None:
+def add_loras(transformer: Any, config: Config, facts: ModelFacts, subfolder: str) -> None:
     """Add the configured adapters to the weights of a transformer, one after the other.
 
     Args:
-        transformer: whole, on the CPU; it keeps its layers and dtypes.
+        transformer: as it was loaded, whole or with this rank's part of its weights; it keeps its layers and dtypes.
         subfolder: the transformer's.
 
     Raises:
@@ -40,22 +42,29 @@ def add_loras(transformer: Any, config: Config, family: Family, subfolder: str) 
     """
     for lora in config.model.loras:
         if lora.transformer == subfolder:
-            with loading("LoRA", lora.path):
-                _add(transformer, lora, family)
+            with loading("LoRA", lora.path, "check the file, or leave it out of model.loras"):
+                for name, change in _changes(lora, config, facts):
+                    add_part(transformer.get_parameter(name), change)
 
 
-def _add(transformer: Any, lora: LoraConfig, family: Family) -> None:
-    loader, name = _loader(family), "lora"
-    file = lora_file(lora)
+def _changes(lora: LoraConfig, config: Config, facts: ModelFacts) -> Iterator[tuple[str, Tensor]]:
+    """What an adapter adds to each parameter it changes, by name: whole, float32, on the CPU, one after the other."""
+    loader, file, name = _loader(facts.family), lora_file(lora), "lora"
+    stand_in = empty_component(parts_of(facts.family).transformer, config.model.path, lora.transformer, torch.float32)
+    # peft moves what it loads to where the weights are, and looks at nothing but their shape: one number is enough
+    hollow = {name: torch.zeros(()).expand(parameter.shape) for name, parameter in stand_in.named_parameters()}
+    stand_in.load_state_dict(hollow, assign=True)
     weights, metadata = loader.lora_state_dict(
         str(file.parent), weight_name=file.name, use_safetensors=True, local_files_only=True, return_lora_metadata=True
     )
-    loader.load_lora_into_transformer(
-        weights, transformer, adapter_name=name, metadata=metadata, low_cpu_mem_usage=True
-    )
-    transformer.set_adapters([name], [lora.scale])
-    transformer.fuse_lora(safe_fusing=True, adapter_names=[name])
-    transformer.unload_lora()
+    loader.load_lora_into_transformer(weights, stand_in, adapter_name=name, metadata=metadata, low_cpu_mem_usage=True)
+    stand_in.set_adapters([name], [lora.scale])
+    for layer, module in stand_in.named_modules():
+        if isinstance(module, LoraLayer):
+            linear: Any = module  # or a convolution
+            yield f"{layer}.weight", linear.get_delta_weight(name).detach()
+            if module.lora_bias[name]:
+                yield f"{layer}.bias", (module.lora_B[name].bias * module.scaling[name]).detach()
 
 
 def check_loras(config: Config, facts: ModelFacts) -> None:

@@ -35,11 +35,8 @@ def lora_file(lora: LoraConfig) -> Path:
     return files[0]
 
 
-def check_lora_files(config: Config, facts: ModelFacts, replica_size: int) -> None:
-    """Refuse adapters that this model or layout cannot take, and files that are missing or damaged.
-
-    Args:
-        replica_size: ranks that work on one video.
+def check_lora_files(config: Config, facts: ModelFacts) -> None:
+    """Refuse adapters that this model cannot take, and files that are missing or damaged.
 
     Raises:
         InvalidInput: one sentence that names the file or the key.
@@ -50,11 +47,6 @@ def check_lora_files(config: Config, facts: ModelFacts, replica_size: int) -> No
     if not facts.family.lora_loader:
         raise InvalidInput(
             f"model.loras is given, but diffusers loads no adapters for {facts.family.name}: leave it out."
-        )
-    if config.parallel.shard_weights and replica_size > 1:
-        raise InvalidInput(
-            "parallel.shard_weights is true, but model.loras are added to whole weights: "
-            "use shard_weights=false, or leave them out."
         )
     for lora in loras:
         if lora.transformer not in facts.transformers:

@@ -20,6 +20,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from engine.config import Config, load_config
 from engine.engine import Engine, Result
@@ -144,8 +145,9 @@ def test_two_adapters_give_what_the_pipeline_gives(
     result = generate(Ranks(), config)
     assert off(result.latents, expected) <= 1e-5
     assert off(plain, expected) > 1e-2, "the adapters must change something"
-    for several in gang.run(generate, Degrees(ulysses=2), config):
-        assert off(several.latents, expected) <= 1e-5
+    for overrides in ((), ("parallel.shard_weights=true",)):
+        for several in gang.run(generate, Degrees(ring=3), configured(models[name], given, *overrides)):
+            assert off(several.latents, expected) <= 1e-5
     assert weights.read_bytes() == before, "the file's weights were mapped, and must not be written"
     assert result.report
     assert result.report["model"]["loras"] == [
@@ -168,6 +170,30 @@ def test_nothing_is_left_but_weights(name: str, models: dict[str, Path], loras: 
         assert {n: p.dtype for n, p in added.named_parameters()} == {n: p.dtype for n, p in plain.named_parameters()}
         changed = {n for n, p in added.named_parameters() if not torch.equal(p, plain.get_parameter(n))}
         assert changed and all(any(f".{layer}." in f".{n}" for layer in LAYERS[name]) for n in changed)
+
+
+def gather_weights(ranks: Ranks, config: Config) -> dict[str, Tensor]:
+    """The transformer's, with only a part of them on each rank."""
+    parallel = config.parallel.model_copy(update={"shard_weights": True})
+    transformer = load_model(config.model_copy(update={"parallel": parallel}), ranks).adapter.transformer
+    return {
+        name: parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        for name, parameter in transformer.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_parts_of_weights_get_their_parts(
+    gang: Gang, name: str, models: dict[str, Path], loras: dict[str, list[Path]]
+) -> None:
+    config = configured(
+        models[name], [{"path": str(path), "scale": 0.7} for path in loras[name]], "model.dtype=bfloat16"
+    )
+    whole = dict(load_model(config, Ranks()).adapter.transformer.named_parameters())
+    for gathered in gang.run(gather_weights, Degrees(ring=3), config):
+        assert gathered.keys() == whole.keys()
+        for parameter, expected in whole.items():
+            assert gathered[parameter].dtype == expected.dtype and torch.equal(gathered[parameter], expected), parameter
 
 
 def test_each_expert_gets_its_own(models: dict[str, Path], loras: dict[str, list[Path]]) -> None:
@@ -225,7 +251,9 @@ def test_an_adapter_that_is_not_finite(models: dict[str, Path], loras: dict[str,
     tensors["transformer.blocks.1.attn1.to_q.lora_B.weight"][0, 0] = float("nan")
     save_file(tensors, tmp_path / "broken.safetensors")
     config = configured(models[WAN], [{"path": str(tmp_path / "broken.safetensors")}])
-    with pytest.raises(RankFailure, match=r"The LoRA of .*broken\.safetensors cannot be loaded \(.*NaN") as caught:
+    with pytest.raises(
+        RankFailure, match=r"The LoRA of .*broken\.safetensors cannot be loaded \(.*not finite\): check the file"
+    ) as caught:
         load_model(config, Ranks())
     assert "\n" not in str(caught.value)
 
@@ -268,9 +296,9 @@ UNFIT: dict[str, tuple[Change, list[str]]] = {
 }
 
 
-def refusal(config: Config, ranks: int = 1) -> str:
+def refusal(config: Config) -> str:
     with pytest.raises(InvalidInput) as caught:
-        preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), ranks)
+        preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), 1)
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".")
     return sentence
@@ -286,7 +314,7 @@ def test_what_does_not_fit(how: str, models: dict[str, Path], loras: dict[str, l
         assert word in sentence, sentence
 
 
-def test_files_and_layouts(models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: Path) -> None:
+def test_files(models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: Path) -> None:
     good = {"path": str(loras[WAN][0])}
     (tmp_path / "empty").mkdir()
     two = tmp_path / "two"
@@ -296,16 +324,15 @@ def test_files_and_layouts(models: dict[str, Path], loras: dict[str, list[Path]]
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((two / "a.safetensors").read_bytes()[:-8])
     (tmp_path / "pickled.pt").write_bytes(b"PK")
-    for given, overrides, ranks, words in (
-        ({"path": str(tmp_path / "none")}, (), 1, ["none", "does not exist"]),
-        ({"path": str(tmp_path / "empty")}, (), 1, ["empty", "no file"]),
-        ({"path": str(two)}, (), 1, ["two", "2 files", "name the file"]),
-        ({"path": str(cut)}, (), 1, ["cut.safetensors", "cut short"]),
-        ({"path": str(tmp_path / "pickled.pt")}, (), 1, ["pickled.pt", "no .safetensors"]),
-        (good | {"transformer": "transformer_2"}, (), 1, ["transformer_2", "one transformer"]),
-        (good, ("parallel.shard_weights=true",), 2, ["parallel.shard_weights is true", "model.loras"]),
+    for given, words in (
+        ({"path": str(tmp_path / "none")}, ["none", "does not exist"]),
+        ({"path": str(tmp_path / "empty")}, ["empty", "no file"]),
+        ({"path": str(two)}, ["two", "2 files", "name the file"]),
+        ({"path": str(cut)}, ["cut.safetensors", "cut short"]),
+        ({"path": str(tmp_path / "pickled.pt")}, ["pickled.pt", "no .safetensors"]),
+        (good | {"transformer": "transformer_2"}, ["transformer_2", "one transformer"]),
     ):
-        sentence = refusal(configured(models[WAN], [good, given], *overrides), ranks)
+        sentence = refusal(configured(models[WAN], [good, given]))
         for word in words:
             assert word in sentence, sentence
     (two / "b.safetensors").unlink()
