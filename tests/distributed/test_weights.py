@@ -395,9 +395,13 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence_on_every_rank(
 
 def damage(folder: Path, part: str, how: str) -> Path:
     if part == "transformer":
-        index = json.loads((folder / part / "diffusion_pytorch_model.safetensors.index.json").read_text())
+        shards = folder / part / "diffusion_pytorch_model.safetensors.index.json"
+        index = json.loads(shards.read_text())
         tensor = "proj_out.weight"
         file = folder / part / index["weight_map"][tensor]
+        if how == "missing":  # an index that lies is found out before
+            del index["weight_map"][tensor]
+            shards.write_text(json.dumps(index))
     else:
         tensor, file = "shared.weight", folder / "text_encoder" / "model.safetensors"
     tensors = load_file(file)
