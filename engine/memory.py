@@ -10,13 +10,14 @@ with, for N ranks in a replica of which S share a sequence and C branches:
 - transformer: 2 bytes a parameter (bfloat16), of one expert where there are two: the other waits in the host's
   memory, unless both take no more than half of the GPU's. Shared out (`parallel.shard_weights`) 1/N of all experts,
   and three blocks: the one that runs, the buffer in which it came, and the next one's.
-- text encoders: 2 bytes a parameter; shared out twice the largest layer, the table of tokens, for the parts wait in the
-  host's memory. Image encoder (CLIP): 4 bytes a parameter.
+- text encoders: 2 bytes a parameter; shared out (Wan) twice the largest layer, the table of tokens, for the parts wait
+  in the host's memory. Image encoder: 4 bytes a parameter.
 - cache: of DiCache, 5 tensors (two residuals, two probe residuals, the last probe) of [tokens / S, dim] for each
   guidance branch of the rank, 2 bytes a number.
 - step: what is alive inside a block at most, counted in such tensors, and a probe for each branch of the rank.
 - VAE and decode: 4 bytes a parameter (float32); the pictures between its layers, which N ranks share as strips of rows
-  (Wan), or of one tile of 256 x 256 pixels, and twice the finished video, on the first rank alone (HunyuanVideo).
+  (Wan), or of one tile of 256 x 256 pixels, in 1.5 with all frames, and twice the finished video, on the first rank
+  alone (HunyuanVideo).
 
 Left out are what CUDA and NCCL take for themselves, buffers of attention over ranks, and what the allocator wastes:
 leave a tenth free, and two gigabytes.
@@ -80,7 +81,8 @@ def estimate(model: PublishedModel, degrees: Degrees, shard_weights: bool = Fals
     if shard_weights and ranks > 1:
         experts = sum(parameters[folder] for folder in model.facts.transformers)
         transformer = experts / ranks + 3 * transformer / model.facts.num_layers
-        encoders *= 2 * _SHARE_OF_TOKEN_TABLE
+        if model.facts.family.shards_text_encoder:
+            encoders *= 2 * _SHARE_OF_TOKEN_TABLE
     local_tokens = -(-num_tokens(model) // degrees.sequence)  # rounded up: shards differ by one token
     tensor = local_tokens * model.dim * _BLOCK_BYTES
     branches = num_branches(model) // degrees.cfg

@@ -44,7 +44,7 @@ it belongs to a request. In English, from the README.md of Wan-Video/Wan2.1, for
     legs, many people in the background, walking backwards
 
 Without `--negative-prompt` it is empty. HunyuanVideo has its guidance distilled into the weights and takes none,
-but for HunyuanVideo I2V 33ch where `sampling.guidance` is above 1.
+but for HunyuanVideo I2V 33ch and HunyuanVideo 1.5 where `sampling.guidance` is above 1.
 
 ## DiCache's settings
 

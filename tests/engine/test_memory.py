@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
+from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLWan
 
 from dicache.config import CacheConfig
 from engine.components.autoencoder import _Decoder
@@ -30,6 +30,7 @@ COUNTED = (
     "Wan 2.2 I2V A14B",
     "Wan 2.2 TI2V 5B",
     "HunyuanVideo",
+    "HunyuanVideo 1.5 I2V 480p",
 )
 
 
@@ -71,7 +72,29 @@ def hunyuan_activations(model: PublishedModel, transformer: Any, latents: torch.
     return adapter, adapter.embed(latents, torch.tensor(999.0), [condition], shards)[0]
 
 
-ACTIVATIONS = {"Wan": wan_activations, "HunyuanVideo": hunyuan_activations}
+def hunyuan15_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
+    """With as many tokens as text and image have at most."""
+    from engine.components.hunyuan_video15 import PARTS
+    from engine.models.hunyuan_video15 import Condition
+    from parallel.sharding import plan_text_shards
+
+    shards = plan_shards(num_tokens(model), Ranks())
+    condition = Condition(
+        prompt_embeds=torch.empty(1, 1000, 3584),
+        image_and_glyphs=torch.empty(1, 729 + 256, model.dim),
+        text_shards=plan_text_shards(1000 + 729 + 256, shards),
+        rotary=transformer.rope(latents),
+        beside=torch.empty(1, 33, *latents.shape[2:]),
+    )
+    adapter = PARTS.adapter(transformer)
+    return adapter, adapter.embed(latents, torch.tensor(999.0), [condition], shards)[0]
+
+
+ACTIVATIONS = {
+    "Wan": wan_activations,
+    "HunyuanVideo": hunyuan_activations,
+    "HunyuanVideo 1.5": hunyuan15_activations,
+}
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -113,6 +136,18 @@ def test_decoding_a_tile() -> None:
     assert model.decode_bytes_per_tile * 0.99 < live.peak <= model.decode_bytes_per_tile
 
 
+def test_decoding_a_tile_of_all_frames() -> None:
+    """HunyuanVideo 1.5 does not cut time, so that a frame costs the same however many there are."""
+    model = BY_NAME["HunyuanVideo 1.5 T2V 720p"]
+    with fake_tensors(torch.float32):
+        vae = AutoencoderKLHunyuanVideo15().eval().requires_grad_(False)
+        vae.enable_tiling()
+        with LiveTensors(vae) as live:
+            vae.decode(torch.empty(1, 32, 2, 16, 16))
+    peak = live.peak / 5 * model.video[0]
+    assert model.decode_bytes_per_tile * 0.99 < peak <= model.decode_bytes_per_tile
+
+
 def test_the_cache_keeps_five_tensors_of_each_branch() -> None:
     run = drive(CacheConfig(threshold=0.25), lanes=(COND, UNCOND))
     assert run.controllers[0].cache_bytes == 2 * 5 * TOKENS * DIM * 4
@@ -142,6 +177,9 @@ def test_weights_that_are_shared_out() -> None:
         kind, settings = COMPONENTS["Wan 2.2 T2V A14B"]["text_encoder"]
         table = kind(CONFIG_CLASSES[kind](**settings)).shared.weight
     assert table.numel() * 2 * 2 <= a14b.encoders <= table.numel() * 2 * 2 * 1.01
+    hunyuan = BY_NAME["HunyuanVideo 1.5 T2V 720p"]
+    encoders = [estimate(hunyuan, degrees, shard_weights=shared).encoders for shared in (False, True)]
+    assert encoders == [2 * (7_070_619_136 + 219_314_944)] * 2, "the first rank has them whole"
     others = estimate(BY_NAME["Wan 2.2 T2V A14B"], degrees)
     assert (a14b.cache, a14b.step, a14b.decode) == (others.cache, others.step, others.decode)
 
