@@ -11,7 +11,7 @@ from engine.models.facts import family_of
 from engine.models.folder import read_json
 
 _INDEX = "model_index.json"
-_SETTINGS = ("*.json", "*.txt", "*.model")
+_SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = "*.safetensors"
 _VARIANTS = ("*.fp16.*", "*.bf16.*", "*.non_ema.*")  # second copies of the weights, which nobody reads
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from engine.errors import InvalidInput
 from engine.models.families import FAMILIES, Family
-from engine.models.folder import check_class, check_tokenizer, check_weights, read_json
+from engine.models.folder import check_chat_template, check_class, check_tokenizer, check_weights, read_json
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     for component in family.tokenizers:
         check_tokenizer(folder, component)
+    if family.chats:
+        check_chat_template(folder, family.tokenizers[0])
     try:
         in_channels = int(transformer.get("in_channels", 16))
         facts = ModelFacts(

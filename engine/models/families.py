@@ -32,6 +32,7 @@ class Family:
     read_sizes: Callable[[Settings, Settings], Sizes]  # from the configurations of the transformer and the VAE
     text_encoders: tuple[str, ...] = ("text_encoder",)
     tokenizers: tuple[str, ...] = ("tokenizer",)
+    chats: bool = False  # the first tokenizer lays prompts out as a chat, by a template of its own
     schedulers: tuple[str, ...] = ("unipc", "euler")
     max_text_tokens: int = 512
     shards_text_encoder: bool = True  # where weights are shared out; else the first rank has the whole of it
@@ -157,6 +158,7 @@ HUNYUAN_VIDEO_15 = Family(
     "engine.components.hunyuan_video15",
     _read_hunyuan_video15,
     text_encoders=("text_encoder", "text_encoder_2"),
+    chats=True,
     schedulers=("euler",),
     max_text_tokens=1000,
     shards_text_encoder=False,

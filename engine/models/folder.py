@@ -91,6 +91,17 @@ def check_tokenizer(folder: Path, component: str) -> None:
             raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the file with git lfs pull.")
 
 
+def check_chat_template(folder: Path, component: str) -> None:
+    """Refuse a tokenizer that does not know how a chat is laid out.
+
+    Raises:
+        InvalidInput: one sentence that names the folder.
+    """
+    settings = read_json(folder / component / "tokenizer_config.json")
+    if not (folder / component / "chat_template.jinja").is_file() and not settings.get("chat_template"):
+        raise InvalidInput(f"{folder / component} holds no chat_template.jinja: download the model again.")
+
+
 def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
     """The safetensors files of "transformer", "vae", "text_encoder" and so on: one, or those that its index lists.
 

@@ -17,6 +17,7 @@ from engine.models.facts import read_facts
 from tests.conftest import CONFIG, ROOT
 from tests.engine.bare_model import edit_json, write_bare_model
 from tests.engine.hub import COMMIT, Hub, serving, write_cache
+from tests.engine.hunyuan15_checkpoint import write_hunyuan15_checkpoint
 
 ID = "Wan-AI/tiny_Wan.2"
 
@@ -118,6 +119,17 @@ def test_a_download_brings_what_is_read_and_is_made_once(client: Client, hub: Hu
     client.endpoint = "http://127.0.0.1:9"
     assert client.find(ID) == folder
     assert not hub.downloads
+
+
+def test_a_download_brings_all_that_tokenizers_and_processors_read(client: Client, tmp_path: Path) -> None:
+    """A template of chats among it."""
+    model = write_hunyuan15_checkpoint(tmp_path / "published", images=True)
+    with serving(Hub({ID: model})) as hub:
+        client.endpoint = hub.url
+        folder = client.find(ID)
+    published = {str(file.relative_to(model)) for file in model.rglob("*") if file.is_file()}
+    assert {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()} == published
+    assert "tokenizer/chat_template.jinja" in published
 
 
 def test_weights_from_elsewhere_stay_on_the_hub(client: Client, hub: Hub) -> None:

@@ -104,6 +104,7 @@ def test_another_guidance(key: str, value: object, folders: dict[str, Path]) -> 
         "text_encoder_2/config.json",
         "text_encoder_2/model.safetensors",
         "tokenizer/tokenizer.json",
+        "tokenizer/chat_template.jinja",
         "tokenizer_2/tokenizer_config.json",
         "vae/diffusion_pytorch_model.safetensors",
         "transformer/diffusion_pytorch_model.safetensors",
@@ -119,6 +120,14 @@ def test_a_model_that_lacks_a_part(missing: str, folders: dict[str, Path]) -> No
     with pytest.raises(InvalidInput, match=f"{missing.split('/')[0]}.* download") as caught:
         read_facts(folders["image"])
     assert "\n" not in str(caught.value)
+
+
+def test_a_chat_template_among_the_settings(folders: dict[str, Path]) -> None:
+    """As older versions of transformers write it."""
+    template = folders["text"] / "tokenizer" / "chat_template.jinja"
+    rewrite(folders["text"] / "tokenizer" / "tokenizer_config.json", "chat_template", template.read_text())
+    template.unlink()
+    read_facts(folders["text"])
 
 
 def test_text_to_video_needs_no_image_encoder(folders: dict[str, Path]) -> None:
