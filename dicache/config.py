@@ -16,6 +16,7 @@ MethodName = Literal[
     "teacache",
     "magcache",
     "easycache",
+    "innovation",
     "interval",
     "taylorseer",
     "hicache",
@@ -23,7 +24,7 @@ MethodName = Literal[
     "foca",
     "none",
 ]
-GateName = Literal["probe", "first_block", "teacache", "magcache", "easycache", "interval", "list"]
+GateName = Literal["probe", "first_block", "teacache", "magcache", "easycache", "innovation", "interval", "list"]
 EstimatorName = Literal["reuse", "alignment", "projection", "taylor", "hermite", "adams_bashforth", "foca", "ridge"]
 
 
@@ -33,6 +34,7 @@ PAIRS: dict[MethodName, tuple[GateName, EstimatorName]] = {
     "teacache": ("teacache", "reuse"),
     "magcache": ("magcache", "reuse"),
     "easycache": ("easycache", "reuse"),
+    "innovation": ("innovation", "ridge"),
     "interval": ("interval", "reuse"),
     "taylorseer": ("interval", "taylor"),
     "hicache": ("interval", "hermite"),
@@ -45,6 +47,7 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "teacache": {"threshold": 0.1, "warmup_ratio": None, "warmup_steps": 1, "force_last": True},
     "magcache": {"threshold": 0.12, "max_consecutive_skips": 2},
     "easycache": {"threshold": 0.05, "warmup_ratio": None, "warmup_steps": 10, "force_last": True},
+    "innovation": {"threshold": 0.002, "warmup_ratio": 0.1},  # Lockstep's own
     "interval": {"warmup_ratio": 0.0},
     "taylorseer": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 1},
     "hicache": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 2},
@@ -56,6 +59,7 @@ _METHOD_OF_GATE = {
     "teacache": "teacache",
     "magcache": "magcache",
     "easycache": "easycache",
+    "innovation": "innovation",
     "interval": "interval",
 }
 

@@ -9,6 +9,7 @@ from dicache.config import CacheConfig, MethodName
 from dicache.easycache import EasyCacheGate
 from dicache.estimators import Alignment, Estimator, NoEstimate, Reuse
 from dicache.gates import FirstBlockGate, FixedGate, Gate, ProbeGate
+from dicache.innovation import InnovationGate
 from dicache.magcache import MagCacheGate, interpolate_nearest
 from dicache.magnitudes import TABLES, Table
 from dicache.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
@@ -137,6 +138,8 @@ def _gate(
             return _magcache(config, num_steps, span, published)
         case "easycache":
             return EasyCacheGate(config.threshold), warmup_steps
+        case "innovation":
+            return InnovationGate(config.threshold, _estimator(config).depth), warmup_steps
         case "interval" if config.compute_steps is None:
             # counted from the last step of the warm-up, as TaylorSeer does
             compute = {*span[:warmup_steps], *span[max(warmup_steps, 1) - 1 :: config.interval]}

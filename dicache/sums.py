@@ -90,6 +90,20 @@ class InnerSum:
         return torch.sum((tensors[a] - tensors[b]) * (tensors[c] - tensors[d]))
 
 
+@dataclass(frozen=True)
+class SquareSum:
+    """Σ a²."""
+
+    a: Operand
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return (self.a,)
+
+    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
+        return torch.sum(tensors[self.a] ** 2)
+
+
 def evaluate(sums: Sequence[Sum], read: Callable[[Operand, slice], Tensor], like: Tensor) -> Tensor:
     """Evaluate sums over the tokens of ``like`` in float64, chunk by chunk and without a host sync.
 

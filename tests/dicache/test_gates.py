@@ -262,6 +262,7 @@ GATES = {
     "teacache": {"threshold": 1.0, "polynomial": COEFFICIENTS, "signal": "modulated_input"},
     "magcache": {"threshold": 0.12, "ratios": RATIOS},
     "easycache": {"threshold": 0.4, "warmup_steps": 2},
+    "innovation": {"threshold": 0.01},
     "interval": {"interval": 3},
     "list": {"compute_steps": (0, 1, 5, 9, 12, 18)},
     "probe": {"threshold": 0.25},

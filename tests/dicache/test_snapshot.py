@@ -22,6 +22,7 @@ CONFIGS = {
     "easycache": CacheConfig(method="easycache", threshold=0.4, warmup_steps=3),
     "taylorseer": CacheConfig(method="taylorseer", interval=3, order=2),
     "foca": CacheConfig(method="foca", interval=5),
+    "innovation": CacheConfig(gate="innovation", threshold=0.01, estimator="ridge"),
     "none": CacheConfig(method="none"),
 }
 
