@@ -92,7 +92,10 @@ def unpack(
         _, expert, sample, branch, kind, _ = name.split(".")
         if own(lane := Lane(int(sample), branch)):
             tensors[int(expert)].setdefault(lane, {}).setdefault(kind, []).append(read_cache(name).to(device))
-    histories = [{Lane(**lane): _history(history) for lane, history in histories} for histories in plain["histories"]]
+    histories = [
+        {Lane(**lane): _history(Lane(**lane), history) for lane, history in histories}
+        for histories in plain["histories"]
+    ]
     return RequestState(
         steps_done=plain["steps_done"],
         latents=read_shared("latents").to(device),
@@ -104,9 +107,9 @@ def unpack(
     )
 
 
-def _history(values: Mapping[str, Any]) -> History:
+def _history(lane: Lane, values: Mapping[str, Any]) -> History:
     computed = [Step(**step) for step in values["computed"]]
-    return History(**{**values, "lane": Lane(**values["lane"]), "computed": computed})
+    return History(**{**values, "lane": lane, "computed": computed})
 
 
 def _pack(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -20,7 +20,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("until", [1, 7, 20])
-@pytest.mark.parametrize("method", ["dicache", "fbcache", "interval"])
+@pytest.mark.parametrize("method", ["dicache", "fbcache", "interval", "easycache", "taylorseer", "innovation"])
 def test_a_request_after_another_equals_a_fresh_one(method, until):
     config = CONFIG.model_copy(update={"method": method})
     fresh = drive(config)
