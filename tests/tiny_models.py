@@ -17,6 +17,7 @@ from tests.engine.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
 @dataclass(frozen=True)
 class TinyModel:
     write: Callable[[Path], Path]
+    threshold: float  # at which DiCache computes some of the steps past the warm-up and skips others
     images: int = 0  # given frames of a request: none, the first, or the first and the last
     frames: int = 9
     height: int = 48
@@ -28,27 +29,27 @@ class TinyModel:
         return (f"model.path={folder}", "model.dtype=float32", "runtime.device=cpu", *size)
 
 
-def _wan(name: str, **settings: int) -> TinyModel:
-    return TinyModel(partial(write_published_wan, name=name), **settings)
+def _wan(name: str, threshold: float, **settings: int) -> TinyModel:
+    return TinyModel(partial(write_published_wan, name=name), threshold, **settings)
 
 
 def _hunyuan15(images: int = 0) -> TinyModel:
-    return TinyModel(partial(write_hunyuan15_checkpoint, images=images > 0), images=images)
+    return TinyModel(partial(write_hunyuan15_checkpoint, images=images > 0), 0.1, images=images)
 
 
 # by name in the catalog
 TINY_MODELS = {
-    "Wan 2.1 T2V 1.3B": _wan("Wan2.1-T2V-1.3B"),
-    "Wan 2.1 T2V 14B": _wan("Wan2.1-T2V-14B"),
-    "Wan 2.1 I2V 14B 480P": _wan("Wan2.1-I2V-14B", images=1),
-    "Wan 2.1 I2V 14B 720P": _wan("Wan2.1-I2V-14B", images=1),
-    "Wan 2.1 FLF2V 14B 720P": _wan("Wan2.1-FLF2V-14B", images=2),
-    "Wan 2.2 T2V A14B": _wan("Wan2.2-T2V-A14B"),
-    "Wan 2.2 I2V A14B": _wan("Wan2.2-I2V-A14B", images=1),
-    "Wan 2.2 TI2V 5B": _wan("Wan2.2-TI2V-5B", images=1, height=96, width=160),
-    "HunyuanVideo": TinyModel(write_hunyuan_checkpoint),
-    "HunyuanVideo I2V": TinyModel(partial(write_hunyuan_image_checkpoint, kind="token_replace"), images=1),
-    "HunyuanVideo I2V 33ch": TinyModel(partial(write_hunyuan_image_checkpoint, kind="latent_concat"), images=1),
+    "Wan 2.1 T2V 1.3B": _wan("Wan2.1-T2V-1.3B", 1.3),
+    "Wan 2.1 T2V 14B": _wan("Wan2.1-T2V-14B", 1.3),
+    "Wan 2.1 I2V 14B 480P": _wan("Wan2.1-I2V-14B", 1.0, images=1),
+    "Wan 2.1 I2V 14B 720P": _wan("Wan2.1-I2V-14B", 1.0, images=1),
+    "Wan 2.1 FLF2V 14B 720P": _wan("Wan2.1-FLF2V-14B", 0.8, images=2),
+    "Wan 2.2 T2V A14B": _wan("Wan2.2-T2V-A14B", 1.2),
+    "Wan 2.2 I2V A14B": _wan("Wan2.2-I2V-A14B", 1.2, images=1),
+    "Wan 2.2 TI2V 5B": _wan("Wan2.2-TI2V-5B", 0.6, images=1, height=96, width=160),
+    "HunyuanVideo": TinyModel(write_hunyuan_checkpoint, 0.2),
+    "HunyuanVideo I2V": TinyModel(partial(write_hunyuan_image_checkpoint, kind="token_replace"), 0.1, images=1),
+    "HunyuanVideo I2V 33ch": TinyModel(partial(write_hunyuan_image_checkpoint, kind="latent_concat"), 0.1, images=1),
     "HunyuanVideo 1.5 T2V 480p": _hunyuan15(),
     "HunyuanVideo 1.5 T2V 720p": _hunyuan15(),
     "HunyuanVideo 1.5 I2V 480p": _hunyuan15(images=1),

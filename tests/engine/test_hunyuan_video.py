@@ -1,15 +1,12 @@
 """HunyuanVideo in the whole engine: what the diffusers pipeline gives, from files, on one rank and on several."""
 
 import json
-import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
 
 from engine.components.hunyuan_video import HunyuanVideoDecoder
 from engine.config import Config, load_config
@@ -19,7 +16,7 @@ from engine.loaded import load_model
 from engine.models.facts import read_facts
 from engine.preflight import preflight
 from engine.progress import Progress
-from engine.request import make_request
+from engine.request import GenerationRequest, make_request
 from engine.task import Outputs, make_tasks
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
@@ -27,6 +24,7 @@ from parallel.ranks import Ranks
 from tests.conftest import ROOT, tiny_config
 from tests.distributed.gang import Gang
 from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.parity import difference, pipeline_video
 
 SHORT = "a red circle"
 LONG = "a blue square moving slowly left on the navy background"  # of another length: more tokens, less padding
@@ -44,33 +42,12 @@ def configured(model: Path, *overrides: str) -> Config:
     return tiny_config(f"model.path={model}", "cache.method=none", *sampling, *overrides)
 
 
-def pipeline_output(config: Config, prompts: list[str], output_type: str = "latent") -> torch.Tensor:
-    pipeline = HunyuanVideoPipeline.from_pretrained(config.model.path)
-    pipeline.set_progress_bar_config(disable=True)
-    sampling = config.sampling
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, shift=sampling.shift)
-    return pipeline(
-        prompt=prompts,
-        height=sampling.height,
-        width=sampling.width,
-        num_frames=sampling.frames,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        max_sequence_length=sampling.max_sequence_length,
-        generator=torch.Generator("cpu").manual_seed(11),
-        output_type=output_type,
-    ).frames
+def asked(config: Config, prompts: list[str]) -> GenerationRequest:
+    return make_request(prompts, "", 11, config.sampling)
 
 
 def generate(ranks: Ranks, config: Config, prompts: list[str], output: Path | None = None) -> Result:
-    request = make_request(prompts, "", 11, config.sampling)
-    return Engine(load_model(config, ranks), Progress()).generate(request, output=output)
-
-
-def off(latents: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    assert latents.shape == expected.shape
-    return float((latents - expected).abs().max() / expected.abs().max())
+    return Engine(load_model(config, ranks), Progress()).generate(asked(config, prompts), output=output)
 
 
 @pytest.mark.parametrize(
@@ -86,36 +63,21 @@ def off(latents: torch.Tensor, expected: torch.Tensor) -> float:
 )
 def test_one_rank_gives_the_pipelines_latents(prompts: list[str], overrides: tuple[str, ...], model: Path) -> None:
     config = configured(model, *overrides)
-    assert off(generate(Ranks(), config, prompts).latents, pipeline_output(config, prompts)) <= 1e-5
-
-
-@pytest.mark.parametrize(
-    ("degrees", "frames"),
-    [(Degrees(ulysses=2), 9), (Degrees(ring=3), 5), (Degrees(ulysses=2, ring=2), 9)],  # 45 tokens, or 4 x 5 x 2
-    ids=str,
-)
-def test_several_ranks_give_the_pipelines_latents(gang: Gang, degrees: Degrees, frames: int, model: Path) -> None:
-    height = 64 if frames == 5 else 48
-    config = configured(model, f"sampling.frames={frames}", f"sampling.height={height}")
-    prompts = [LONG, SHORT]
-    expected = pipeline_output(config, prompts)
-    facts = read_facts(model)
-    assert math.prod(facts.token_grid(frames, height, 80)) % degrees.world_size, "shards of several lengths"
-    for result in gang.run(generate, degrees, config, prompts):
-        assert off(result.latents, expected) <= 1e-5
+    expected = pipeline_video(config, asked(config, prompts))
+    assert difference(generate(Ranks(), config, prompts).latents, expected) <= 1e-5
 
 
 def test_what_is_asked_for_matters(model: Path) -> None:
     """Else parity could hold for a model that does not look."""
     latents = generate(Ranks(), configured(model), [LONG]).latents
-    assert off(generate(Ranks(), configured(model), [SHORT]).latents, latents) > 1e-3
+    assert difference(generate(Ranks(), configured(model), [SHORT]).latents, latents) > 1e-3
     for override in ("sampling.guidance=1", "sampling.shift=3", "sampling.max_sequence_length=5"):
-        assert off(generate(Ranks(), configured(model, override), [LONG]).latents, latents) > 1e-3, override
+        assert difference(generate(Ranks(), configured(model, override), [LONG]).latents, latents) > 1e-3, override
 
 
 def test_decoding_gives_the_pipelines_frames(model: Path) -> None:
     config = configured(model, "sampling.frames=25")  # 7 latent frames: more than one of diffusers' pieces of time
-    expected = torch.as_tensor(pipeline_output(config, [LONG], "np")[0])
+    expected = pipeline_video(config, asked(config, [LONG]), "np")[0]
     latents = generate(Ranks(), config, [LONG]).latents
     chunks = list(HunyuanVideoDecoder(config, Ranks()).decode(latents[0], CollectiveMeter()))
     assert len(chunks) > 1, "the file is written as the frames come"
@@ -131,25 +93,6 @@ def test_every_rank_gets_through_decoding(gang: Gang, model: Path, tmp_path: Pat
     assert first.report and not any(other.report for other in others)
     with av.open(str(tmp_path / "video.mp4")) as container:
         assert len(list(container.decode(video=0))) == config.sampling.frames
-
-
-def actions(report: dict[str, Any] | None) -> list[str]:
-    assert report
-    return [row["action"] for row in report["steps"]]
-
-
-CACHED = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
-
-
-def test_the_cache_decides_alike_on_one_rank_and_on_three(gang: Gang, model: Path) -> None:
-    config = configured(model, *CACHED)
-    alone = generate(Ranks(), config, [LONG])
-    taken = actions(alone.report)
-    assert {"warmup", "skip", "compute"} == set(taken), taken
-    results = gang.run(generate, Degrees(ring=3), config, [LONG])
-    assert actions(results[0].report) == taken
-    for result in results:
-        assert off(result.latents, alone.latents) <= 1e-5
 
 
 def test_the_facts(model: Path) -> None:

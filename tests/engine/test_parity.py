@@ -7,7 +7,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from safetensors.torch import load_file
 
 from engine.components.autoencoder import load_autoencoder
@@ -15,13 +14,14 @@ from engine.config import Config
 from engine.engine import Engine, Result
 from engine.loaded import load_model
 from engine.progress import Progress
-from engine.request import make_request
+from engine.request import GenerationRequest, make_request
 from engine.video import write_video
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from tests.conftest import PROMPT, tiny_config
 from tests.distributed.gang import Gang
+from tests.parity import difference, pipeline_video
 
 OTHER = "a blue square moving up on a navy background"
 CASES = {
@@ -36,31 +36,12 @@ CASES = {
 }
 
 
-def pipeline_output(config: Config, prompts: list[str], negative_prompt: str, output_type: str) -> torch.Tensor:
-    pipeline = WanPipeline.from_pretrained(config.model.path)
-    pipeline.set_progress_bar_config(disable=True)
-    sampling = config.sampling
-    if sampling.scheduler == "unipc":
-        pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=sampling.shift)
-    else:
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
-    return pipeline(
-        prompt=prompts,
-        negative_prompt=[negative_prompt] * len(prompts),
-        height=sampling.height,
-        width=sampling.width,
-        num_frames=sampling.frames,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        max_sequence_length=sampling.max_sequence_length,
-        generator=torch.Generator("cpu").manual_seed(11),
-        output_type=output_type,
-    ).frames
+def asked(config: Config, prompts: list[str], negative_prompt: str) -> GenerationRequest:
+    return make_request(prompts, negative_prompt, 11, config.sampling)
 
 
 def generate(ranks: Ranks, config: Config, prompts: list[str], negative_prompt: str) -> Result:
-    request = make_request(prompts, negative_prompt, 11, config.sampling)
-    return Engine(load_model(config, ranks), Progress()).generate(request)
+    return Engine(load_model(config, ranks), Progress()).generate(asked(config, prompts, negative_prompt))
 
 
 def decoded(config: Config, latents: torch.Tensor) -> torch.Tensor:
@@ -71,10 +52,9 @@ def decoded(config: Config, latents: torch.Tensor) -> torch.Tensor:
 def test_one_rank_gives_the_pipelines_latents(case: str) -> None:
     prompts, negative_prompt, overrides = CASES[case]
     config = tiny_config("cache.method=none", *overrides)
-    expected = pipeline_output(config, prompts, negative_prompt, "latent")
+    expected = pipeline_video(config, asked(config, prompts, negative_prompt))
     latents = generate(Ranks(), config, prompts, negative_prompt).latents
-    assert latents.shape == expected.shape
-    assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert difference(latents, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2, ulysses=2)], ids=str)
@@ -82,14 +62,14 @@ def test_one_rank_gives_the_pipelines_latents(case: str) -> None:
 def test_several_ranks_give_the_pipelines_latents(gang: Gang, degrees: Degrees, case: str) -> None:
     prompts, negative_prompt, overrides = CASES[case]
     config = tiny_config("cache.method=none", *overrides)
-    expected = pipeline_output(config, prompts, negative_prompt, "latent")
+    expected = pipeline_video(config, asked(config, prompts, negative_prompt))
     for result in gang.run(generate, degrees, config, prompts, negative_prompt):
-        assert (result.latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert difference(result.latents, expected) <= 1e-5
 
 
 def test_decoding_gives_the_pipelines_frames() -> None:
     config = tiny_config("cache.method=none")
-    expected = pipeline_output(config, [PROMPT], "", "np")[0]
+    expected = pipeline_video(config, asked(config, [PROMPT], ""), "np")[0].numpy()
     latents = generate(Ranks(), config, [PROMPT], "").latents
     frames = decoded(config, latents[0]).numpy()
     assert frames.shape == expected.shape

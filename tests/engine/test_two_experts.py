@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
+from diffusers import WanPipeline
 
 from dicache.controller import Controller
 from engine.config import Config
@@ -22,6 +22,7 @@ from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.conftest import CONFIG, PROMPT, tiny_config
 from tests.distributed.gang import Gang
+from tests.parity import difference, pipeline_video
 
 # with flow shift 8 the first seven of 12 steps are at noise levels of 0.875 and above, and both experts skip
 SAMPLING = ("sampling.shift=8", "cache.threshold=0.3")
@@ -54,28 +55,6 @@ def generate(ranks: Ranks, config: Config) -> Result:
     return Engine(load_model(config, ranks), Progress()).generate(asked(config))
 
 
-def pipeline_latents(config: Config) -> torch.Tensor:
-    pipeline = WanPipeline.from_pretrained(config.model.path)
-    pipeline.set_progress_bar_config(disable=True)
-    sampling = config.sampling
-    if sampling.scheduler == "unipc":
-        pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=sampling.shift)
-    else:
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
-    return pipeline(
-        prompt=PROMPT,
-        negative_prompt="a green triangle",
-        height=sampling.height,
-        width=sampling.width,
-        num_frames=sampling.frames,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        guidance_scale_2=sampling.low_noise_guidance,
-        generator=torch.Generator("cpu").manual_seed(11),
-        output_type="latent",
-    ).frames
-
-
 def edit_index(folder: Path, copy: Path, **changes: Any) -> Path:
     """The same model with other entries in its index."""
     copy.mkdir()
@@ -99,35 +78,27 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_two_experts_give_the_pipelines_latents(folder: Path, case: str) -> None:
     config = configured(folder, "cache.method=none", *CASES[case])
-    expected = pipeline_latents(config)
+    expected = pipeline_video(config, asked(config))
     latents = generate(Ranks(), config).latents
-    assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()
-
-
-@pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(cfg=2), Degrees(ring=3)], ids=str)
-def test_on_several_ranks_too(gang: Gang, folder: Path, degrees: Degrees) -> None:
-    config = configured(folder, "cache.method=none", *CASES["two guidances"])
-    expected = pipeline_latents(config)
-    for result in gang.run(generate, degrees, config):
-        assert (result.latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert difference(latents, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("boundary_ratio", [0.0, 1.0])
 def test_an_expert_without_steps_changes_nothing(folder: Path, tmp_path: Path, boundary_ratio: float) -> None:
     one_only = edit_index(folder, tmp_path / "model", boundary_ratio=boundary_ratio)
     config = configured(one_only, "cache.method=none")
-    expected = pipeline_latents(config)
+    expected = pipeline_video(config, asked(config))
     latents = generate(Ranks(), config).latents
-    assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert difference(latents, expected) <= 1e-5
     assert not torch.equal(latents, generate(Ranks(), configured(folder, "cache.method=none")).latents)
 
 
 def test_a_timestep_per_token_gives_the_pipelines_latents(folder: Path, tmp_path: Path) -> None:
     changes = {"expand_timesteps": True, "transformer_2": [None, None], "boundary_ratio": None}
     config = configured(edit_index(folder, tmp_path / "model", **changes), "cache.method=none")
-    expected = pipeline_latents(config)
+    expected = pipeline_video(config, asked(config))
     latents = generate(Ranks(), config).latents
-    assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert difference(latents, expected) <= 1e-5
 
 
 def actions(result: Result, branch: str = "cond") -> str:
