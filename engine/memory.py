@@ -17,7 +17,7 @@ with, for N ranks in a replica of which S share a sequence and C branches:
 - step: what is alive inside a block at most, counted in such tensors, and a probe for each branch of the rank.
 - VAE and decode: 4 bytes a parameter (float32); the pictures between its layers, which N ranks share as strips of rows
   (Wan), or of one tile of 256 x 256 pixels, in 1.5 with all frames, and twice the finished video, on the first rank
-  alone (HunyuanVideo).
+  alone (HunyuanVideo). Encoding given images takes less.
 
 Left out are what CUDA and NCCL take for themselves, buffers of attention over ranks, and what the allocator wastes:
 leave a tenth free, and two gigabytes.

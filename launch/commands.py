@@ -89,11 +89,11 @@ def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, s
 
 
 @app.command()
-def models() -> int:
+def models(ranks: opt.Together = 8) -> int:
     """Show which published models run, with which tasks and layouts, and how much memory they take."""
     from launch.models import print_models
 
-    print_models(sys.stdout)
+    print_models(ranks, sys.stdout)
     return 0
 
 

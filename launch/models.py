@@ -9,22 +9,33 @@ from rich.table import Table
 from rich.text import Text
 
 from dicache.config import CacheConfig
+from engine.errors import InvalidInput
 from engine.memory import choose_degrees, estimate, num_branches
 from engine.models.catalog import CATALOG, PublishedModel
 from launch.console import make_console
 from parallel.degrees import Degrees
 
-RANKS = (1, 8)
 TABLED = ("teacache", "magcache")
 """Methods that need numbers of the model, and run where their authors publish them."""
+_LARGEST = 1024
 
 
-def print_models(stream: IO[str]) -> None:
-    """Print the table, and below it what holds for all of its rows."""
+def print_models(ranks: int, stream: IO[str]) -> None:
+    """Print the table, and below it what holds for all of its rows.
+
+    Args:
+        ranks: that make a video together, on whose GPUs the memory is asked; beside those on one GPU.
+
+    Raises:
+        InvalidInput: there is no such number of ranks; one sentence.
+    """
+    if not 1 <= ranks <= _LARGEST:
+        raise InvalidInput(f"--ranks is {ranks}, but it should be a number from 1 to {_LARGEST}.")
+    counts = (1, ranks) if ranks > 1 else (1,)
     console = make_console(stream)
     times = "×" if (console.encoding or "").lower().startswith("utf") else "x"
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
-    for name in ("model and recipe", "tasks", "video", "ulysses", "cfg", *(f"GB on {ranks}" for ranks in RANKS)):
+    for name in ("model and recipe", "tasks", "video", "ulysses", "cfg", *(f"GB on {count}" for count in counts)):
         # folded, never cut: a narrow terminal shows the same in more lines
         table.add_column(name, overflow="fold", justify="right" if name.startswith("GB") else "left")
     for model in CATALOG:
@@ -34,7 +45,7 @@ def print_models(stream: IO[str]) -> None:
             f" {times} ".join(map(str, model.video)),
             " ".join(map(str, ulysses_degrees(model))),
             "1 or 2" if num_branches(model) == 2 else "1",
-            *(str(gigabytes(model, ranks)) for ranks in RANKS),
+            *(str(gigabytes(model, count)) for count in counts),
         )
     console.print(table)
     console.print()

@@ -64,6 +64,10 @@ Ranks = Annotated[
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What a run that broke off has left beside its video: NAME.checkpoint.")
 ]
+Together = Annotated[
+    int, typer.Option("--ranks", parser=_whole_number, help="GPUs of one machine that make a video together.")
+]
+
 Nodes = Annotated[int, typer.Option("--nodes", parser=_whole_number, help="Machines.")]
 Devices = Annotated[int, typer.Option("--devices", parser=_whole_number, help="Ranks on each machine.")]
 

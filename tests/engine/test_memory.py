@@ -8,14 +8,14 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLWan
 
 from dicache.config import CacheConfig
-from engine.components.autoencoder import _Decoder
+from engine.components.autoencoder import _Decoder, _Encoder
 from engine.memory import choose_degrees, estimate, num_tokens
 from engine.models.catalog import CATALOG, PublishedModel
-from engine.models.hunyuan_video import HunyuanVideoAdapter
+from engine.models.hunyuan_video import Condition, HunyuanVideoAdapter
 from engine.models.wan import WanAdapter
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from parallel.sharding import plan_shards
+from parallel.sharding import plan_shards, plan_text_shards
 from tests.dicache.toy import COND, DIM, TOKENS, UNCOND, drive
 from tests.engine.test_catalog import COMPONENTS, CONFIG_CLASSES, name_of
 from tests.live_tensors import LiveTensors, fake_tensors
@@ -26,8 +26,6 @@ COUNTED = (
     "Wan 2.1 T2V 1.3B",
     "Wan 2.1 T2V 14B",
     "Wan 2.1 I2V 14B 720P",
-    "Wan 2.1 FLF2V 14B 720P",
-    "Wan 2.2 I2V A14B",
     "Wan 2.2 TI2V 5B",
     "HunyuanVideo",
     "HunyuanVideo 1.5 I2V 480p",
@@ -55,9 +53,6 @@ def wan_activations(model: PublishedModel, transformer: Any, latents: torch.Tens
 
 
 def hunyuan_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
-    from engine.models.hunyuan_video import Condition
-    from parallel.sharding import plan_text_shards
-
     shards = plan_shards(num_tokens(model), Ranks())
     condition = Condition(  # the adapter would count the text's tokens, and here there is no data
         prompt_embeds=torch.empty(1, 256, 4096),
@@ -124,6 +119,17 @@ def test_decoding_strips(name: str) -> None:
                 pass
     pixels = model.video[1] * model.video[2]
     assert model.decode_bytes_per_pixel * 0.99 < live.peak / pixels <= model.decode_bytes_per_pixel
+
+
+def test_encoding_images_takes_less_than_decoding() -> None:
+    model = BY_NAME["Wan 2.1 I2V 14B 720P"]
+    _, height, width = model.video
+    with fake_tensors(torch.float32):
+        vae = AutoencoderKLWan().eval().requires_grad_(False)
+        encoder = _Encoder(vae)
+        with LiveTensors(vae) as live:
+            encoder(iter([torch.empty(1, 3, frames, height, width) for frames in (1, 4, 4)]))
+    assert live.peak < model.decode_bytes_per_pixel * height * width
 
 
 def test_decoding_a_tile() -> None:

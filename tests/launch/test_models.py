@@ -7,20 +7,22 @@ import yaml
 from rich.console import Console
 
 from engine.config import load_config
+from engine.errors import InvalidInput
 from engine.memory import choose_degrees, estimate
 from engine.models.catalog import CATALOG, PublishedModel
 from launch import models as table
 from launch.commands import app
 from launch.models import print_models, ulysses_degrees
 from launch.models_page import RECIPES, models_page, read_comments
+from parallel.degrees import Degrees
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs" / "models.md"
 
 
-def printed() -> str:
+def printed(ranks: int = 8) -> str:
     stream = io.StringIO()
-    print_models(stream)
+    print_models(ranks, stream)
     return stream.getvalue()
 
 
@@ -40,6 +42,19 @@ def test_the_table_in_a_pipe() -> None:
         assert word in text
 
 
+def test_memory_on_as_many_ranks_as_asked() -> None:
+    heading = printed(4).splitlines()[0]
+    assert heading.split()[-6:] == ["GB", "on", "1", "GB", "on", "4"]
+    row = next(line for line in printed(4).splitlines() if line.startswith("Wan 2.1 T2V 14B "))
+    degrees = Degrees(cfg=2, ulysses=2)
+    assert int(row.split()[-1]) == round(estimate(CATALOG[1], degrees).peak / 1e9)
+    assert printed(1).splitlines()[0].split()[-3:] == ["GB", "on", "1"]
+    for ranks in (0, 1025):
+        with pytest.raises(InvalidInput, match=rf"--ranks is {ranks}, .* from 1 to 1024\.$"):
+            printed(ranks)
+    assert "GB on 1021" in printed(1021), "a prime number of them is a ring"
+
+
 def test_degrees_are_those_that_divide_the_heads() -> None:
     degrees = {model.name: ulysses_degrees(model) for model in CATALOG}
     assert degrees["Wan 2.1 T2V 1.3B"] == [2, 3, 4, 6, 12]
@@ -50,7 +65,7 @@ def test_degrees_are_those_that_divide_the_heads() -> None:
 def test_a_narrow_terminal_folds_and_loses_nothing(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(table, "make_console", lambda stream: Console(file=stream, width=width))
-    print_models(stream)
+    print_models(8, stream)
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     letters = "".join(line.split("  ")[0].strip() for line in lines if line.strip())
@@ -61,7 +76,7 @@ def test_a_narrow_terminal_folds_and_loses_nothing(width: int, monkeypatch: pyte
 
 def test_a_narrow_character_set() -> None:
     stream = io.TextIOWrapper(buffer := io.BytesIO(), encoding="ascii")
-    print_models(stream)
+    print_models(8, stream)
     stream.flush()
     assert "81 x 720 x 1280" in buffer.getvalue().decode("ascii")
 
