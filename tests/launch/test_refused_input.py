@@ -230,12 +230,13 @@ def test_no_new_options() -> None:
     names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
     names += ["ranks", "output", "report", "latents", "audit", "set"]
     group = typer.main.get_command(commands.app)
-    assert set(group.commands) == {"generate", "resume", "layout", "config"}  # type: ignore[attr-defined]
+    assert set(group.commands) == {"generate", "resume", "layout", "models", "config"}  # type: ignore[attr-defined]
     for command, expected in (
         (group.commands["generate"], names),  # type: ignore[attr-defined]
         (group.commands["resume"], ["ranks", "set"]),  # type: ignore[attr-defined]
         (typer.main.get_command(resume.app), ["set"]),
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
+        (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
         (typer.main.get_command(generate.app), [name for name in names if name != "ranks"]),
     ):
