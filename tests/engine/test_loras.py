@@ -246,6 +246,32 @@ def test_an_adapter_under_the_original_names(
     assert off(generate(Ranks(), configured(models[WAN], [])).latents, expected) > 1e-2
 
 
+def test_a_hunyuan_adapter_under_the_original_names(models: dict[str, Path], tmp_path: Path) -> None:
+    """There, query, key and value are one layer. Width 64, multilayer perceptrons of 128."""
+    generator = torch.Generator().manual_seed(5)
+    sizes = {
+        "img_attn_qkv": (192, 64),
+        "txt_attn_qkv": (192, 64),
+        "img_mlp.fc2": (64, 128),
+        "txt_mod.linear": (384, 64),
+    }
+    tensors = {}
+    for layer, (out, width) in sizes.items():
+        name = f"diffusion_model.double_blocks.1.{layer}"
+        tensors[f"{name}.lora_A.weight"] = 0.3 * torch.randn(3, width, generator=generator)
+        tensors[f"{name}.lora_B.weight"] = 0.3 * torch.randn(out, 3, generator=generator)
+    file = tmp_path / "hunyuan.safetensors"
+    save_file(tensors, file)
+    config = configured(models[HUNYUAN], [{"path": str(file), "scale": 0.6}])
+    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), 1)
+    pipeline = HunyuanVideoPipeline.from_pretrained(models[HUNYUAN])
+    pipeline.load_lora_weights(file, adapter_name="original")
+    pipeline.set_adapters(["original"], [0.6])
+    expected = pipeline_output(config, pipeline)
+    assert off(generate(Ranks(), config).latents, expected) <= 1e-5
+    assert off(generate(Ranks(), configured(models[HUNYUAN], [])).latents, expected) > 1e-2
+
+
 def test_an_adapter_that_is_not_finite(models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: Path) -> None:
     tensors = load_file(loras[WAN][0] / "pytorch_lora_weights.safetensors")
     tensors["transformer.blocks.1.attn1.to_q.lora_B.weight"][0, 0] = float("nan")
