@@ -1,4 +1,5 @@
-"""HunyuanVideo 1.5 on several ranks: what the diffusers pipelines give, and one rank's schedule."""
+"""HunyuanVideo 1.5 on several ranks: what the diffusers pipelines give, and one rank's schedule, with weights shared
+out, too, and after a run that broke off."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ import av
 import pytest
 
 from engine.components.hunyuan_video15 import PARTS
-from engine.engine import Result
+from engine.engine import Engine, Result
+from engine.loaded import load_model
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from tests.distributed.gang import Gang
+from tests.distributed.test_checkpoints import BreaksOff, BrokenOff
 from tests.engine.hunyuan15_inputs import (
     PLAIN,
     Asked,
@@ -103,6 +106,24 @@ def test_weights_may_be_shared_out(
                 assert actions(result) == actions(alone[name]), name
                 whole = alone[name].report["totals"]["weight_bytes_per_rank"]
                 assert result.report["totals"]["weight_bytes_per_rank"] < 0.6 * whole
+
+
+def break_off_and_resume(ranks: Ranks, asked: Asked, folder: Path) -> Result:
+    model = load_model(asked.config, ranks)
+    with pytest.raises(BrokenOff):
+        Engine(model, BreaksOff(7)).generate(asked.request, checkpoint=folder)
+    return Engine(model, BreaksOff(None)).generate(asked.request, checkpoint=folder)
+
+
+def test_a_resumed_run_makes_the_same(
+    gang: Gang, checkpoints: Checkpoints, alone: dict[str, Result], tmp_path: Path
+) -> None:
+    asked, expected = checkpoints.ask("image", *CACHE, "checkpoint.every=2"), alone["image, cached"]
+    results = gang.run(break_off_and_resume, Degrees(cfg=2), asked, tmp_path)
+    assert results[0].report and results[0].report["resumed_at"] == [6]
+    assert actions(results[0]) == actions(expected)
+    for result in results:
+        assert difference(result.latents, expected.latents) <= 1e-5
 
 
 def test_every_rank_gets_through_decoding(gang: Gang, asked: dict[str, Asked], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ tests/distributed/test_hunyuan_video15.py has several ranks, tests/engine/test_h
 said of what cannot be run.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 
 from engine.components.hunyuan_video15 import PARTS
+from engine.errors import RankFailure
 from engine.guidance import all_lanes
 from engine.loaded import load_model
 from engine.models.facts import read_facts
@@ -90,6 +92,13 @@ def test_what_is_asked_for_matters(task: str, checkpoints: Checkpoints) -> None:
     first, *results = generate(Ranks(), [checkpoints.ask(task), *others.values()])
     for name, result in zip(others, results, strict=True):
         assert difference(result.latents, first.latents) > 1e-3, name
+
+
+def test_an_image_that_vanished_after_the_check(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    asked = checkpoints.ask("image")
+    gone = asked.request.model_copy(update={"image": tmp_path / "gone.png"})
+    with pytest.raises(RankFailure, match=r"--image .*gone\.png.* not there"):
+        generate(Ranks(), [Asked(asked.config, gone)])
 
 
 @pytest.mark.parametrize("task", TASKS)
