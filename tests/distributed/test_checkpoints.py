@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from engine.engine import Engine
@@ -85,10 +86,22 @@ def test_another_layout(before: Degrees, after: Degrees, cache: str, gang: Gang,
     """Cache shards are re-cut: shards of 14 tokens on three ranks become shards of 21 on two, for example."""
     whole, actions, _ = gang.run(run, Degrees(), cache, None, [None])[0]
     gang.run(begin, before, cache, tmp_path, 7)
+    if cache == "teacache":
+        assert _lengths(tmp_path, "timestep_embedding") == {0: 1, 1: 0}, "kept and counted once"
     resumed = gang.run(run, after, cache, tmp_path, [None])
     assert resumed[0][2] == [6] and resumed[0][1] == actions
     for latents, *_ in resumed:
         assert (latents - whole).abs().max() <= 1e-5 * whole.abs().max()
+
+
+def _lengths(folder: Path, kind: str) -> dict[int, int]:
+    """Tokens of the cond branch's newest signal of a kind, by rank, in the newest checkpoint."""
+    newest = max(folder.glob("step-*"))
+    lengths = {}
+    for file in newest.glob("rank-*"):
+        with safe_open(file, "pt") as opened:
+            lengths[int(file.name.split("-")[1])] = opened.get_slice(f"cache.0.0.cond.{kind}.0").get_shape()[1]
+    return lengths
 
 
 def begin(ranks: Ranks, cache: str, folder: Path, stop: int) -> None:
