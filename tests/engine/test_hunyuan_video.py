@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.components.hunyuan_video import HunyuanVideoDecoder
-from engine.config import Config, load_config
+from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import InvalidInput
 from engine.loaded import load_model
@@ -21,7 +21,7 @@ from engine.task import Outputs, make_tasks
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.conftest import ROOT, tiny_config
+from tests.conftest import tiny_config
 from tests.distributed.gang import Gang
 from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
 from tests.parity import difference, pipeline_video
@@ -140,15 +140,6 @@ def test_what_fits_passes(model: Path) -> None:
     assert preflight(configured(model, "parallel=auto"), tasks, 4).degrees == Degrees(ulysses=4)
     long = configured(model, "sampling.frames=8001")  # no table of positions ends
     preflight(long, make_tasks(["x"], "", [0], long.sampling, Outputs()), 1)
-
-
-def test_the_recipe_fits(model: Path) -> None:
-    config = load_config(ROOT / "configs" / "hunyuan-video.yaml", [f"model.path={model}", "runtime.device=cpu"])
-    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), 4)
-    sampling, cache = config.sampling, config.cache
-    assert (sampling.steps, sampling.guidance, sampling.shift, sampling.fps) == (50, 6.0, 7.0, 24)
-    assert (cache.method, cache.threshold, cache.gamma_min, cache.gamma_max) == ("dicache", 0.1, 1.0, 1.5)
-    assert cache.at_threshold == "skip"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """`lockstep models`, and the page of models."""
 
 import io
+import re
+import shlex
 
 import pytest
+import typer
 import yaml
 from rich.console import Console
 
@@ -10,6 +13,7 @@ from engine.config import load_config
 from engine.errors import InvalidInput
 from engine.memory import choose_degrees, estimate
 from engine.models.catalog import CATALOG, PublishedModel
+from engine.preflight import check_size
 from launch import models as table
 from launch.commands import app
 from launch.models import print_models, ulysses_degrees
@@ -103,6 +107,23 @@ def test_the_page_has_every_setting_of_a_recipe_with_its_value(model: PublishedM
         assert getattr(getattr(config, section), name) == value
     assert all(comment.strip() for *_, comment in read_comments(text))
     assert f"lockstep generate configs/{model.recipe} " in text and model.hub_id in text
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=lambda model: model.name)
+def test_the_commands_in_a_recipe_can_be_typed(model: PublishedModel) -> None:
+    text = (RECIPES / model.recipe).read_text(encoding="utf-8")
+    (command,) = re.findall(r"^#   lockstep (generate .*)$", text, re.MULTILINE)
+    generate = typer.main.get_command(app).commands["generate"]  # type: ignore[attr-defined]
+    _, config, *arguments = shlex.split(command)
+    given = generate.make_context("generate", [config, *arguments], resilient_parsing=True).params
+    assert given["config"] == f"configs/{model.recipe}" and given["prompt"]
+    assert bool(given["image"]) == ("text-to-video" not in model.tasks)
+    assert bool(given["last_image"]) == ("first-last-frame" in model.tasks)
+    for hint in re.findall(r"^# At 480p: (.*)$", text, re.MULTILINE):
+        overrides = [part for part in shlex.split(hint) if part != "--set"]
+        sampling = load_config(RECIPES / model.recipe, overrides).sampling
+        check_size(sampling, model.facts)
+        assert (sampling.height, sampling.width) == (480, 832)
 
 
 def test_the_readme_leads_to_the_page() -> None:
