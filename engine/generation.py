@@ -131,6 +131,8 @@ class Generation:
             experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise))
             latents = resumed.latents if resumed else self._start(noise, encoded)
             latents = denoise(experts, self._scheduler, latents, control, self._on_step, self._steps_done)
+            for controller in self._controllers:
+                controller.release()  # decoding wants the memory
             if self._checkpoints:
                 self._checkpoints.save_final(self._state(self._request.sampling.steps, latents))
             return latents

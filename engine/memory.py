@@ -3,7 +3,7 @@
 The first rank of a replica holds the most. Beside the transformer, which stays, it holds one thing after another, so
 its peak is
 
-    transformer + max(text encoders, image encoder, cache + step, cache + VAE + decode)
+    transformer + max(text encoders, image encoder, cache + step, VAE + decode)
 
 with, for N ranks in a replica of which S share a sequence and C branches:
 
@@ -49,7 +49,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        return self.transformer + max(self.encoders, self.cache + self.step, self.cache + self.decode)
+        return self.transformer + max(self.encoders, self.cache + self.step, self.decode)
 
 
 def choose_degrees(model: PublishedModel, ranks: int) -> Degrees:

@@ -25,7 +25,8 @@ HEAD = """# Models
 
 Written by `python -m launch.models_page` from `engine/models/catalog.py` and the recipes in `configs/`; a test compares
 it with them. `lockstep models` prints the short form. The [small model](../configs/tiny_wan/README.md) ships; all
-others are downloaded (`hf` comes with `huggingface_hub`, which diffusers installs).
+others are found in the hub's cache, or downloaded into it by the first run. `hf download` does that beforehand (it
+brings everything in the repository; a run only what it reads); `--set model.path=FOLDER` names a copy of your own.
 
 ## Memory
 
@@ -73,14 +74,12 @@ def _memory_row(model: PublishedModel) -> str:
 
 def _section(model: PublishedModel) -> Iterator[str]:
     facts, text = model.facts, (RECIPES / model.recipe).read_text(encoding="utf-8")
-    folder = re.search(r"^  path: (\S+)", text, re.MULTILINE)
-    assert folder, model.recipe
     counts = ", ".join(f"{name} {count / 1e9:.2f}" for name, count in model.parameters.items())
     yield f"## {model.name}\n"
     yield f"{' and '.join(model.tasks).capitalize()}. Billions of parameters: {counts}. {facts.num_layers} blocks,"
     yield f"{facts.num_heads} heads (Ulysses {', '.join(map(str, ulysses_degrees(model)))}), {_branches(model)}.\n"
     yield f"Cache methods: {', '.join(_methods(model))}.\n"
-    yield f"    hf download {model.hub_id} --local-dir configs/{folder[1]}"
+    yield f"    hf download {model.hub_id}"
     yield from (f"    {command}" for command in re.findall(r"^#   (lockstep generate .*)$", text, re.MULTILINE))
     hints = re.findall(r"^# ((?:At|From) .*)$", text, re.MULTILINE)
     yield "".join(f"\n{hint.split(': ', 1)[0]}: `{hint.split(': ', 1)[1]}`.\n" for hint in hints)
@@ -96,9 +95,8 @@ def _methods(model: PublishedModel) -> list[str]:
     name = published_name(model)
     tabled = {
         "teacache": name in POLYNOMIALS,
-        "magcache": any(
-            key == name or key.startswith(f"{name}-") for key in TABLES
-        ),  # more, of one model run in two ways
+        # more than one, where a model is run in two ways
+        "magcache": any(key == name or key.startswith(f"{name}-") for key in TABLES),
     }
     methods = get_args(CacheConfig.model_fields["method"].annotation)
     return [f"`{method}`" for method in methods if tabled.get(method, True)]

@@ -1,8 +1,11 @@
 """I6: cache state belongs to one request and dies with it."""
 
+import gc
+
 import pytest
 import torch
 
+from dicache.controller import Controller
 from engine.config import Config
 from engine.engine import Engine
 from engine.errors import Cancelled
@@ -79,3 +82,17 @@ def test_a_prompts_video_does_not_depend_on_what_it_is_batched_with(config: Conf
     other_pair = engine.generate(request(config, PROMPT, third)).latents
     assert torch.equal(pair[0], other_pair[0])
     assert not torch.equal(pair[1], other_pair[1])
+
+
+def test_the_cache_is_gone_before_the_video_is_decoded(config: Config) -> None:
+    """Decoding is where memory runs out."""
+
+    held = {}
+
+    class Looking(Progress):
+        def stage(self, name: str) -> None:
+            held[name] = sum(c.cache_bytes for c in gc.get_objects() if isinstance(c, Controller))
+
+    result = new_engine(config, Looking()).generate(request(config, PROMPT))
+    assert result.report and result.report["totals"]["cache_bytes_per_rank"] > 0
+    assert held["write"] == 0
