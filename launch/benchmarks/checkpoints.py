@@ -1,0 +1,67 @@
+"""What checkpoints cost: denoise time with them over without, and the bytes of one.
+
+    python -m launch.benchmarks.checkpoints configs/tiny-wan.yaml --rounds 9
+
+One process, one rank. Runs with and without checkpoints take turns, which of them goes first too, so that a machine
+whose speed drifts slows both; the figures are ratios within each round. The cache is on, for it is most of the state.
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from engine.config import CheckpointConfig, load_config
+from engine.engine import Engine
+from engine.loaded import load_model
+from engine.progress import Progress
+from engine.request import make_request
+from parallel.ranks import Ranks, pick_device
+
+PROMPT = "a red circle moving right on a navy background"
+
+
+def main(
+    config_file: Annotated[Path, typer.Argument(help="A configuration of a text-to-video model.")],
+    rounds: Annotated[int, typer.Option(help="Rounds to take the median of; one more goes first, uncounted.")] = 9,
+    every: Annotated[int, typer.Option(help="Denoise steps between checkpoints.")] = 5,
+    threads: Annotated[int, typer.Option(help="CPU threads of torch.")] = 1,
+) -> None:
+    """Print the ratio of every round, and the medians."""
+    torch.set_num_threads(threads)
+    config = load_config(config_file)
+    model = load_model(config, Ranks(device=pick_device(config.runtime.device)))
+    saving = replace(model, config=config.model_copy(update={"checkpoint": CheckpointConfig(every=every)}))
+    request = make_request([PROMPT], "", 0, config.sampling)
+
+    def totals(with_checkpoints: bool) -> dict[str, Any]:
+        if not with_checkpoints:
+            report = Engine(model, Progress()).generate(request).report
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                report = Engine(saving, Progress()).generate(request, checkpoint=Path(folder) / "request").report
+        assert report
+        found: dict[str, Any] = report["totals"]
+        return found
+
+    print("| round | denoise time with checkpoints / without | waited for them | checkpoints | bytes of one |")
+    print("|---|---|---|---|---|")
+    ratios, waits = [], []
+    for number in range(-1, rounds):
+        order = (True, False) if number % 2 else (False, True)
+        taken = {with_checkpoints: totals(with_checkpoints) for with_checkpoints in order}
+        seconds = {key: taken[key]["seconds"]["denoise"] for key in taken}
+        written = taken[True]["checkpoints"]
+        if number >= 0:  # the first round warms up
+            ratios.append(seconds[True] / seconds[False])
+            waits.append(written["seconds"] / seconds[True])
+            print(f"| {number} | {ratios[-1]:.3f} | {waits[-1]:.2%} | {written['count']} | {written['bytes']:,} |")
+    print(f"\nmedian: with / without {median(ratios):.3f} (at most 1.02), waited {median(waits):.2%} of denoise time")
+
+
+if __name__ == "__main__":
+    typer.run(main)
