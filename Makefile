@@ -1,5 +1,5 @@
 # make demo    a first video, from nothing but Python 3.11
-# make test    the whole test suite
+# make test    the whole test suite, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own
 # make lint    everything that can be checked without running the code
 # make tiny-model    train the small model anew into outputs/tiny_wan (hours on two cores)
 #
@@ -8,6 +8,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 
 .PHONY: demo test lint tiny-model setup clean
@@ -17,7 +18,7 @@ demo: setup
 	  --prompt "a red circle moving right on a navy background" --output outputs/demo.mp4
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 lint: setup
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
