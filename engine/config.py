@@ -138,6 +138,31 @@ class CheckpointConfig(_Section):
     )
 
 
+class RayConfig(_Section):
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="Times that a run on Ray is begun again, from its newest checkpoint, after a rank was lost; only "
+        "with `checkpoint.every`.",
+    )
+    start_timeout_seconds: float = Field(
+        300,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="The run waits this long for room in the cluster, and then for its processes to start.",
+    )
+    silence_timeout_seconds: float = Field(
+        60,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="A rank whose process does not answer for so long counts as lost; one that answers and does not "
+        "get on is given `runtime.step_timeout_seconds` or `runtime.load_timeout_seconds`.",
+    )
+
+
 class Config(_Section):
     """Everything about a run but the prompt. Immutable; paths in it are absolute."""
 
@@ -151,6 +176,7 @@ class Config(_Section):
     )
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    ray: RayConfig = Field(default_factory=RayConfig)
 
 
 # a model on the Hugging Face hub: organisation/name, and perhaps a branch, tag or commit

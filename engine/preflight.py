@@ -28,6 +28,7 @@ def preflight(
     local_ranks: int | None = None,
     rank: int | None = None,
     nodes: int | None = None,
+    elsewhere: bool = False,
 ) -> Placement:
     """Check a whole run without reading a weight or starting a process.
 
@@ -38,6 +39,7 @@ def preflight(
         rank: this process's rank; images and output folders are checked only where they will be read and written,
             since other machines may not have them. None, for a launcher, checks them as well.
         nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
+        elsewhere: on other machines than this one, so that its devices say nothing.
 
     Returns:
         The layout of the ranks, and why.
@@ -75,7 +77,8 @@ def preflight(
         from engine.components.loras import check_loras
 
         check_loras(config, facts)
-    _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
+    if not elsewhere:
+        _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
     return placement
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import typer
 import yaml
 
 from engine.config import load_config
+from engine.errors import InvalidInput
 from engine.hub import resolve_model
 from launch import options as opt
 from launch.job import Job, prepare
-from launch.options import Options
+from launch.options import Launcher, Options
 from launch.resumable import JobFolder
 
 app = typer.Typer(
@@ -39,8 +41,10 @@ def generate(
     latents: opt.Latents = None,
     audit: opt.Audit = False,
     set_: opt.Overrides = None,
+    launcher: opt.LauncherOption = Launcher.LOCAL,
+    ray_address: opt.RayAddress = None,
 ) -> int:
-    """Generate videos from prompts, on one or more processes of this machine."""
+    """Generate videos from prompts, on one or more processes of this machine or of a Ray cluster."""
     options = Options(
         config,
         prompt or (),
@@ -55,14 +59,25 @@ def generate(
         audit,
         set_ or (),
     )
+    if _takes_ray(launcher, ray_address):
+        return _run_on_ray(partial(prepare, options), ranks, ray_address, resume=False)
     return _run(prepare(options, ranks), "launch.generate", options.to_argv())
 
 
 @app.command()
-def resume(folder: opt.Folder, ranks: opt.Ranks = None, set_: opt.Overrides = None) -> int:
+def resume(
+    folder: opt.Folder,
+    ranks: opt.Ranks = None,
+    set_: opt.Overrides = None,
+    launcher: opt.LauncherOption = Launcher.LOCAL,
+    ray_address: opt.RayAddress = None,
+) -> int:
     """Go on with a run that broke off, from its newest checkpoint; on another number of ranks if need be."""
     overrides = set_ or ()
-    job = prepare(JobFolder(folder).read(overrides), ranks, resume=True)
+    options = JobFolder(folder).read(overrides)
+    if _takes_ray(launcher, ray_address):
+        return _run_on_ray(partial(prepare, options), ranks, ray_address, resume=True)
+    job = prepare(options, ranks, resume=True)
     return _run(job, "launch.resume", [*(f"--set={override}" for override in overrides), "--", str(folder)])
 
 
@@ -76,6 +91,21 @@ def _run(job: Job, program: str, argv: Sequence[str]) -> int:
         from launch.local import start_ranks
 
         return start_ranks(program, argv, job.degrees.world_size)
+
+
+def _takes_ray(launcher: Launcher, address: str | None) -> bool:
+    if launcher is not Launcher.RAY and address is not None:
+        raise InvalidInput(f"--ray-address is {address}, but --launcher is {launcher.value}: add --launcher ray.")
+    return launcher is Launcher.RAY
+
+
+def _run_on_ray(check: Callable[..., Job], ranks: int | None, address: str | None, resume: bool) -> int:
+    """Check a job, then run it on a Ray cluster. Returns the exit code."""
+    job = check(ranks, resume=resume, elsewhere=True)
+    with job.folder.hint_unless_finished() if job.folder else nullcontext():
+        from launch.gang.run import run_on_ray  # imports ray, which takes seconds
+
+        return run_on_ray(job, check, ranks, address, resume)
 
 
 @app.command()

@@ -31,6 +31,22 @@ class Job:
     notes: Sequence[str] = ()  # what the user should hear of before it starts
     folder: JobFolder | None = None  # of its checkpoints
     finished: Mapping[int, dict[str, Any]] = field(default_factory=dict)  # reports of videos made before it broke off
+    model_path: str = ""  # as it was given: machines that find a model of the hub each have it elsewhere
+
+    @property
+    def tasks_left(self) -> list[Task]:
+        """Those that are not finished."""
+        return [task for index, task in enumerate(self.tasks) if index not in self.finished]
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files and folders that it reads or writes."""
+        found: list[Path | None] = []
+        for task in self.tasks:
+            outputs, request = task.outputs, task.request
+            found += [outputs.video, outputs.report, outputs.latents, outputs.checkpoint]
+            found += [request.image, request.last_image]
+        return [path for path in found if path is not None]
 
 
 def prepare(
@@ -40,6 +56,7 @@ def prepare(
     rank: int | None = None,
     nodes: int | None = None,
     resume: bool = False,
+    elsewhere: bool = False,
 ) -> Job:
     """Check everything that can be checked before weights load or processes start.
 
@@ -50,13 +67,13 @@ def prepare(
         rank: this process's, or None for a launcher.
         nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
         resume: go on with what an earlier run of this job has left.
+        elsewhere: the ranks run on other machines, whose devices they look at themselves.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    config = resolve_model(
-        load_config(options.config, options.settings), announce=lambda line: say(f"lockstep: {line}")
-    )
+    given = load_config(options.config, options.settings)
+    config = resolve_model(given, announce=lambda line: say(f"lockstep: {line}"))
     prompts_file = options.prompts_file
     listed = read_prompts(prompts_file) if prompts_file else ()
     paths = (options.video_path, options.report_path, options.latents)
@@ -75,7 +92,7 @@ def prepare(
         options.image,
         options.last_image,
     )
-    placement = preflight(config, tasks, ranks, local_ranks, rank, nodes)
+    placement = preflight(config, tasks, ranks, local_ranks, rank, nodes, elsewhere)
     if rank is None and placement.degrees.world_size > 1:
         for path in (options.config, prompts_file):
             _refuse_pipe(path)
@@ -93,7 +110,7 @@ def prepare(
         notes += [f"{len(finished)} of {len(tasks)} videos were made before"] if finished else []
     elif folder and rank in (None, 0):
         folder.refuse_if_begun()
-    return Job(config, tasks, placement.degrees, options, notes, folder, finished)
+    return Job(config, tasks, placement.degrees, options, notes, folder, finished, given.model.path)
 
 
 def _refuse_pipe(path: str | Path | None) -> None:

@@ -80,9 +80,16 @@ def _environment(ranks: int) -> dict[str, str]:
         # ranks that each take all cores get in one another's way
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // ranks))),
     }
+    return environment | checkout_environment()
+
+
+def checkout_environment() -> dict[str, str]:
+    """What Python needs to find us where we are run from a checkout, perhaps from another folder."""
     root = Path(__file__).resolve().parent.parent
-    if root.name not in _INSTALLED:  # run from a checkout, perhaps from another folder
-        inherited = os.environ.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{inherited}" if inherited else str(root)
-        environment["PYTHONSAFEPATH"] = "1"  # a folder named engine/ where the user stands must not be taken for ours
-    return environment
+    if root.name in _INSTALLED:
+        return {}
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": f"{root}{os.pathsep}{inherited}" if inherited else str(root),
+        "PYTHONSAFEPATH": "1",  # a folder named engine/ where the user stands must not be taken for ours
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,24 @@ Ranks = Annotated[
     ),
 ]
 
+
+class Launcher(StrEnum):
+    """Who starts the ranks; torchrun starts its own."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+LauncherOption = Annotated[
+    Launcher, typer.Option("--launcher", help="Who starts the ranks: this machine, or Ray on a cluster.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="The Ray cluster, HOST:PORT or auto; by default $RAY_ADDRESS, else a Ray started for this run alone.",
+    ),
+]
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What a run that broke off has left beside its video: NAME.checkpoint.")
 ]

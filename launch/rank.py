@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import IO, Any
 
@@ -34,7 +34,7 @@ def run_rank(prepare_job: Callable[[], Job], rank: int = 0, ranks: int = 1) -> i
     with ExitStack() as closing:
         stdout, stderr = own_streams(closing) if ranks > 1 else (sys.stdout, sys.stderr)
         with ExitStack() as drawing:  # ends before anything else is printed
-            progress = PhaseKeeper(_display(stderr, drawing) if rank == 0 else Progress())
+            progress = PhaseKeeper(display(stderr, drawing) if rank == 0 else Progress())
             failure: Failure | None = None
             try:
                 reports = _generate(prepare_job(), progress, rank)
@@ -45,7 +45,7 @@ def run_rank(prepare_job: Callable[[], Job], rank: int = 0, ranks: int = 1) -> i
             report_here(failure)
             return failure.exit_code
         if reports is not None:
-            _summarise(reports, stdout)
+            summarise(reports, stdout)
     return 0
 
 
@@ -53,31 +53,46 @@ def _generate(job: Job, progress: PhaseKeeper, rank: int) -> list[dict[str, Any]
     """Load, generate, close. Collective: every rank calls it. Returns the run reports on rank 0."""
     from engine.engine import Engine  # imports torch and diffusers, which takes seconds
 
+    announce(job, progress, rank)
+    engine = Engine.load(job.config, job.degrees, progress)
+    made = engine.generate_all(job.tasks_left)
+    engine.close()
+    return collect(job, made)
+
+
+def announce(job: Job, progress: Progress, rank: int) -> None:
+    """Say what the user should hear of, and leave the job where a later run finds it; before anything is loaded."""
     for line in job.notes:
         progress.note(line)
-    left = [index for index in range(len(job.tasks)) if index not in job.finished]
     if job.folder and rank == 0:
         job.folder.write(job.options, job.config)
-    engine = Engine.load(job.config, job.degrees, progress)
-    made = engine.generate_all([job.tasks[index] for index in left])
-    engine.close()
+
+
+def collect(job: Job, made: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """All reports of a job, those of videos that were made before as well, once its files are written.
+
+    Args:
+        made: on rank 0 the reports of the tasks that were left; None elsewhere.
+    """
     if made is None:
         return None
     if job.folder:
         job.folder.remove()
-    reports = {**job.finished, **dict(zip(left, made, strict=True))}
-    return [reports[index] for index in range(len(job.tasks))]
+    new = iter(made)
+    return [job.finished.get(index) or next(new) for index in range(len(job.tasks))]
 
 
-def _display(stderr: IO[str], closing: ExitStack) -> Progress:
+def display(stderr: IO[str], closing: ExitStack) -> Progress:
+    """Progress as a person sees it, until ``closing`` ends."""
     from launch.console import Display
 
-    display = Display(stderr)
-    closing.callback(display.close)
-    return display
+    drawn = Display(stderr)
+    closing.callback(drawn.close)
+    return drawn
 
 
-def _summarise(reports: list[dict[str, Any]], stdout: IO[str]) -> None:
+def summarise(reports: list[dict[str, Any]], stdout: IO[str]) -> None:
+    """Print where the videos are and what they took."""
     from launch.console import print_summary
 
     try:

@@ -23,7 +23,7 @@ from launch.options import Options
 from launch.signals import say
 
 _CONFIG, _OPTIONS = "config.yaml", "job.json"
-_SECTIONS = ("parallel", "runtime", "checkpoint")
+_SECTIONS = ("parallel", "runtime", "checkpoint", "ray")
 _PATHS = ("image", "last_image", "output", "report", "latents")
 
 

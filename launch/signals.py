@@ -11,7 +11,7 @@ import time
 from types import FrameType
 
 PARENT_PID = "LOCKSTEP_PARENT_PID"
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -45,7 +45,7 @@ def raise_when_interrupted(grace_seconds: float = 5.0) -> None:
 
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
-    for signum in _ENDING:
+    for signum in ENDING:
         signal.signal(signum, handle)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(read_end, grace_seconds), daemon=True).start()
@@ -54,7 +54,7 @@ def raise_when_interrupted(grace_seconds: float = 5.0) -> None:
 def _end_in_time(read_end: int, grace_seconds: float) -> None:
     while True:
         signum = os.read(read_end, 1)[0]
-        if signum in _ENDING:
+        if signum in ENDING:
             break
     time.sleep(grace_seconds)
     say(f"lockstep: {Interrupted(signum)}")
@@ -68,7 +68,7 @@ def become_rank() -> None:
       stuck in a collective, and a handler's traceback is of no use to anyone.
     * The process is killed when the launcher dies, even of SIGKILL, so that no rank is left behind.
     """
-    for signum in _ENDING:
+    for signum in ENDING:
         signal.signal(signum, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

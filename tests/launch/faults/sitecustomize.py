@@ -8,6 +8,7 @@ of the names in `_FAULTS`. Nothing of this is in the product, which has no test 
 import os
 import signal
 import time
+from pathlib import Path
 
 
 def _raise() -> None:
@@ -32,28 +33,51 @@ def _full_disk() -> None:
     raise OSError(28, "No space left on device")
 
 
-_FAULTS = {"raise": _raise, "kill": _kill, "segfault": _segfault, "hang": _hang, "full-disk": _full_disk}
+def _freeze() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _in_turn() -> None:
+    """Killed at first, then frozen, then hanging, then in good health; the file tells one process from the next."""
+    turns = Path("turns")
+    before = turns.read_text() if turns.exists() else ""
+    turns.write_text(before + "x")
+    if len(before) < 3:
+        (_kill, _freeze, _hang)[len(before)]()
+
+
+_FAULTS = {
+    "raise": _raise,
+    "kill": _kill,
+    "segfault": _segfault,
+    "hang": _hang,
+    "full-disk": _full_disk,
+    "in-turn": _in_turn,
+}
 
 
 def _inject(rank: str, where: str, how: str) -> None:
-    if os.environ.get("RANK", "0") != rank:
-        return
-    from engine.checkpoints import shard_file
     from launch.phase import PhaseKeeper
 
-    if where == "checkpoint":
-        shard_file.sync = lambda path: _FAULTS[how]()
+    def fault() -> None:  # an actor learns its rank after its start
+        if os.environ.get("RANK", "0") == rank:
+            _FAULTS[how]()
+
+    if where == "checkpoint" and os.environ.get("RANK", "0") == rank:
+        from engine.checkpoints import shard_file
+
+        shard_file.sync = lambda path: fault()
     stage, step = PhaseKeeper.stage, PhaseKeeper.step
 
     def faulty_stage(self: PhaseKeeper, name: str) -> None:
         stage(self, name)
         if name == where:
-            _FAULTS[how]()
+            fault()
 
     def faulty_step(self: PhaseKeeper, index: int, total: int, action: str) -> None:
         step(self, index, total, action)
         if str(index) == where:
-            _FAULTS[how]()
+            fault()
 
     PhaseKeeper.stage, PhaseKeeper.step = faulty_stage, faulty_step  # type: ignore[method-assign]
 

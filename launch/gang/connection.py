@@ -1,0 +1,61 @@
+"""The driver's connection to Ray: to a cluster that is there, or to one that lives as long as the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from engine.errors import InvalidInput, sentence
+from launch.signals import ENDING
+
+_STORE_BYTES = 100 << 20  # nothing but plain data travels through it
+
+
+@contextmanager
+def connection(address: str | None, ranks: int) -> Iterator[None]:
+    """Connect to the cluster at ``address``, else at $RAY_ADDRESS, else start a Ray of this machine alone, with all
+    its CPUs and GPUs, and end it afterwards.
+
+    Args:
+        ranks: a Ray of our own has as many CPUs at least, since ranks without a GPU take one each.
+
+    Raises:
+        InvalidInput: there is no such cluster.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise InvalidInput(
+            f"--ray-address {address} is for Ray's client: run on a machine of the cluster, and give HOST:PORT or auto."
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handlers = {signum: signal.getsignal(signum) for signum in ENDING}
+    try:
+        # what ranks print goes to Ray's log files: our lines come from here
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        try:
+            if address:
+                ray.init(address, **quiet)
+            else:
+                cpus = max(ranks, os.cpu_count() or 1)
+                ray.init("local", num_cpus=cpus, object_store_memory=_STORE_BYTES, include_dashboard=False, **quiet)
+        except (OSError, RuntimeError, ValueError) as error:
+            where = f"There is no Ray cluster at {address}" if address else "Ray cannot be started on this machine"
+            advice = "check --ray-address" if address else "see its logs in /tmp/ray"
+            reason = sentence(error).rstrip(".")
+            raise InvalidInput(f"{where} ({reason[:300]}): {advice}.") from None
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)  # Ray has put its own in place, which would end us without a word
+        yield
+    finally:
+        ray.shutdown()
+
+
+def count_gpus() -> int:
+    """GPUs of all nodes of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,129 @@
+"""Ranks in Ray actors, one each: started together, watched together, ended together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from engine.config import Config
+from engine.progress import Progress
+from launch.failures import Failure
+from launch.gang.member import STATUS_GROUP, Member
+from launch.gang.monitor import GangFailure, Monitor
+from launch.gang.places import Bundle, Place, Places
+from launch.gang.seat import assign, carried_environment
+from launch.job import Job
+from launch.local import checkout_environment
+
+_LOOPBACK = "127.0.0.1"
+
+
+class Gang:
+    """The ranks of one job after another; the model stays loaded between them. To be left with ``with``.
+
+    Actors are neither restarted nor asked twice by Ray: a rank alone cannot come back to the others.
+    """
+
+    def __init__(self, places: Places, bundle: Bundle, config: Config, progress: Progress) -> None:
+        """
+        Args:
+            progress: is told what rank 0 tells.
+        """
+        self._places = places
+        self._config = config
+        self._progress = progress
+        carried = carried_environment()
+        self._carried = carried
+        remote: Any = ray.remote  # its types know no concurrency groups
+        member = remote(
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
+            max_restarts=0,
+            max_task_retries=0,
+            concurrency_groups={STATUS_GROUP: 1},
+            runtime_env={"env_vars": checkout_environment() | _ours(carried)},
+        )(Member)
+        # strong references: an actor that nobody holds is ended by Ray
+        self._actors: list[Any] = [
+            member.options(
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    places.group, placement_group_bundle_index=place.bundle
+                )
+            ).remote()
+            for place in places.by_rank
+        ]
+        self._by_rank: Sequence[Place] = places.by_rank
+
+    def __enter__(self) -> Gang:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def load(self, job: Job) -> None:
+        """Give every actor its rank, join them and load the model.
+
+        Raises:
+            GangFailure: a rank could not.
+        """
+        residents = self._get([actor.describe.remote() for actor in self._actors], "start")
+        order, seats = assign(residents, os.getcwd())
+        self._actors = [self._actors[index] for index in order]
+        self._by_rank = [self._by_rank[index] for index in order]
+        # the port is chosen where it is opened, and held from then on
+        address = _LOOPBACK if len(set(self._places.nodes)) == 1 else residents[order[0]].address
+        [port] = self._get([self._actors[0].open_store.remote(address, self._carried)], "join")
+        self._monitor = Monitor(self._actors, self._by_rank, self._config, self._progress)
+        self._monitor.watch(
+            [
+                actor.load.remote(seat, self._carried, (address, port), job)
+                for actor, seat in zip(self._actors, seats, strict=True)
+            ]
+        )
+
+    def generate(self, job: Job) -> list[dict[str, Any]]:
+        """Make the videos of a job; its reports.
+
+        Raises:
+            GangFailure: a rank could not.
+        """
+        outcomes = self._monitor.watch([actor.generate.remote(job) for actor in self._actors])
+        assert outcomes[0].reports is not None
+        return outcomes[0].reports
+
+    def stop(self) -> None:
+        """End all ranks at once, whatever they wait for."""
+        for actor in self._actors:
+            ray.kill(actor, no_restart=True)
+
+    def _get(self, answers: Sequence[Any], phase: str) -> list[Any]:
+        """The answers of ranks that do nothing yet which could be watched."""
+        limit = self._config.ray.start_timeout_seconds
+        deadline = time.monotonic() + limit
+        values = []
+        for rank, answer in enumerate(answers):
+            place = self._by_rank[rank]
+            try:
+                values.append(ray.get(answer, timeout=max(0.0, deadline - time.monotonic())))
+            except GetTimeoutError:
+                message = f"its process on {place} did not start within {limit:g} s"
+            except RayActorError as error:
+                message = f"its process on {place} did not start: {' '.join(str(error).split())[:400]}"
+            else:
+                continue
+            raise GangFailure(Failure(rank, phase, message, time.time_ns()), lost=True)
+        return values
+
+
+def _ours(carried: dict[str, str]) -> dict[str, str]:
+    """What a process should have from its first moment on; no node has its own."""
+    return {name: value for name, value in carried.items() if name.startswith("LOCKSTEP_")}

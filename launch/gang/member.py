@@ -1,0 +1,140 @@
+"""One rank of a gang, in an actor: the engine that torchrun runs as well, and answers to the driver beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from engine.config import Config
+from engine.errors import InvalidInput
+from launch.failures import Failure, describe
+from launch.gang.recorder import Recorder, Status
+from launch.gang.seat import Resident, Seat
+from launch.job import Job
+from launch.quiet import quiet_libraries
+from launch.rank import announce, collect
+from launch.threads import spin_briefly
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+    from engine.engine import Engine
+
+STATUS_GROUP = "status"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rank's work came to; an exception of torch might not survive the way to the driver."""
+
+    failure: Failure | None = None
+    reports: list[dict[str, Any]] | None = None
+
+
+class Member:
+    """Called in the order describe, (rank 0: open_store,) load, generate; status and stack at any time.
+
+    The methods that work share one thread, for torch keeps the current CUDA device by thread.
+    """
+
+    def __init__(self) -> None:
+        self._rank = 0
+        self._recorder = Recorder()
+        self._store: TCPStore | None = None
+        self._engine: Engine | None = None
+        self._worker = 0
+
+    def describe(self) -> Resident:
+        """Where this actor is."""
+        context = ray.get_runtime_context()
+        gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return Resident(context.get_node_id(), ray.util.get_node_ip_address(), gpus, cores)
+
+    def open_store(self, address: str, carried: Mapping[str, str]) -> int:
+        """Open the store at which the ranks meet, and keep it. Returns the port, which the system chose."""
+        for name, value in carried.items():
+            os.environ.setdefault(name, value)
+        from torch.distributed import TCPStore  # imports torch
+
+        self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
+        return self._store.port
+
+    def load(self, seat: Seat, carried: Mapping[str, str], store: tuple[str, int], job: Job) -> Outcome:
+        """Join the other ranks and load this rank's weights."""
+        self._rank = seat.rank
+        self._worker = threading.get_ident()
+        self._recorder.moved()
+        try:
+            seat.enter(os.environ, carried, store)
+            quiet_libraries()
+            spin_briefly()
+            _go_to(seat.folder, job)
+            job = _check_here(job, seat)
+            announce(job, self._recorder, seat.rank)
+            from engine.engine import Engine  # imports torch and diffusers, which takes seconds
+
+            self._engine = Engine.load(_patient(job.config), job.degrees, self._recorder)
+            return Outcome()
+        except Exception as error:
+            return Outcome(describe(error, seat.rank, self._recorder.phase))
+
+    def generate(self, job: Job) -> Outcome:
+        """Make the job's videos; the reports come from rank 0."""
+        self._recorder.moved()
+        try:
+            assert self._engine is not None, "load comes first"
+            return Outcome(reports=collect(job, self._engine.generate_all(job.tasks_left)))
+        except Exception as error:
+            return Outcome(describe(error, self._rank, self._recorder.phase))
+
+    @ray.method(concurrency_group=STATUS_GROUP)
+    def status(self, seen: int) -> Status:
+        """Where this rank is, also while it works."""
+        return self._recorder.status(seen)
+
+    @ray.method(concurrency_group=STATUS_GROUP)
+    def stack(self) -> list[str]:
+        """What the working thread is doing: file, line and function of each frame, outermost first."""
+        frame = sys._current_frames().get(self._worker)
+        return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
+
+
+def _go_to(folder: str, job: Job) -> None:
+    try:
+        os.chdir(folder)
+    except OSError:
+        if any(not path.is_absolute() for path in job.paths):
+            raise InvalidInput(
+                f"The folder {folder}, from which output files are named, does not exist on every node: give "
+                "--output in full, in a folder that all nodes share."
+            ) from None
+
+
+def _check_here(job: Job, seat: Seat) -> Job:
+    """The job as this node can do it: with its own copy of the model, checked against its devices and disks.
+
+    Raises:
+        InvalidInput: it cannot.
+    """
+    from engine.hub import resolve_model
+    from engine.preflight import preflight
+
+    model = job.config.model.model_copy(update={"path": job.model_path})
+    config = resolve_model(job.config.model_copy(update={"model": model}), announce=lambda line: None)
+    preflight(config, job.tasks, seat.ranks, seat.part, seat.rank, seat.ranks // seat.part)
+    return replace(job, config=config)
+
+
+def _patient(config: Config) -> Config:
+    """Twice the limits for collectives: the driver, which sees all ranks, should be first to find one that hangs."""
+    runtime = config.runtime
+    limits = {name: 2 * getattr(runtime, name) for name in ("load_timeout_seconds", "step_timeout_seconds")}
+    return config.model_copy(update={"runtime": runtime.model_copy(update=limits)})

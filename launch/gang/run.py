@@ -1,0 +1,102 @@
+"""A job on a Ray cluster: a gang is started, watched and, where checkpoints are written, started again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from engine.progress import Progress
+from launch.failures import Failure, print_failure
+from launch.gang.connection import connection, count_gpus
+from launch.gang.gang import Gang
+from launch.gang.monitor import GangFailure
+from launch.gang.places import Bundle, Places, machines_of, reserve
+from launch.job import Job
+from launch.rank import display, summarise
+
+
+def run_on_ray(
+    job: Job, check: Callable[..., Job], ranks: int | None, address: str | None, resume: bool = False
+) -> int:
+    """Run a checked job on the cluster at ``address``, with progress and summary here. Returns the exit code.
+
+    Args:
+        job: as it passed its checks before anything was known of the cluster.
+        check: ``prepare`` with its options, to check it again for the nodes that the ranks got.
+        ranks: the world size that was asked for, or None for what the job's degrees multiply to; where the layout is
+            chosen for the machine, for all GPUs of the cluster.
+        resume: the job was begun by an earlier run.
+
+    Raises:
+        InvalidInput: there is no cluster, or no room in it.
+    """
+    with connection(address, job.degrees.world_size):
+        failure: Failure | None = None
+        with ExitStack() as drawing:  # ends before anything else is printed
+            progress = display(sys.stderr, drawing)
+            try:
+                reports = _Attempts(job, check, ranks, resume, progress).run()
+            except GangFailure as error:
+                failure = error.failure
+    if failure is not None:
+        print_failure(failure)
+        return failure.exit_code
+    summarise(reports, sys.stdout)
+    return 0
+
+
+class _Attempts:
+    """The gangs of one job, one after another in the same places as long as their nodes live."""
+
+    def __init__(
+        self, job: Job, check: Callable[..., Job], ranks: int | None, resume: bool, progress: Progress
+    ) -> None:
+        self._job = job
+        self._check = check
+        self._progress = progress
+        gpus = count_gpus()
+        device = job.config.runtime.device
+        self._bundle: Bundle = {"CPU": 1}
+        if device == "cuda" or (device == "auto" and gpus):
+            self._bundle = {"CPU": 1, "GPU": 1}
+        self._ranks = ranks or job.degrees.world_size
+        if ranks is None and job.config.parallel.is_auto and "GPU" in self._bundle:
+            self._ranks = max(self._ranks, gpus)
+        self._resume = resume
+        self._places: Places | None = None
+
+    def run(self) -> list[dict[str, Any]]:
+        """The reports of all videos.
+
+        Raises:
+            GangFailure: more ranks were lost than is allowed, or one failed of itself.
+        """
+        restarts = self._job.config.ray.max_restarts if self._job.config.checkpoint.every else 0
+        try:
+            for left in range(restarts, -1, -1):
+                try:
+                    return self._attempt()
+                except GangFailure as error:
+                    if not error.lost or not left:
+                        raise
+                    self._progress.note(f"{error.failure}: starting all ranks again, from the newest checkpoint")
+                    self._resume = True
+            raise AssertionError("the last attempt returns or raises")
+        finally:
+            if self._places:
+                self._places.release()
+
+    def _attempt(self) -> list[dict[str, Any]]:
+        config = self._job.config
+        if self._places and not self._places.are_intact():
+            self._places.release()
+            self._places = None
+        if not self._places:
+            self._places = reserve(self._ranks, self._bundle, config.ray.start_timeout_seconds)
+        nodes, part = machines_of(self._places.nodes)
+        job = self._check(self._ranks, part, nodes=nodes, resume=self._resume, elsewhere=True)
+        with Gang(self._places, self._bundle, config, self._progress) as gang:
+            gang.load(job)
+            return gang.generate(job)

@@ -1,0 +1,63 @@
+"""Who is which rank: arithmetic on what Ray says, without a Ray."""
+
+import pytest
+
+from launch.gang.places import machines_of, order_by_node
+from launch.gang.recorder import Recorder
+from launch.gang.seat import Resident, assign, carried_environment
+
+
+def test_bundles_are_ordered_by_node() -> None:
+    where = {0: "b", 1: "a", 2: "b", 3: "c", 4: "b", 5: "c"}
+    assert order_by_node(where, "nowhere") == [0, 2, 4, 3, 5, 1], "the largest node first"
+    assert order_by_node(where, "a") == [1, 0, 2, 4, 3, 5], "the driver's node before all"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "machines"),
+    [("aaaa", (1, 4)), ("aabb", (2, 2)), ("aaaabb", (3, 2)), ("aaab", (4, 1))],
+)
+def test_uneven_nodes_count_in_parts(nodes: str, machines: tuple[int, int]) -> None:
+    assert machines_of(list(nodes)) == machines
+
+
+def test_seats_on_two_nodes_with_several_gpus() -> None:
+    """A gang that has GPUs 4-7 of one node, in no order, and two of another."""
+    residents = [Resident("a", "10.0.0.1", [gpu], 16) for gpu in ("6", "4", "7", "5")]
+    residents += [Resident("b", "10.0.0.2", [gpu], 8) for gpu in ("10", "9")]
+    order, seats = assign(residents, "/here")
+    assert order == [1, 3, 0, 2, 5, 4]
+    assert [seat.rank for seat in seats] == list(range(6))
+    assert [seat.local_rank for seat in seats] == [0, 1, 2, 3, 0, 1]
+    assert {seat.part for seat in seats} == {2}
+    for seat, index in zip(seats, order, strict=True):
+        assert seat.gpus[seat.local_rank] == residents[index].gpus[0], "cuda:LOCAL_RANK is the GPU that Ray gave it"
+
+    environment = {"CUDA_VISIBLE_DEVICES": "9", "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "of the node"}
+    driver = {"NCCL_DEBUG": "of the driver", "HF_HOME": "/hub", "CUDA_VISIBLE_DEVICES": "", "RANK": "7"}
+    seats[4].enter(environment, carried_environment(driver), ("10.0.0.1", 1234))
+    assert environment == {
+        "CUDA_VISIBLE_DEVICES": "9,10",
+        "OMP_NUM_THREADS": "4",
+        "NCCL_DEBUG": "of the node",
+        "HF_HOME": "/hub",
+        "RANK": "4",
+        "WORLD_SIZE": "6",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "1234",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+
+def test_what_a_rank_tells_is_told_once() -> None:
+    recorder = Recorder()
+    recorder.stage("denoise")
+    recorder.step(0, 8, "warmup")
+    first = recorder.status(0)
+    assert (first.phase, first.told) == ("denoise step 1", 2)
+    assert first.events == [("stage", ("denoise",)), ("step", (0, 8, "warmup"))]
+    recorder.done()
+    assert recorder.status(first.told).events == [("done", ())]
+    assert recorder.status(3).events == []
