@@ -10,7 +10,7 @@ from functools import partial
 import typer
 import yaml
 
-from engine.config import load_config
+from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.hub import resolve_model
 from launch import options as opt

@@ -9,7 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: ranks
 import pytest
 import torch
 
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from tests.distributed.gang import Gang
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,8 @@ import typer
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from engine.components.dtypes import transformer_dtype
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.engine import Engine
 from engine.loaded import load_model
 from engine.progress import Progress

@@ -19,7 +19,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from dicache.config import CacheConfig
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.engine import Engine
 from engine.loaded import LoadedModel, load_model
 from engine.progress import Progress

@@ -13,7 +13,8 @@ import pytest
 from diffusers import HunyuanVideoPipeline
 from torch import Tensor
 
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.engine import Engine
 from engine.loaded import load_model
 from engine.models.catalog import CATALOG

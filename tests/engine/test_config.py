@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from engine.config import Config, load_config, valid_keys
+from engine.config import Config, valid_keys
+from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.request import GenerationRequest, make_request
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import load_config
+from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from tests.conftest import CONFIG, ROOT
@@ -24,7 +24,7 @@ ID = "Wan-AI/tiny_Wan.2"
 # its client reads the environment when it is imported, so each test has a process of its own
 PROGRAM = """
 import json, sys
-from engine.config import load_config
+from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.hub import resolve_model
 lines = []

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.guidance import all_lanes
 from engine.models.facts import read_facts

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.engine import Engine
 from engine.layout import lay_out
 from engine.loaded import load_model

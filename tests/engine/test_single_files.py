@@ -14,7 +14,8 @@ from diffusers import AutoencoderKLWan, HunyuanVideoTransformer3DModel, WanTrans
 from safetensors.torch import load_file, save_file
 
 from engine.components.single_files import _converted, load_weights
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.engine import Engine
 from engine.errors import InvalidInput, RankFailure
 from engine.loaded import load_model

@@ -9,7 +9,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from engine.config import load_config
+from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.memory import choose_degrees, estimate
 from engine.models.catalog import CATALOG, PublishedModel

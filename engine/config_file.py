@@ -1,0 +1,195 @@
+"""How a configuration is read: one YAML file plus overrides, its paths made absolute, checked as a whole."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from engine.config import HUB_ID, Config, valid_keys
+from engine.errors import InvalidInput, first_problem
+from parallel.config import spell_out
+
+# keys whose value names a file or folder, and may be relative
+_PATH_KEYS = (("model", "path"), ("cache", "replay"))
+# keys whose value is a list of mappings, of which one key does
+_LISTED_PATH_KEYS = (("model", "loras", "path"),)
+# keys whose value is a mapping of which every key does
+_MAPPED_PATH_KEYS = (("model", "single_files"),)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file and apply ``key.sub=value`` overrides, whose values are read as YAML.
+
+    A relative path in the file is taken from the file's folder if it exists there, else from the
+    working directory; in an override always from the working directory.
+
+    Raises:
+        InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
+    """
+    file = _expanded(Path(path))
+    tree = _read_mapping(file)
+    _anchor_paths(tree, file.parent, only_existing=True)
+    for override in overrides:
+        _apply(tree, override)
+    _anchor_paths(tree, Path.cwd())
+    return _validate(tree, file)
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # "~" of somebody who has no account here
+        raise InvalidInput(f"{path} begins with a home folder that does not exist: write the path in full.") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-3 is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads "1e-3" and "5e0" as text, since it wants a point and a signed exponent
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
+)
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no configuration file {file}: check the path.") from None
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{file} is not a text file in UTF-8: give a YAML configuration.") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidInput(f"The configuration file {str(file)!r} cannot be read ({reason}): check the path.") from None
+    tree = _parse(text, str(file))
+    if not isinstance(tree, dict):
+        raise InvalidInput(f"{file} holds {tree!r:.60} instead of sections of keys: see configs/tiny-wan.yaml.")
+    return tree
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InvalidInput(f"{origin} is not valid YAML{where} ({problem}): correct it.") from None
+    except (ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
+        # e.g. a date that no calendar has, a list as a key, !!bool maybe
+        raise InvalidInput(f"{origin} cannot be read as YAML ({error}): correct it.") from None
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise InvalidInput(
+            f"--set {override} is not of the form key=value: write, for example, --set sampling.steps=20."
+        )
+    _refuse_unknown(key, f"--set {override}")
+    section, *rest = key.split(".")
+    if rest:
+        inner = spell_out(tree.get(section)) if section == "parallel" else tree.get(section)
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, dict):
+            raise InvalidInput(f"{section} is {inner!r}, but it should be a section of keys: correct the file.")
+        tree[section] = {**inner, ".".join(rest): _parse(text, f"--set {override}")}
+    else:
+        value = _parse(text, f"--set {override}")
+        tree[section] = spell_out(value, before=tree.get(section)) if section == "parallel" else value
+
+
+def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False) -> None:
+    for values, key in _path_slots(tree):
+        if not isinstance(values, dict) or not isinstance(values.get(key), str) or not values[key]:
+            continue
+        anchored = Path.cwd() / folder / _expanded(Path(values[key]))
+        if _exists(anchored) or not (only_existing or _may_be_hub_id(tree, values, key)):
+            values[key] = os.path.normpath(anchored)
+
+
+def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[Any, str]]:
+    """Where paths may stand: what should be a mapping, and a key of it."""
+    for section, key in _PATH_KEYS:
+        yield tree.get(section), key
+    for section, key, inner in _LISTED_PATH_KEYS:
+        values = tree.get(section)
+        listed = values.get(key) if isinstance(values, dict) else None
+        if isinstance(listed, list):
+            yield from ((item, inner) for item in listed)
+    for section, key in _MAPPED_PATH_KEYS:
+        values = tree.get(section)
+        mapped = values.get(key) if isinstance(values, dict) else None
+        if isinstance(mapped, dict):
+            yield from ((mapped, inner) for inner in mapped)
+
+
+def _may_be_hub_id(tree: dict[str, Any], values: dict[str, Any], key: str) -> bool:
+    return values is tree.get("model") and key == "path" and HUB_ID.fullmatch(values[key]) is not None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _validate(tree: dict[Any, Any], file: Path) -> Config:
+    for key in _keys_of(tree):
+        _refuse_unknown(key, str(file))
+    filled = {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
+    try:
+        # as JSON, since strictness of Python values would refuse a list for a tuple and text for a path
+        text = json.dumps(filled, default=str)
+    except (ValueError, RecursionError, TypeError) as error:  # a list inside itself, a number of thousands of digits
+        raise InvalidInput(f"{file} or --set holds a value that cannot be used ({error}): correct it.") from None
+    try:
+        return Config.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        _, problem = first_problem(error)
+        advice = "" if ": " in problem else f": correct it in {file} or with --set"
+        raise InvalidInput(f"{problem}{advice}.") from None
+
+
+def _keys_of(tree: Mapping[Any, Any]) -> Iterator[str]:
+    for section, values in tree.items():
+        if isinstance(values, dict) and section in Config.model_fields:
+            yield from (f"{section}.{key}" for key in values)
+        else:
+            yield str(section)
+
+
+def _refuse_unknown(key: str, origin: str) -> None:
+    valid = [*valid_keys(), *Config.model_fields]
+    if key not in valid:
+        raise InvalidInput(f"Unknown key {key} in {origin}: did you mean {_nearest(key, valid)}?")
+
+
+def _nearest(key: str, valid: Sequence[str]) -> str:
+    """The valid key most like ``key``; its last part weighs most, since sections are easily mistaken."""
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        last = difflib.SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio()
+        return whole + 2 * last
+
+    return max(valid, key=likeness)
