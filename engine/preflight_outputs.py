@@ -28,6 +28,19 @@ def check_outputs(outputs: Outputs, model: Path) -> None:
             raise InvalidInput(f"{option} is {str(path)!r}, which is inside the model folder: choose another.")
 
 
+def check_folder(option: str, folder: Path, model: Path) -> None:
+    """Refuse a folder in which no file could be written.
+
+    Raises:
+        InvalidInput: as :func:`check_outputs`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInput(f"{option} is {str(folder)!r}, which is a file: give a folder.")
+    _check_output(option, folder / "results.json", ".json")
+    if folder.resolve().is_relative_to(model.resolve()):
+        raise InvalidInput(f"{option} is {str(folder)!r}, which is inside the model folder: choose another.")
+
+
 def _check_output(option: str, path: Path, suffix: str) -> None:
     def refuse(complaint: str) -> InvalidInput:
         return InvalidInput(f"{option} is {str(path)!r}, {complaint}.")

@@ -17,6 +17,7 @@ from launch import options as opt
 from launch.job import Job, prepare
 from launch.options import Launcher, Options
 from launch.resumable import JobFolder
+from launch.sweep import options as sweep_opt
 
 app = typer.Typer(
     add_completion=False,
@@ -106,6 +107,37 @@ def _run_on_ray(check: Callable[..., Job], ranks: int | None, address: str | Non
         from launch.gang.run import run_on_ray  # imports ray, which takes seconds
 
         return run_on_ray(job, check, ranks, address, resume)
+
+
+@app.command()
+def sweep(
+    config: opt.ConfigFile,
+    prompts: sweep_opt.Prompts,
+    output: sweep_opt.Output,
+    methods: sweep_opt.Methods = None,
+    shares: sweep_opt.Shares = None,
+    tune_prompts: sweep_opt.TunePrompts = 3,
+    negative_prompt: opt.NegativePrompt = "",
+    image: opt.Image = None,
+    last_image: opt.LastImage = None,
+    ranks: opt.Ranks = None,
+    set_: opt.Overrides = None,
+) -> int:
+    """Compare cache methods on the same prompts and seeds: speed, PSNR and SSIM against the uncached videos."""
+    from launch.sweep.job import SweepOptions, prepare_sweep
+
+    options = SweepOptions(
+        config, prompts, output, methods, shares, tune_prompts, negative_prompt, image, last_image, set_ or ()
+    )
+    job = prepare_sweep(options, ranks)
+    if job.degrees.world_size > 1:
+        from launch.local import start_ranks
+
+        return start_ranks("launch.sweep", options.to_argv(), job.degrees.world_size)
+    from launch.rank import run_part
+    from launch.sweep.run import print_table, run_sweep
+
+    return run_part(lambda progress: run_sweep(job, progress, rank=0), print_table)
 
 
 @app.command()

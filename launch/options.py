@@ -20,7 +20,7 @@ PromptsFile = Annotated[Path | None, typer.Option("--prompts", help="A text file
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What to keep away from.")]
 
 
-def _whole_number(text: str) -> int:
+def whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
@@ -29,7 +29,7 @@ def _whole_number(text: str) -> int:
 
 Seeds = Annotated[
     list[int] | None,
-    typer.Option("--seed", parser=_whole_number, help="0 by default. Repeat it for several videos of each prompt."),
+    typer.Option("--seed", parser=whole_number, help="0 by default. Repeat it for several videos of each prompt."),
 ]
 Image = Annotated[
     Path | None, typer.Option("--image", help="The first frame, for a model that takes one: a PNG or JPEG file.")
@@ -56,7 +56,7 @@ Ranks = Annotated[
     int | None,
     typer.Option(
         "--ranks",
-        parser=_whole_number,
+        parser=whole_number,
         help="Processes on this machine; by default what the degrees in CONFIG multiply to; "
         "with parallel=auto one for each GPU.",
     ),
@@ -84,11 +84,11 @@ Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="What a run that broke off has left beside its video: NAME.checkpoint.")
 ]
 Together = Annotated[
-    int, typer.Option("--ranks", parser=_whole_number, help="GPUs of one machine that make a video together.")
+    int, typer.Option("--ranks", parser=whole_number, help="GPUs of one machine that make a video together.")
 ]
 
-Nodes = Annotated[int, typer.Option("--nodes", parser=_whole_number, help="Machines.")]
-Devices = Annotated[int, typer.Option("--devices", parser=_whole_number, help="Ranks on each machine.")]
+Nodes = Annotated[int, typer.Option("--nodes", parser=whole_number, help="Machines.")]
+Devices = Annotated[int, typer.Option("--devices", parser=whole_number, help="Ranks on each machine.")]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
 
 import typer
 
@@ -20,32 +21,70 @@ from launch.quiet import own_streams, quiet_libraries
 from launch.signals import Interrupted, raise_when_interrupted, say
 from launch.threads import spin_briefly
 
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the environment says that this process is."""
+
+    rank: int
+    ranks: int
+    local_ranks: int
+    nodes: int | None
+
+    @classmethod
+    def own(cls) -> Place:
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        nodes = int(os.environ["GROUP_WORLD_SIZE"]) if "GROUP_WORLD_SIZE" in os.environ else None
+        return cls(int(os.environ.get("RANK", 0)), ranks, int(os.environ.get("LOCAL_WORLD_SIZE", ranks)), nodes)
+
 
 def run_own_rank(read_options: Callable[[], Options], resume: bool = False) -> int:
     """Run the rank that the environment names. Returns the exit code."""
-    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    nodes = int(os.environ["GROUP_WORLD_SIZE"]) if "GROUP_WORLD_SIZE" in os.environ else None
-    return run_rank(lambda: prepare(read_options(), ranks, local_ranks, rank, nodes, resume), rank, ranks)
+    own = Place.own()
+    return run_rank(
+        lambda: prepare(read_options(), own.ranks, own.local_ranks, own.rank, own.nodes, resume), own.rank, own.ranks
+    )
 
 
 def run_rank(prepare_job: Callable[[], Job], rank: int = 0, ranks: int = 1) -> int:
     """Run this process's part of a job, with progress and summary on rank 0. Returns the exit code."""
+    return run_part(lambda progress: _generate(prepare_job(), progress, rank), summarise, rank, ranks)
+
+
+def run_part(
+    work: Callable[[PhaseKeeper], Outcome | None],
+    summarise: Callable[[Outcome, IO[str]], None],
+    rank: int = 0,
+    ranks: int = 1,
+) -> int:
+    """Run this process's part of any work, with progress on rank 0, and one line if it fails.
+
+    Args:
+        work: collective over the ranks; what it returns, if anything, is summarised on stdout.
+
+    Returns:
+        The exit code.
+    """
     with ExitStack() as closing:
         stdout, stderr = own_streams(closing) if ranks > 1 else (sys.stdout, sys.stderr)
         with ExitStack() as drawing:  # ends before anything else is printed
             progress = PhaseKeeper(display(stderr, drawing) if rank == 0 else Progress())
             failure: Failure | None = None
             try:
-                reports = _generate(prepare_job(), progress, rank)
+                outcome = work(progress)
             except Exception as error:
                 failure = describe(error, rank, progress.phase)
                 record(failure)
         if failure is not None:
             report_here(failure)
             return failure.exit_code
-        if reports is not None:
-            summarise(reports, stdout)
+        if outcome is not None:
+            try:
+                summarise(outcome, stdout)
+            except OSError:
+                pass  # a full or closed stdout; the files are written
     return 0
 
 
@@ -95,10 +134,7 @@ def summarise(reports: list[dict[str, Any]], stdout: IO[str]) -> None:
     """Print where the videos are and what they took."""
     from launch.console import print_summary
 
-    try:
-        print_summary(reports, stdout)
-    except OSError:
-        pass  # a full or closed stdout; the files are written
+    print_summary(reports, stdout)
 
 
 def run_as_program(app: typer.Typer) -> None:

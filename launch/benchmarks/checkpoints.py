@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from engine.config import CheckpointConfig, load_config
+from engine.config import CheckpointConfig
+from engine.config_file import load_config
 from engine.engine import Engine
 from engine.loaded import load_model
 from engine.progress import Progress

@@ -12,10 +12,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from dicache.config import CacheConfig
@@ -25,6 +23,7 @@ from engine.engine import Engine
 from engine.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
+from launch.sweep.metrics import psnr, ssim
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks, pick_device
 
@@ -55,11 +54,11 @@ def main(
     for threshold in THRESHOLDS:
         cache = CacheConfig.model_validate({**_shipped(config_file), "threshold": threshold, "decide": decide})
         runs = [_frames(model, _with(config, cache), caption, seed) for seed, caption in enumerate(captions)]
-        psnr = [_psnr(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
-        ssim = [_ssim(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
+        decibels = [psnr(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
+        likeness = [ssim(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
         print(
             f"| {threshold} | {mean(skipped for _, skipped, _ in runs):.0%} | {mean(b for *_, b in runs):.0%} "
-            f"| {mean(psnr):.1f} ({min(psnr):.1f}) | {mean(ssim):.4f} ({min(ssim):.4f}) |",
+            f"| {mean(decibels):.1f} ({min(decibels):.1f}) | {mean(likeness):.4f} ({min(likeness):.4f}) |",
             flush=True,
         )
 
@@ -80,22 +79,6 @@ def _frames(model: LoadedModel, config: Config, caption: str, seed: int) -> tupl
     frames = torch.cat(list(model.autoencoder.decode(result.latents[0], CollectiveMeter())))
     totals = result.report["totals"]
     return frames, totals["skipped"] / len(result.report["steps"]), totals["block_fraction"]
-
-
-def _psnr(frames: Tensor, expected: Tensor) -> float:
-    """Decibels over all pixels of the video; identical videos count as 100."""
-    if torch.equal(frames, expected):
-        return 100.0
-    return float(peak_signal_noise_ratio(expected.numpy(), frames.numpy(), data_range=255))
-
-
-def _ssim(frames: Tensor, expected: Tensor) -> float:
-    """Mean over the frames, 7 x 7 window, colour channels averaged (Wang et al. 2004)."""
-    values = [
-        structural_similarity(a, b, channel_axis=-1, data_range=255)
-        for a, b in zip(expected.numpy(), frames.numpy(), strict=True)
-    ]
-    return float(np.mean(values))
 
 
 if __name__ == "__main__":

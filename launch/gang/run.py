@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from engine.progress import Progress
@@ -43,7 +43,8 @@ def run_on_ray(
     if failure is not None:
         print_failure(failure)
         return failure.exit_code
-    summarise(reports, sys.stdout)
+    with suppress(OSError):  # a full or closed stdout; the files are written
+        summarise(reports, sys.stdout)
     return 0
 
 

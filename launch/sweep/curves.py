@@ -1,0 +1,170 @@
+"""What a sweep compares: curves, which are methods with one knob, and settings, which are points on them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from dicache.config import CacheConfig, MethodName
+from engine.errors import InvalidInput, first_problem
+
+Knob = Literal["threshold", "interval"]
+METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name != "none")
+_FACTORS = (0.5, 1, 2, 4)
+_INTERVALS = (2, 3, 4, 6)
+_FROM_CONFIG = ("decide", "probe_depth")  # of which no method has a published scale
+# MagCache's limits of skips in a row bound its share of skipped steps: beyond the first, its authors' faster ones
+_FASTER: dict[str, tuple[dict[str, Any], ...]] = {
+    "magcache": ({}, {"max_consecutive_skips": 6}, {"max_consecutive_skips": 6, "warmup_ratio": 0.1})
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run the cache."""
+
+    curve: str
+    label: str
+    cache: CacheConfig
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method, and the knob that trades speed for quality."""
+
+    name: str
+    base: Mapping[str, Any]
+    """Keys of the cache section; all others are as the method's authors publish them."""
+    knob: Knob | None
+    """None for a method whose steps are listed: it is one point."""
+    values: tuple[float, ...] | None
+    """Of the knob, if they were given."""
+
+    def at(self, value: float | None, **changes: Any) -> Setting:
+        """The point at which the knob stands there.
+
+        Raises:
+            InvalidInput: the settings do not fit each other.
+        """
+        keys = {**self.base, **changes} | ({} if self.knob is None else {self.knob: value})
+        shown = {**changes} | ({} if self.knob is None else {self.knob: value})
+        label = ", ".join(f"{key} {_shown(item)}" for key, item in shown.items())
+        return Setting(self.name, label or "as listed", make_cache(self.name, keys))
+
+    @property
+    def default_value(self) -> float:
+        """Where the knob stands as published."""
+        cache = make_cache(self.name, self.base)
+        return cache.interval if self.knob == "interval" else cache.threshold
+
+    def ladder(self) -> list[Setting]:
+        """The given values of the knob, or some around the published one."""
+        if self.knob is None:
+            return [self.at(None)]
+        if self.values is not None:
+            return [self.at(value) for value in self.values]
+        if self.knob == "interval":
+            return [self.at(value) for value in _INTERVALS]
+        return [self.at(round(self.default_value * factor, 6)) for factor in _FACTORS]
+
+    @property
+    def variants(self) -> tuple[dict[str, Any], ...]:
+        """Changes that lead to more skipped steps than the knob alone, in the order to try them."""
+        faster = _FASTER.get(make_cache(self.name, self.base).gate_name, ({},))
+        return tuple(changes for changes in faster if not changes.keys() & self.base.keys())
+
+
+def make_cache(name: str, keys: Mapping[str, Any]) -> CacheConfig:
+    """The cache section that has these keys alone.
+
+    Raises:
+        InvalidInput: one sentence that names the method of the sweep.
+    """
+    try:
+        return CacheConfig.model_validate_json(json.dumps(keys), strict=True)
+    except ValidationError as error:
+        _, problem = first_problem(error, "cache.")
+        raise InvalidInput(f"--methods, {name}: {problem.rstrip('.')}.") from None
+
+
+def read_curves(methods: str | None, cache: CacheConfig) -> list[Curve]:
+    """The curves that ``--methods`` asks for; every method if it is left out.
+
+    Args:
+        methods: names with commas between them, or a YAML file with a list of cache sections, each with a ``name`` if
+            it should have one of its own, and perhaps a list of values for ``threshold`` or ``interval``.
+        cache: the configuration's; from it come the keys that mean the same for every method.
+
+    Raises:
+        InvalidInput: one sentence that names the option and the value.
+    """
+    common = {key: getattr(cache, key) for key in _FROM_CONFIG}
+    if methods is None:
+        return [_named(name, common) for name in METHODS]
+    if Path(methods).suffix in (".yaml", ".yml"):
+        curves = list(_listed(Path(methods), common))
+    else:
+        curves = [_named(name.strip(), common) for name in methods.split(",")]
+    names = [curve.name for curve in curves]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidInput(f"--methods names {repeated} twice: give each curve a name of its own.")
+    return curves
+
+
+def _named(name: str, common: Mapping[str, Any]) -> Curve:
+    if name not in METHODS:
+        nearest = max(METHODS, key=lambda known: difflib.SequenceMatcher(None, name, known).ratio())
+        raise InvalidInput(f"--methods names {name!r}, which is no method to compare: did you mean {nearest}?")
+    return _curve(name, {**common, "method": name})
+
+
+def _listed(file: Path, common: Mapping[str, Any]) -> Iterator[Curve]:
+    try:
+        entries = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise InvalidInput(f"--methods is {str(file)!r}, which cannot be read ({reason}): correct it.") from None
+    if not isinstance(entries, list) or not entries:
+        raise InvalidInput(f"--methods is {str(file)!r}, which holds no list: write `- method: dicache` on each line.")
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise InvalidInput(
+                f"--methods is {str(file)!r}, with the entry {entry!r}: write keys of the cache section, as "
+                "`- method: dicache`."
+            )
+        keys = {**common, **entry}
+        name = keys.pop("name", None) or _name_of(entry)
+        yield _curve(str(name), keys)
+
+
+def _name_of(entry: Mapping[str, Any]) -> str:
+    return " × ".join(str(entry[key]) for key in ("method", "gate", "estimator") if entry.get(key)) or "dicache"
+
+
+def _curve(name: str, keys: dict[str, Any]) -> Curve:
+    given = {key: keys.pop(key) for key in get_args(Knob) if isinstance(keys.get(key), list)}
+    cache = make_cache(name, keys)
+    if cache.method == "none":
+        raise InvalidInput(f"--methods, {name}: the method none is what all are compared with: leave it out.")
+    knob: Knob | None = "threshold"
+    if cache.gate_name in ("interval", "list"):
+        knob = None if cache.compute_steps is not None else "interval"
+    if any(key != knob for key in given):
+        raise InvalidInput(f"--methods, {name}: {next(iter(given))} is a list, but the knob of this method is {knob}.")
+    values = given.get(knob) if knob else None
+    if values is None and knob in keys:
+        values = [keys[knob]]
+    curve = Curve(name, {key: value for key, value in keys.items() if key != knob}, knob, values and tuple(values))
+    curve.ladder()  # for what it refuses
+    return curve
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

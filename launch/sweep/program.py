@@ -1,0 +1,109 @@
+"""The work of a sweep on the first rank: which runs are missing, and what to make of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dicache.config import CacheConfig
+from engine.progress import Progress
+from engine.request import GenerationRequest
+from launch.sweep.bench import Bench, Trial
+from launch.sweep.curves import Curve, Setting, make_cache
+from launch.sweep.folder import Run
+from launch.sweep.job import SweepJob
+from launch.sweep.metrics import IDENTICAL_PSNR, psnr, ssim
+from launch.sweep.rows import Row
+from launch.sweep.share import STILL_THE_SHARE, find_value, known_share
+
+_MOST_INTERVAL = 20
+
+
+class Sweep:
+    """Makes each run once, in this sweep or an earlier one of its folder."""
+
+    def __init__(self, job: SweepJob, bench: Bench, progress: Progress) -> None:
+        self._job = job
+        self._bench = bench
+        self._progress = progress
+        self._uncached = make_cache("none", {"method": "none"})
+
+    def rows(self) -> list[Row]:
+        """All settings' figures, the uncached run's first."""
+        job = self._job
+        job.folder.begin(job.made_with)
+        rows = [Row.of(Setting("none", "every step", self._uncached), None, self._references())]
+        for number, curve in enumerate(job.curves):
+            for setting, target in self._settings(curve):
+                self._progress.stage(f"{curve.name} ({number + 1} of {len(job.curves)}): {setting.label}")
+                runs = [self._run(setting.cache, request) for request in job.requests]
+                row = Row.of(setting, target, runs)
+                self._progress.note(f"  {row.summary}")
+                rows.append(row)
+        return rows
+
+    def _references(self) -> list[Run]:
+        self._progress.stage(f"uncached runs of {len(self._job.requests)} prompts")
+        return [self._reference(request) for request in self._job.requests]
+
+    def _reference(self, request: GenerationRequest) -> Run:
+        folder = self._job.folder
+        run = folder.run(self._uncached, request)
+        if run is None or folder.reference(request) is None:
+            trial = self._bench.run(self._uncached, request)
+            run = _figures(trial, IDENTICAL_PSNR, 1.0)
+            folder.keep_reference(request, trial.frames)
+            folder.keep_run(self._uncached, request, run)
+        return run
+
+    def _run(self, cache: CacheConfig, request: GenerationRequest) -> Run:
+        folder = self._job.folder
+        run = folder.run(cache, request)
+        if run is None:
+            trial = self._bench.run(cache, request)
+            expected = folder.reference(request)
+            assert expected is not None, "references are made first"
+            run = _figures(trial, psnr(trial.frames, expected), ssim(trial.frames, expected))
+            folder.keep_run(cache, request, run)
+        return run
+
+    def _settings(self, curve: Curve) -> Iterator[tuple[Setting, float | None]]:
+        """The points of a curve, with the share of skipped steps that each was looked for, if any was."""
+        if not self._job.shares or curve.knob is None or curve.values is not None:
+            yield from ((setting, None) for setting in curve.ladder())
+            return
+        known: list[dict[float, float]] = [{} for _ in curve.variants]
+        for target in self._job.shares:
+            for changes, shares in zip(curve.variants, known, strict=True):
+                if (value := self._find(curve, target, changes, shares)) is not None:
+                    yield curve.at(value, **changes), target
+                    break
+            else:
+                self._progress.note(f"  {curve.name} does not come near {target:.0%} of steps skipped")
+
+    def _find(self, curve: Curve, target: float, changes: dict[str, object], known: dict[float, float]) -> float | None:
+        if curve.knob == "interval":
+            shares = {n: self._share(curve.at(n, **changes)) for n in range(2, _MOST_INTERVAL)}
+            nearest = min(shares, key=lambda n: abs(shares[n] - target))
+            return nearest if abs(shares[nearest] - target) <= STILL_THE_SHARE else None
+        return find_value(target, lambda value: self._share(curve.at(value, **changes)), curve.default_value, known)
+
+    def _share(self, setting: Setting) -> float:
+        job = self._job
+        share = known_share(setting.cache, job.config.sampling.steps, job.num_branches, job.published)
+        if share is not None:
+            return share
+        self._progress.stage(f"{setting.curve}: looking at {setting.label}")
+        runs = [self._run(setting.cache, request) for request in job.requests[: job.tune_prompts]]
+        return sum(run.steps_skipped for run in runs) / len(runs)
+
+
+def _figures(trial: Trial, decibels: float, likeness: float) -> Run:
+    totals = trial.report["totals"]
+    return Run(
+        steps_skipped=totals["skipped"] / len(trial.report["steps"]),
+        blocks_computed=totals["block_fraction"],
+        denoise_seconds=totals["seconds"]["denoise"],
+        cache_bytes=totals["cache_bytes_per_rank"],
+        psnr=decibels,
+        ssim=likeness,
+    )

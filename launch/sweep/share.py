@@ -1,0 +1,74 @@
+"""Which threshold skips a given share of the steps: the fields' tables compare methods at equal shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dicache.config import CacheConfig
+from dicache.controller import Controller, Lane, Step
+from engine.guidance import all_lanes
+
+CLOSE_ENOUGH = 0.01
+"""A share within this of the one asked for ends the search."""
+STILL_THE_SHARE = 0.03
+"""The nearest share that was found counts if it is within this."""
+_MOST_TRIALS = 10
+
+
+def find_value(
+    target: float, share_at: Callable[[float], float], start: float, known: dict[float, float] | None = None
+) -> float | None:
+    """The threshold at which about that share of the steps is skipped, by bisection of its logarithm.
+
+    Args:
+        share_at: measures the share of a threshold; does not fall as it rises, but for chance.
+        start: where to begin, above 0.
+        known: shares by threshold that were measured before; those measured now are added.
+
+    Returns:
+        None if no threshold comes near: the method has limits of its own.
+    """
+    known = {} if known is None else known
+    for _ in range(_MOST_TRIALS):
+        nearest = min(known, key=lambda value: abs(known[value] - target), default=None)
+        if nearest is not None and abs(known[nearest] - target) <= CLOSE_ENOUGH:
+            return nearest
+        below = max((value for value, share in known.items() if share < target), default=None)
+        above = min((v for v, share in known.items() if share >= target and v > (below or 0.0)), default=None)
+        if below is None and above is None:
+            value = start
+        elif above is None:
+            assert below is not None
+            value = 2 * below
+        elif below is None:
+            value = above / 2
+        else:
+            value = (below * above) ** 0.5
+        value = float(f"{value:.4g}")
+        if value in known:
+            break  # the share jumps between two thresholds that look alike
+        known[value] = share_at(value)
+    nearest = min(known, key=lambda value: abs(known[value] - target))
+    return nearest if abs(known[nearest] - target) <= STILL_THE_SHARE else None
+
+
+def known_share(cache: CacheConfig, num_steps: int, num_branches: int, published: Sequence[str]) -> float | None:
+    """The share of steps that a method skips whatever the data are, or None if it looks at them.
+
+    For models with one transformer, or as if they had one.
+    """
+    lanes = all_lanes(1, num_branches)
+    # the estimator is not asked when, and this one measures nothing
+    blind = cache.model_copy(update={"estimator": "reuse", "anchor": "input"})
+    controller = Controller(blind, lanes, num_steps, cache.probe_depth + 1, published=published)
+    skipped = 0
+    for index in range(num_steps):
+        step = Step(index, 1 - index / num_steps, 1 - (index + 1) / num_steps)
+        if _looks(controller, step, lanes):
+            return None
+        skipped += sum(decision.action == "skip" for decision in controller.decide(step, {}).values())
+    return skipped / (num_steps * len(lanes))
+
+
+def _looks(controller: Controller, step: Step, lanes: Sequence[Lane]) -> bool:
+    return any(controller.num_sums(step, lane) for lane in lanes)
