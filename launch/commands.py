@@ -12,7 +12,6 @@ import yaml
 
 from engine.config_file import load_config
 from engine.errors import InvalidInput
-from engine.hub import resolve_model
 from launch import options as opt
 from launch.job import Job, prepare
 from launch.options import Launcher, Options
@@ -145,8 +144,7 @@ def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, s
     """Show how a run would be laid out over machines that need not be here, and why."""
     from launch.layout import print_layout
 
-    resolved = resolve_model(load_config(config, set_ or ()), announce=print, download=False)
-    print_layout(resolved, nodes, devices, sys.stdout)
+    print_layout(load_config(config, set_ or ()), nodes, devices, sys.stdout)
     return 0
 
 

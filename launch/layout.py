@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import product
+from pathlib import Path
 from typing import IO
 
 from rich import box
@@ -14,8 +15,10 @@ from rich.text import Text
 
 from engine.config import Config
 from engine.errors import InvalidInput
+from engine.hub import resolve_model
 from engine.layout import lay_out
 from engine.models.facts import ModelFacts, read_facts
+from engine.models.published import find_published
 from engine.preflight import check_size
 from launch.console import make_console
 from parallel.degrees import Degrees
@@ -31,25 +34,39 @@ def explain(placement: Placement) -> list[str]:
 
 
 def print_layout(config: Config, nodes: int, devices: int, stream: IO[str]) -> None:
-    """Print the layout of a run on that many machines, why, and a table of its groups.
+    """Print the layout of a run on that many machines, why, and a table of its groups. Nothing is downloaded: a
+    published model need not be here, for its sizes are known.
 
     Args:
         nodes: machines.
         devices: ranks on each.
 
     Raises:
-        InvalidInput: there is no such layout; one sentence.
+        InvalidInput: there is no such layout, or the model is neither here nor published; one sentence.
     """
     for option, count in (("--nodes", nodes), ("--devices", devices)):
         if not 1 <= count <= _LARGEST:
             raise InvalidInput(f"{option} is {count}, but it should be a number from 1 to {_LARGEST}.")
-    facts = read_facts(config.model.path, config.model.single_files)
+    model, facts = _find_facts(config)
     check_size(config.sampling, facts)
     placement = lay_out(config, config.sampling, facts, nodes * devices, nodes=nodes, local_ranks=devices)
     console = make_console(stream)
-    for name, text in [*_describe(placement), ("tokens", _describe_tokens(config, facts, placement.degrees))]:
+    tokens = ("tokens", _describe_tokens(config, facts, placement.degrees))
+    for name, text in [*model, *_describe(placement), tokens]:
         console.print(Text.assemble((f"{name:<11}", "bold"), text))
     console.print(_draw(placement.degrees, devices))
+
+
+def _find_facts(config: Config) -> tuple[list[tuple[str, str]], ModelFacts]:
+    """The sizes of the model, and what is to be said of where they come from, as (label, text) pairs."""
+    path = config.model.path
+    published = find_published(path)
+    if published and not Path(path).exists():
+        return [
+            ("model", f"{published.name}, of the published sizes, since there is no folder {path}")
+        ], published.facts
+    here = resolve_model(config, announce=lambda line: None, download=False)
+    return [], read_facts(here.model.path, here.model.single_files)
 
 
 def _describe(placement: Placement) -> Iterator[tuple[str, str]]:

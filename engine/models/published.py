@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts
 from engine.request import GenerationRequest
@@ -22,6 +24,15 @@ def published_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str,
         height = request.sampling.height
         names += [_HUNYUAN_HEIGHTS[height]] if height in _HUNYUAN_HEIGHTS else _HUNYUAN_HEIGHTS.values()
     return tuple(names)
+
+
+def find_published(path: str) -> PublishedModel | None:
+    """The published checkpoint that a model's path means if nothing is there: its id on the hub, or the folder that
+    its recipe names."""
+    for model in CATALOG:
+        if path == model.hub_id or Path(path).name == model.hub_id.partition("/")[2]:
+            return model
+    return None
 
 
 def published_name(model: PublishedModel) -> str:

@@ -1,13 +1,26 @@
 """What `lockstep layout` prints, and the table of layouts in the README."""
 
 import io
+from pathlib import Path
 
+import pytest
+
+from engine.config_file import load_config
+from engine.errors import InvalidInput
+from engine.models.catalog import CATALOG, PublishedModel
 from launch.layout import print_layout
 from parallel.config import ParallelConfig
 from parallel.placement import place
 from tests.conftest import ROOT, tiny_config
 
 NODE_OF_EIGHT = 8
+# recipes that two nodes of eight are laid out for in another way than "cfg 2, ulysses 8"
+LAID_OUT = {
+    "wan2.1-t2v-1.3b.yaml": "cfg 2, ulysses 4, ring 2",  # 12 heads
+    "hunyuan-video.yaml": "ulysses 8, ring 2",  # one branch
+    "hunyuan-video-i2v.yaml": "ulysses 8, ring 2",
+    "hunyuan-video-i2v-33ch.yaml": "ulysses 8, ring 2",
+}
 
 
 def printed(nodes: int, devices: int, *overrides: str) -> list[str]:
@@ -58,6 +71,32 @@ def test_a_narrow_character_set() -> None:
     print_layout(tiny_config("parallel=auto"), 1, 4, stream)
     stream.flush()
     assert "cfg 2, ulysses 2" in buffer.getvalue().decode("ascii")
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=lambda model: model.name)
+def test_a_recipe_can_be_laid_out_before_its_model_is_downloaded(
+    model: PublishedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the folder that the recipe names, and by the id on the hub, which nobody asks."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    recipe = ROOT / "configs" / model.recipe
+    for overrides in ([], [f"model.path={model.hub_id}"]):
+        config, stream = load_config(recipe, overrides), io.StringIO()
+        print_layout(config, 2, 8, stream)
+        name, layout, *_ = stream.getvalue().splitlines()
+        assert name.startswith("model") and model.name in name and "no folder" in name
+        assert layout.split(maxsplit=1) == ["layout", LAID_OUT.get(model.recipe, "cfg 2, ulysses 8")]
+    with pytest.raises(InvalidInput, match="no model folder"):
+        print_layout(load_config(recipe, ["model.path=another"]), 2, 8, stream)
+
+
+def test_a_published_name_with_something_else_in_it_is_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / "Wan2.1-T2V-14B-Diffusers"
+    folder.mkdir()
+    with pytest.raises(InvalidInput, match="model_index.json"):
+        print_layout(
+            load_config(ROOT / "configs" / "wan2.1-t2v-14b.yaml", [f"model.path={folder}"]), 2, 8, io.StringIO()
+        )
 
 
 def test_the_readmes_table_of_layouts_is_what_is_chosen() -> None:
