@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import ray
@@ -22,6 +22,8 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
     """Connect to the cluster at ``address``, else at $RAY_ADDRESS, else start a Ray of this machine alone, with all
     its CPUs and GPUs, and end it afterwards.
 
+    Python's stdout and stderr are closed to everybody meanwhile but those who hold them already.
+
     Args:
         ranks: a Ray of our own has as many CPUs at least, since ranks without a GPU take one each.
 
@@ -35,8 +37,13 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {signum: signal.getsignal(signum) for signum in ENDING}
-    try:
-        # what ranks print goes to Ray's log files: our lines come from here
+    with ExitStack() as closing:
+        # what ranks print goes to Ray's log files; what Ray itself prints here, about a rank that died for instance,
+        # would stand between our lines, and no setting of its own stops that
+        nowhere = closing.enter_context(open(os.devnull, "w"))
+        closing.enter_context(redirect_stdout(nowhere))
+        closing.enter_context(redirect_stderr(nowhere))
+        closing.callback(ray.shutdown)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         try:
             if address:
@@ -52,8 +59,6 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)  # Ray has put its own in place, which would end us without a word
         yield
-    finally:
-        ray.shutdown()
 
 
 def count_gpus() -> int:

@@ -18,7 +18,7 @@ from launch.failures import Failure
 from launch.gang.member import STATUS_GROUP, Member
 from launch.gang.monitor import GangFailure, Monitor
 from launch.gang.places import Bundle, Place, Places
-from launch.gang.seat import assign, carried_environment
+from launch.gang.seat import Resident, assign, carried_environment
 from launch.job import Job
 from launch.local import checkout_environment
 
@@ -75,20 +75,17 @@ class Gang:
         Raises:
             GangFailure: a rank could not.
         """
-        residents = self._get([actor.describe.remote() for actor in self._actors], "start")
+        residents = self._residents()
         order, seats = assign(residents, os.getcwd())
         self._actors = [self._actors[index] for index in order]
         self._by_rank = [self._by_rank[index] for index in order]
+        self._monitor = Monitor(self._actors, self._by_rank, self._config, self._progress)
         # the port is chosen where it is opened, and held from then on
         address = _LOOPBACK if len(set(self._places.nodes)) == 1 else residents[order[0]].address
-        [port] = self._get([self._actors[0].open_store.remote(address, self._carried)], "join")
-        self._monitor = Monitor(self._actors, self._by_rank, self._config, self._progress)
-        self._monitor.watch(
-            [
-                actor.load.remote(seat, self._carried, (address, port), job)
-                for actor, seat in zip(self._actors, seats, strict=True)
-            ]
+        first, *_ = self._monitor.watch(
+            [actor.sit.remote(seat, self._carried, address) for actor, seat in zip(self._actors, seats, strict=True)]
         )
+        self._monitor.watch([actor.load.remote(first.port, job) for actor in self._actors])
 
     def generate(self, job: Job) -> list[dict[str, Any]]:
         """Make the videos of a job; its reports.
@@ -105,23 +102,22 @@ class Gang:
         for actor in self._actors:
             ray.kill(actor, no_restart=True)
 
-    def _get(self, answers: Sequence[Any], phase: str) -> list[Any]:
-        """The answers of ranks that do nothing yet which could be watched."""
+    def _residents(self) -> list[Resident]:
+        """What the actors say of themselves, once they have started."""
         limit = self._config.ray.start_timeout_seconds
         deadline = time.monotonic() + limit
-        values = []
-        for rank, answer in enumerate(answers):
-            place = self._by_rank[rank]
+        answers = [actor.describe.remote() for actor in self._actors]
+        residents = []
+        for rank, (place, answer) in enumerate(zip(self._by_rank, answers, strict=True)):
             try:
-                values.append(ray.get(answer, timeout=max(0.0, deadline - time.monotonic())))
-            except GetTimeoutError:
-                message = f"its process on {place} did not start within {limit:g} s"
-            except RayActorError as error:
-                message = f"its process on {place} did not start: {' '.join(str(error).split())[:400]}"
-            else:
+                residents.append(ray.get(answer, timeout=max(0.0, deadline - time.monotonic())))
                 continue
-            raise GangFailure(Failure(rank, phase, message, time.time_ns()), lost=True)
-        return values
+            except GetTimeoutError:
+                message = f"the process on {place} did not start within {limit:g} s"
+            except RayActorError as error:
+                message = f"the process on {place} did not start: {' '.join(str(error).split())[:400]}"
+            raise GangFailure(Failure(rank, "start", message, time.time_ns()), lost=True)
+        return residents
 
 
 def _ours(carried: dict[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +35,18 @@ class Outcome:
     """What a rank's work came to; an exception of torch might not survive the way to the driver."""
 
     failure: Failure | None = None
-    reports: list[dict[str, Any]] | None = None
+    reports: list[dict[str, Any]] | None = None  # of generate, on rank 0
+    port: int | None = None  # of the store, on rank 0
 
 
 class Member:
-    """Called in the order describe, (rank 0: open_store,) load, generate; status and stack at any time.
+    """Called in the order describe, sit, load, generate; status and stack at any time.
 
     The methods that work share one thread, for torch keeps the current CUDA device by thread.
     """
 
     def __init__(self) -> None:
-        self._rank = 0
+        self._seat: Seat
         self._recorder = Recorder()
         self._store: TCPStore | None = None
         self._engine: Engine | None = None
@@ -58,33 +59,45 @@ class Member:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return Resident(context.get_node_id(), ray.util.get_node_ip_address(), gpus, cores)
 
-    def open_store(self, address: str, carried: Mapping[str, str]) -> int:
-        """Open the store at which the ranks meet, and keep it. Returns the port, which the system chose."""
-        for name, value in carried.items():
-            os.environ.setdefault(name, value)
-        from torch.distributed import TCPStore  # imports torch
+    def sit(self, seat: Seat, carried: Mapping[str, str], address: str) -> Outcome:
+        """Become a rank, and import what takes seconds. Rank 0 opens the store at which the ranks meet, and keeps it.
 
-        self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
-        return self._store.port
-
-    def load(self, seat: Seat, carried: Mapping[str, str], store: tuple[str, int], job: Job) -> Outcome:
-        """Join the other ranks and load this rank's weights."""
-        self._rank = seat.rank
+        Args:
+            carried: variables of the driver.
+            address: of the store, on rank 0's node.
+        """
+        self._seat = seat
         self._worker = threading.get_ident()
         self._recorder.moved()
         try:
-            seat.enter(os.environ, carried, store)
+            seat.enter(os.environ, carried, address)
             quiet_libraries()
             spin_briefly()
-            _go_to(seat.folder, job)
-            job = _check_here(job, seat)
-            announce(job, self._recorder, seat.rank)
-            from engine.engine import Engine  # imports torch and diffusers, which takes seconds
+            import engine.engine  # noqa: F401  all ranks at the same time, and only now that the environment is right
 
+            if seat.rank > 0:
+                return Outcome()
+            from torch.distributed import TCPStore
+
+            self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
+            return Outcome(port=self._store.port)
+        except Exception as error:
+            return Outcome(describe(error, seat.rank, self._recorder.phase))
+
+    def load(self, port: int, job: Job) -> Outcome:
+        """Join the other ranks at the store's port, and load this rank's weights."""
+        self._recorder.moved()
+        try:
+            from engine.engine import Engine
+
+            os.environ["MASTER_PORT"] = str(port)
+            _go_to(self._seat.folder, job)
+            job = _check_here(job, self._seat, self._recorder.note)
+            announce(job, self._recorder, self._seat.rank)
             self._engine = Engine.load(_patient(job.config), job.degrees, self._recorder)
             return Outcome()
         except Exception as error:
-            return Outcome(describe(error, seat.rank, self._recorder.phase))
+            return Outcome(describe(error, self._seat.rank, self._recorder.phase))
 
     def generate(self, job: Job) -> Outcome:
         """Make the job's videos; the reports come from rank 0."""
@@ -93,7 +106,7 @@ class Member:
             assert self._engine is not None, "load comes first"
             return Outcome(reports=collect(job, self._engine.generate_all(job.tasks_left)))
         except Exception as error:
-            return Outcome(describe(error, self._rank, self._recorder.phase))
+            return Outcome(describe(error, self._seat.rank, self._recorder.phase))
 
     @ray.method(concurrency_group=STATUS_GROUP)
     def status(self, seen: int) -> Status:
@@ -118,7 +131,7 @@ def _go_to(folder: str, job: Job) -> None:
             ) from None
 
 
-def _check_here(job: Job, seat: Seat) -> Job:
+def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> Job:
     """The job as this node can do it: with its own copy of the model, checked against its devices and disks.
 
     Raises:
@@ -128,7 +141,7 @@ def _check_here(job: Job, seat: Seat) -> Job:
     from engine.preflight import preflight
 
     model = job.config.model.model_copy(update={"path": job.model_path})
-    config = resolve_model(job.config.model_copy(update={"model": model}), announce=lambda line: None)
+    config = resolve_model(job.config.model_copy(update={"model": model}), announce=note)
     preflight(config, job.tasks, seat.ranks, seat.part, seat.rank, seat.ranks // seat.part)
     return replace(job, config=config)
 

@@ -167,6 +167,6 @@ def _why_it_died(error: RayActorError, place: Place) -> str:
         return f"{place} was pre-empted"
     if place.node_id not in alive:
         return f"{place} was lost"
-    if "memory" in str(error) and "OOM" in str(error) and "killed" in str(error).split("There are some potential")[0]:
+    if "running low on memory" in str(error):  # by Ray; any other death says that memory might be the reason
         return f"the process on {place} was ended because the node was running out of memory"
     return f"the process on {place} died"

@@ -32,10 +32,11 @@ def run_on_ray(
     Raises:
         InvalidInput: there is no cluster, or no room in it.
     """
+    stderr = sys.stderr
     with connection(address, job.degrees.world_size):
         failure: Failure | None = None
         with ExitStack() as drawing:  # ends before anything else is printed
-            progress = display(sys.stderr, drawing)
+            progress = display(stderr, drawing)
             try:
                 reports = _Attempts(job, check, ranks, resume, progress).run()
             except GangFailure as error:

@@ -36,12 +36,12 @@ class Seat:
     gpus: Sequence[str]  # of all ranks of the gang on this node; the rank's own is number local_rank
     folder: str  # that relative paths are meant from
 
-    def enter(self, environment: MutableMapping[str, str], carried: Mapping[str, str], store: tuple[str, int]) -> None:
+    def enter(self, environment: MutableMapping[str, str], carried: Mapping[str, str], address: str) -> None:
         """Write into the environment what ranks read there. Before torch is imported.
 
         Args:
             carried: the driver's variables, which yield to the node's own.
-            store: address and port of the gang's store.
+            address: of the gang's store, whose port is known later.
         """
         threads = carried.get("OMP_NUM_THREADS", str(max(1, self.cores // self.local_ranks)))
         for name, value in carried.items():
@@ -52,8 +52,7 @@ class Seat:
             "WORLD_SIZE": str(self.ranks),
             "LOCAL_RANK": str(self.local_rank),
             "LOCAL_WORLD_SIZE": str(self.local_ranks),
-            "MASTER_ADDR": store[0],
-            "MASTER_PORT": str(store[1]),
+            "MASTER_ADDR": address,
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there; rank 0 must not open it again
         }
         if self.gpus:

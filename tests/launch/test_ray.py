@@ -66,15 +66,8 @@ def assert_nothing_left(cluster: Any, shell: Shell, seconds: float = 15) -> None
 
 def test_the_video_is_that_of_local_ranks_whatever_happens_to_a_rank(cluster: Any, shell: Shell) -> None:
     """In the gang that is disturbed, rank 1 is killed, then frozen, then hangs; each costs it a restart."""
-    finish(shell.generate("--prompt=x", "--ranks=2", "--output=local.mp4"))
-    out, err = finish(on_ray(shell, cluster, "--ranks=2", "--output=ray.mp4"))
-    assert "ray.mp4" in out and "computed" in out and err.splitlines()[0] == "joining ranks"
-    assert hashes(shell.folder / "ray.mp4") == hashes(shell.folder / "local.mp4")
-    assert report_of(shell.folder / "ray.mp4")["world_size"] == 2
-    assert actions(report_of(shell.folder / "ray.mp4")) == actions(report_of(shell.folder / "local.mp4"))
-    assert_nothing_left(cluster, shell)
-
-    settings = ["checkpoint.every=2", "ray.silence_timeout_seconds=8", "runtime.step_timeout_seconds=8"]
+    finish(shell.generate("--prompt=x", "--ranks=2", "--set=parallel.ring=2", "--output=local.mp4"))
+    settings = ["checkpoint.every=2", "ray.silence_timeout_seconds=8", "runtime.step_timeout_seconds=5"]
     options = ("--ranks=2", "--output=disturbed.mp4", *(f"--set={setting}" for setting in settings))
     out, err = finish(on_ray(shell, cluster, *options, fault="1 4 in-turn"))
     lost = [line for line in err.splitlines() if "starting all ranks again" in line]
@@ -84,25 +77,32 @@ def test_the_video_is_that_of_local_ranks_whatever_happens_to_a_rank(cluster: An
         [
             rf"the process on {place} died",
             rf"the process on {place} has not answered for 8 s",
-            rf"it answers from {place}, but has not got on for 8 s",
+            rf"it answers from {place}, but has not got on for 5 s",
         ],
         strict=True,
     ):
-        assert re.match(rf"rank 1 failed in denoise step [345]: {reason}: starting all ranks again", line), line
+        assert re.match(rf"rank 1 failed in (load|encode|denoise step \d): {reason}: starting all ranks again", line), (
+            line
+        )
+    assert err.splitlines()[0] == "joining ranks" and "disturbed.mp4" in out and "computed" in out
     assert hashes(shell.folder / "disturbed.mp4") == hashes(shell.folder / "local.mp4")
-    assert report_of(shell.folder / "disturbed.mp4")["resumed_at"][-1] == 4
+    report = report_of(shell.folder / "disturbed.mp4")
+    assert actions(report) == actions(report_of(shell.folder / "local.mp4"))
+    assert report["layout"]["ring"] == 2, "Ulysses groups stay inside nodes, which have one rank each"
+    assert report["resumed_at"][-1] == 4
     assert not (shell.folder / "disturbed.checkpoint").exists()
     assert_nothing_left(cluster, shell)
 
 
 def test_a_killed_rank_ends_all_where_no_checkpoints_are(cluster: Any, shell: Shell) -> None:
-    process = on_ray(shell, cluster, "--ranks=2", "--output=o.mp4", fault="0 3 kill")
+    process = on_ray(shell, cluster, "--ranks=2", "--output=o.mp4", "--set=sampling.steps=1000")
     shell.await_line(process, "denoising")
-    seen = time.monotonic()
+    os.kill(next(pid for pid in shell.family() if pid != process.pid), signal.SIGKILL)
+    killed = time.monotonic()
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - seen < 10
+    assert time.monotonic() - killed < 10
     assert process.returncode == 1 and out == ""
-    assert re.fullmatch(r"lockstep: rank 0 failed in (encode|denoise step \d): the process on node .* died\n", err), err
+    assert re.fullmatch(r"lockstep: rank [01] failed in denoise step \d+: the process on node .* died\n", err), err
     assert_nothing_left(cluster, shell)
     assert not (shell.folder / "o.mp4").exists()
 

@@ -35,7 +35,7 @@ def test_seats_on_two_nodes_with_several_gpus() -> None:
 
     environment = {"CUDA_VISIBLE_DEVICES": "9", "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "of the node"}
     driver = {"NCCL_DEBUG": "of the driver", "HF_HOME": "/hub", "CUDA_VISIBLE_DEVICES": "", "RANK": "7"}
-    seats[4].enter(environment, carried_environment(driver), ("10.0.0.1", 1234))
+    seats[4].enter(environment, carried_environment(driver), "10.0.0.1")
     assert environment == {
         "CUDA_VISIBLE_DEVICES": "9,10",
         "OMP_NUM_THREADS": "4",
@@ -46,7 +46,6 @@ def test_seats_on_two_nodes_with_several_gpus() -> None:
         "LOCAL_RANK": "0",
         "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "10.0.0.1",
-        "MASTER_PORT": "1234",
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 

@@ -229,11 +229,12 @@ def test_no_new_options() -> None:
 
     names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
     names += ["ranks", "output", "report", "latents", "audit", "set"]
+    ray = ["launcher", "ray-address"]
     group = typer.main.get_command(commands.app)
     assert set(group.commands) == {"generate", "resume", "layout", "models", "config"}  # type: ignore[attr-defined]
     for command, expected in (
-        (group.commands["generate"], names),  # type: ignore[attr-defined]
-        (group.commands["resume"], ["ranks", "set"]),  # type: ignore[attr-defined]
+        (group.commands["generate"], [*names, *ray]),  # type: ignore[attr-defined]
+        (group.commands["resume"], ["ranks", "set", *ray]),  # type: ignore[attr-defined]
         (typer.main.get_command(resume.app), ["set"]),
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
