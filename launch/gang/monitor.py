@@ -126,15 +126,22 @@ class Monitor:
         limit = self._config.ray.silence_timeout_seconds
         for rank in self._ranks:
             if rank.asked is not None and now - rank.asked_at > limit:
-                message = f"the process on {rank.place} has not answered for {limit:g} s"
-                raise GangFailure(self._failure(rank, message), lost=True)
+                raise self._silent(rank)
+
+    def _silent(self, rank: _Watched) -> GangFailure:
+        seconds = time.monotonic() - rank.asked_at
+        message = f"the process on {rank.place} has not answered for {seconds:.0f} s"
+        return GangFailure(self._failure(rank, message), lost=True)
 
     def _find_stuck(self, busy: Sequence[int]) -> None:
         stuck = [self._ranks[i] for i in busy if self._ranks[i].status.idle_seconds > self._limit(self._ranks[i])]
         if not stuck:
             return
         stacks = {rank.rank: self._stack(rank) for rank in self._ranks}
-        # ranks that wait in a collective wait for the one that is elsewhere
+        # ranks that wait in a collective wait for the one that is frozen, or else for the one that is elsewhere
+        for rank in self._ranks:
+            if rank.asked is not None and not stacks[rank.rank]:
+                raise self._silent(rank)
         elsewhere = [rank for rank in stuck if not _in_collective(stacks[rank.rank])]
         rank = (elsewhere or stuck)[0]
         failure = self._failure(rank, f"it answers from {rank.place}, but has not got on for {self._limit(rank):g} s")
@@ -148,10 +155,11 @@ class Monitor:
         return runtime.step_timeout_seconds if steady else runtime.load_timeout_seconds
 
     def _stack(self, rank: _Watched) -> list[str]:
+        """What the rank is doing; nothing if it does not answer."""
         try:
             return ray.get(rank.actor.stack.remote(), timeout=_STACK_SECONDS)
         except RayError:
-            return ["no answer"]
+            return []
 
     def _failure(self, rank: _Watched, message: str) -> Failure:
         return Failure(rank.rank, rank.status.phase, message, time.time_ns())

@@ -35,6 +35,7 @@ def test_seats_on_two_nodes_with_several_gpus() -> None:
 
     environment = {"CUDA_VISIBLE_DEVICES": "9", "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "of the node"}
     driver = {"NCCL_DEBUG": "of the driver", "HF_HOME": "/hub", "CUDA_VISIBLE_DEVICES": "", "RANK": "7"}
+    assert set(carried_environment(driver)) == {"NCCL_DEBUG", "HF_HOME"}
     seats[4].enter(environment, carried_environment(driver), "10.0.0.1")
     assert environment == {
         "CUDA_VISIBLE_DEVICES": "9,10",
