@@ -166,7 +166,8 @@ def _validate(tree: dict[Any, Any], file: Path) -> Config:
         return Config.model_validate_json(text, strict=True)
     except ValidationError as error:
         _, problem = first_problem(error)
-        advice = "" if ": " in problem else f": correct it in {file} or with --set"
+        of_ours = error.errors(include_url=False)[0]["type"] == "value_error"  # a sentence that may hold advice
+        advice = "" if of_ours and ": " in problem else f": correct it in {file} or with --set"
         raise InvalidInput(f"{problem}{advice}.") from None
 
 

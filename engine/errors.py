@@ -45,7 +45,8 @@ def first_problem(error: ValidationError, prefix: str = "") -> tuple[str, str]:
         prefix: put before the key, for a model that is validated alone ("sampling.").
     """
     problem = error.errors(include_url=False)[0]
-    key = prefix + ".".join(str(part) for part in problem["loc"])
+    path = [str(part) for part in problem["loc"]]
+    key = prefix + ".".join(path[:-2] if path[-1] == "[key]" else path)  # pydantic names a wrong key of a mapping twice
     if problem["type"] == "value_error":  # from a validator of ours: its message is already a sentence
         return key, str(problem["ctx"]["error"]).rstrip(".")
     return key, f"{key} {_complaint(problem)}"
@@ -57,5 +58,9 @@ def _complaint(problem: Any) -> str:
         return "is missing"
     if kind in ("model_type", "dict_type"):
         return f"is {value!r}, but it should be a section of keys"
+    if kind == "tuple_type":
+        return f"is {value!r}, but it should be a list"
+    if problem["loc"][-1] == "[key]":
+        return f"has the key {value!r}, but {problem['msg'].replace('Input', 'it', 1)}"
     wanted = problem["msg"].replace("Input should be", "it should be", 1).rstrip(".")
     return f"is {value!r}, but {wanted}"
