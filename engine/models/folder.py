@@ -73,15 +73,21 @@ def check_class(folder: Path, component: str, index: Mapping[str, Any], accepted
 
 
 def check_tokenizer(folder: Path, component: str) -> None:
-    """Refuse a folder without a tokenizer's files, or with mere pointers to them.
+    """Refuse a folder without a tokenizer's files, with mere pointers to them, or with JSON that is cut short.
 
     Raises:
         InvalidInput: one sentence that names the folder or the file.
     """
+    settings = folder / component / "tokenizer_config.json"
+    if settings.exists():
+        read_json(settings)
     files = [folder / component / name for name in _TOKENIZERS if (folder / component / name).is_file()]
     if not files:
         raise InvalidInput(f"{folder / component} holds no tokenizer.json: download the model again.")
     for file in files:
+        if file.suffix == ".json":
+            read_json(file)  # 20 MB at most, a quarter of a second
+            continue
         try:
             with file.open("rb") as stream:
                 start = stream.read(len(_GIT_LFS))

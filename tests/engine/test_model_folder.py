@@ -129,6 +129,11 @@ DAMAGED: dict[str, tuple[Damage, list[str]]] = {
     "heads in words": (edit("transformer/config.json", num_attention_heads="four"), ["four"]),
     "no scheduler": (remove("scheduler"), ["scheduler_config.json", "missing"]),
     "no tokenizer": (remove("tokenizer/tokenizer.json"), ["tokenizer.json"]),
+    "tokenizer is cut short": (put("tokenizer/tokenizer.json", '{"model": {'), ["tokenizer.json", "cannot be read"]),
+    "tokenizer has garbled settings": (
+        put("tokenizer/tokenizer_config.json", "{"),
+        ["tokenizer_config.json", "cannot be read"],
+    ),
     "tokenizer is a pointer": (put("tokenizer/spiece.model", POINTER), ["spiece.model", "git lfs pull"]),
     "no weights": (remove("vae/diffusion_pytorch_model.safetensors"), ["diffusion_pytorch_model", "missing"]),
     "a shard is missing": (remove(SECOND_SHARD), ["model-2.safetensors", "missing"]),
