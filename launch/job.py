@@ -105,6 +105,8 @@ def prepare(
 
         notes += explain(placement)
     finished: dict[int, dict[str, Any]] = {}
+    if folder and rank in (None, 0):
+        folder.refuse_if_running()
     if folder and resume:
         folder.refuse_if_changed(config, tasks)
         finished = folder.finished(tasks)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
@@ -92,19 +92,25 @@ def _generate(job: Job, progress: PhaseKeeper, rank: int) -> list[dict[str, Any]
     """Load, generate, close. Collective: every rank calls it. Returns the run reports on rank 0."""
     from engine.engine import Engine  # imports torch and diffusers, which takes seconds
 
-    announce(job, progress, rank)
-    engine = Engine.load(job.config, job.degrees, progress)
-    made = engine.generate_all(job.tasks_left)
-    engine.close()
-    return collect(job, made)
+    with at_work(job, progress, rank):
+        engine = Engine.load(job.config, job.degrees, progress)
+        made = engine.generate_all(job.tasks_left)
+        engine.close()
+        return collect(job, made)
 
 
-def announce(job: Job, progress: Progress, rank: int) -> None:
-    """Say what the user should hear of, and leave the job where a later run finds it; before anything is loaded."""
+@contextmanager
+def at_work(job: Job, progress: Progress, rank: int) -> Iterator[None]:
+    """To load and make a job's videos in: say what the user should hear of, leave the job where a later run finds it,
+    and keep other runs away from there."""
     for line in job.notes:
         progress.note(line)
-    if job.folder and rank == 0:
+    if job.folder is None or rank != 0:
+        yield
+        return
+    with job.folder.hold():
         job.folder.write(job.options, job.config)
+        yield
 
 
 def collect(job: Job, made: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

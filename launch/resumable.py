@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -22,7 +23,7 @@ from engine.task import Task
 from launch.options import Options
 from launch.signals import say
 
-_CONFIG, _OPTIONS = "config.yaml", "job.json"
+_CONFIG, _OPTIONS, _LOCK = "config.yaml", "job.json", "lock"
 _SECTIONS = ("parallel", "runtime", "checkpoint", "ray")
 _PATHS = ("image", "last_image", "output", "report", "latents")
 
@@ -66,6 +67,37 @@ class JobFolder:
             raise InvalidInput(
                 f"{self.path} holds no job that could be resumed: give the folder that ends in .checkpoint."
             ) from None
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other runs out of the folder until the block ends, or the process.
+
+        Raises:
+            InvalidInput: another run is at work here. OSError: the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("ab") as file:
+            self._lock(file)
+            yield
+
+    def refuse_if_running(self) -> None:
+        """
+        Raises:
+            InvalidInput: another run is at work here.
+        """
+        with suppress(OSError), (self.path / _LOCK).open("rb") as file:  # none, or none that we may read
+            self._lock(file)  # and let go at once: the first rank will hold it
+
+    def _lock(self, file: IO[bytes]) -> None:
+        """Until the file is closed, which the system does for a process that is killed."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(
+                f"A run that still lives is writing to {self.path}: wait until it ends, or stop it."
+            ) from None
+        except OSError:
+            pass  # a file system without locks: as it was before there was one
 
     def refuse_if_begun(self) -> None:
         """

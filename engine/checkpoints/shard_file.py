@@ -50,16 +50,16 @@ def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], pl
 
 
 def find(folder: Path) -> list[Path] | None:
-    """The files of all ranks in rank order; None where one is missing yet."""
-    found: dict[int, Path] = {}
-    ranks = 0
+    """The files of all ranks in rank order; None where one is missing yet. Runs on different numbers of ranks may have
+    left files here, of which those of one run are taken."""
+    found: dict[int, dict[int, Path]] = {}  # by number of ranks, then rank
     for file in folder.iterdir() if folder.is_dir() else ():
         if match := _NAME.fullmatch(file.name):
-            found[int(match[1])] = file
-            ranks = int(match[2])
-    if not ranks or sorted(found) != list(range(ranks)):
-        return None
-    return [found[rank] for rank in range(ranks)]
+            found.setdefault(int(match[2]), {})[int(match[1])] = file
+    for ranks, files in sorted(found.items()):
+        if sorted(files) == list(range(ranks)):
+            return [files[rank] for rank in range(ranks)]
+    return None
 
 
 def is_whole(file: Path) -> bool:

@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from launch.gang.recorder import Recorder, Status
 from launch.gang.seat import Resident, Seat
 from launch.job import Job
 from launch.quiet import quiet_libraries
-from launch.rank import announce, collect
+from launch.rank import at_work, collect
 from launch.threads import spin_briefly
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Member:
         self._recorder = Recorder()
         self._store: TCPStore | None = None
         self._engine: Engine | None = None
+        self._at_work = ExitStack()
         self._worker = 0
 
     def describe(self) -> Resident:
@@ -93,7 +95,7 @@ class Member:
             os.environ["MASTER_PORT"] = str(port)
             _go_to(self._seat.folder, job)
             job = _check_here(job, self._seat, self._recorder.note)
-            announce(job, self._recorder, self._seat.rank)
+            self._at_work.enter_context(at_work(job, self._recorder, self._seat.rank))
             self._engine = Engine.load(_patient(job.config), job.degrees, self._recorder)
             return Outcome()
         except Exception as error:
@@ -104,7 +106,8 @@ class Member:
         self._recorder.moved()
         try:
             assert self._engine is not None, "load comes first"
-            return Outcome(reports=collect(job, self._engine.generate_all(job.tasks_left)))
+            with self._at_work:
+                return Outcome(reports=collect(job, self._engine.generate_all(job.tasks_left)))
         except Exception as error:
             return Outcome(describe(error, self._seat.rank, self._recorder.phase))
 

@@ -65,6 +65,16 @@ def test_a_checkpoint_counts_once_all_ranks_are_there(tmp_path: Path) -> None:
     assert all(map(shard_file.is_whole, files))
 
 
+def test_files_of_runs_on_different_numbers_of_ranks_are_not_mixed(tmp_path: Path) -> None:
+    """A file that could not be removed, or another machine's view of the folder, must not make a whole of halves."""
+    write(tmp_path, 5, 1, of=2)
+    write(tmp_path, 5, 0, 2, of=3)
+    assert shard_file.find(step_folder(tmp_path, 5)) is None
+    write(tmp_path, 5, 0, of=2)
+    files = shard_file.find(step_folder(tmp_path, 5))
+    assert files and [file.name.split(".")[0] for file in files] == ["rank-0-of-2", "rank-1-of-2"]
+
+
 def test_the_newest_two_that_count_are_kept(tmp_path: Path) -> None:
     """And what is newer, which other ranks may still be writing."""
     for steps_done in (5, 10, 15):

@@ -1,5 +1,6 @@
 """Runs that are killed and resumed from the command line: nothing is lost, and nothing is made twice."""
 
+import fcntl
 import json
 import shutil
 import sys
@@ -54,6 +55,8 @@ def test_a_list_goes_on_with_what_is_missing(shell: Shell) -> None:
     )
     while not (shell.folder / "o.checkpoint" / "video-1" / "step-00004").exists():
         assert killed.poll() is None, killed.communicate()
+    with (shell.folder / "o.checkpoint" / "lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     killed.kill()
     killed.communicate()
     (shell.folder / "prompts.txt").unlink()  # the folder knows all
@@ -83,6 +86,11 @@ def test_what_cannot_be_resumed(shell: Shell) -> None:
 
     assert "elsewhere.checkpoint holds no job" in refused("elsewhere.checkpoint")
     assert "sampling.seed" not in refused("o.checkpoint", "--set=sampling.steps=9")
+    with (shell.folder / "o.checkpoint" / "lock").open() as lock:  # as a run that is at work has it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "A run that still lives is writing to" in refused("o.checkpoint")
+        _, err = finish(shell.generate("--prompt=x", *sets), expected=2)
+        assert "A run that still lives" in err and len(err.splitlines()) == 1
     config = json.loads((model / "vae" / "config.json").read_text())
     (model / "vae" / "config.json").write_text(json.dumps(config | {"_name_or_path": "another"}))
     assert "model.files was" in refused("o.checkpoint")
