@@ -81,7 +81,7 @@ def prepare(
     outputs = Outputs(*(_plain(path) if path else None for path in paths))
     folder = None
     if config.checkpoint.every or resume:
-        folder = JobFolder(options.video_path.with_suffix(".checkpoint"))
+        folder = JobFolder.beside(options.video_path)
         outputs = replace(outputs, checkpoint=folder.path)
     options = replace(options, prompts=(*options.prompts, *listed), prompts_file=None, output=options.video_path)
     tasks = make_tasks(

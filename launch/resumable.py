@@ -34,6 +34,11 @@ class JobFolder:
 
     path: Path
 
+    @classmethod
+    def beside(cls, video: Path) -> JobFolder:
+        """That of a job, by its video, or by what the names of several begin with."""
+        return cls(video.with_suffix(".checkpoint"))
+
     def write(self, options: Options, config: Config) -> None:
         """Remember the job, as it has been checked: nothing outside is needed to begin it again but the model.
 
@@ -51,7 +56,7 @@ class JobFolder:
         """The job again, with some keys of its configuration changed.
 
         Raises:
-            InvalidInput: there is no job in the folder, or a key would make another video.
+            InvalidInput: there is no job in the folder, it is not where it was, or a key would make another video.
         """
         for override in overrides:
             if override.partition("=")[0].strip().partition(".")[0] not in _SECTIONS:
@@ -62,11 +67,15 @@ class JobFolder:
         try:
             values: dict[str, Any] = json.loads((self.path / _OPTIONS).read_text())
             values |= {name: Path(values[name]) for name in _PATHS if values[name] is not None}
-            return Options(**values | {"config": str(self.path / _CONFIG), "overrides": tuple(overrides)})
+            options = Options(**values | {"config": str(self.path / _CONFIG), "overrides": tuple(overrides)})
         except (OSError, ValueError, TypeError, KeyError):
             raise InvalidInput(
                 f"{self.path} holds no job that could be resumed: give the folder that ends in .checkpoint."
             ) from None
+        begun = JobFolder.beside(options.video_path).path
+        if begun.resolve() != self.path.resolve():  # the job would start anew there, without a word
+            raise InvalidInput(f"{self.path} has been moved or copied from {begun}: put it back there to go on.")
+        return options
 
     @contextmanager
     def hold(self) -> Iterator[None]:

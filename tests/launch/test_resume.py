@@ -91,9 +91,13 @@ def test_what_cannot_be_resumed(shell: Shell) -> None:
         assert "A run that still lives is writing to" in refused("o.checkpoint")
         _, err = finish(shell.generate("--prompt=x", *sets), expected=2)
         assert "A run that still lives" in err and len(err.splitlines()) == 1
+    shutil.copytree(shell.folder / "o.checkpoint", shell.folder / "moved.checkpoint")
+    assert "put it back" in refused("moved.checkpoint"), "else it would start anew at o.checkpoint"
+    (shell.folder / "link").symlink_to("o.checkpoint")
     config = json.loads((model / "vae" / "config.json").read_text())
     (model / "vae" / "config.json").write_text(json.dumps(config | {"_name_or_path": "another"}))
     assert "model.files was" in refused("o.checkpoint")
+    assert "model.files was" in refused("link"), "the same folder by another name"
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_video(shell: Shell) -> None:
