@@ -22,10 +22,15 @@ MethodName = Literal[
     "hicache",
     "abcache",
     "foca",
+    "calibrated",
     "none",
 ]
-GateName = Literal["probe", "first_block", "teacache", "magcache", "easycache", "innovation", "interval", "list"]
-EstimatorName = Literal["reuse", "alignment", "projection", "taylor", "hermite", "adams_bashforth", "foca", "ridge"]
+GateName = Literal[
+    "probe", "first_block", "teacache", "magcache", "easycache", "innovation", "calibrated", "interval", "list"
+]
+EstimatorName = Literal[
+    "reuse", "alignment", "projection", "taylor", "hermite", "adams_bashforth", "foca", "ridge", "fitted"
+]
 
 
 PAIRS: dict[MethodName, tuple[GateName, EstimatorName]] = {
@@ -40,6 +45,7 @@ PAIRS: dict[MethodName, tuple[GateName, EstimatorName]] = {
     "hicache": ("interval", "hermite"),
     "abcache": ("interval", "adams_bashforth"),
     "foca": ("interval", "foca"),
+    "calibrated": ("calibrated", "fitted"),
 }
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
@@ -161,6 +167,12 @@ class CacheConfig(BaseModel):
     replay: Path | None = Field(
         None, description="Run report whose actions are repeated, to compare two builds on one schedule."
     )
+    calibration: Path | None = Field(
+        None, description="File of `lockstep calibrate`, for this model and sampling alone (calibrated, fitted)."
+    )
+    steps_skipped: float = Field(
+        0.65, gt=0, lt=1, description="Share of the steps to skip (calibrated): the nearest that the file has."
+    )
     interval: int = Field(
         default_factory=_published("interval", 2),
         ge=1,
@@ -213,6 +225,19 @@ class CacheConfig(BaseModel):
             return self
         if self.gate == "list" and self.compute_steps is None:
             raise ValueError("cache.gate is list, but there is no list: give cache.compute_steps, or use interval.")
+        if self.gate_name == "calibrated" and self.calibration is None:
+            raise ValueError(
+                "cache.calibration is left out, but the gate is calibrated: give the file of `lockstep calibrate`."
+            )
+        if self.estimator_name == "fitted" and self.gate_name != "calibrated":
+            raise ValueError(
+                f"cache.estimator is fitted, but its weights hold for calibrated steps and the gate is "
+                f"{self.gate_name}: use the gate calibrated."
+            )
+        if self.estimator_name == "fitted" and self.anchor not in (None, "nothing"):
+            raise ValueError(
+                f"cache.anchor is {self.anchor}, but fitted weights are of velocities: use nothing, or leave it out."
+            )
         if self.gate_name == "teacache" and (self.polynomial is None) != (self.signal is None):
             missing, given = ("signal", "polynomial") if self.signal is None else ("polynomial", "signal")
             value = getattr(self, given)

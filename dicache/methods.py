@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from dicache.calibration import Budget, Fitted, read_calibration
 from dicache.clock import AdamsBashforth, FoCa, Hermite, Taylor
 from dicache.config import CacheConfig, MethodName
 from dicache.easycache import EasyCacheGate
@@ -91,7 +92,7 @@ def build_method(
     """
     if config.method == "none":
         return Method(FixedGate({}), NoEstimate())
-    anchor = config.anchor or _ANCHORS.get(config.method, "input")
+    anchor = config.anchor or ("nothing" if config.estimator_name == "fitted" else _ANCHORS.get(config.method, "input"))
     estimator = _estimator(config)
     if config.replay is None:
         gate, warmup_steps = _gate(config, lanes, num_steps, span, published)
@@ -120,6 +121,9 @@ def _estimator(config: CacheConfig) -> Estimator:
             return FoCa()
         case "ridge":
             return Ridge(config.shrinkage, config.differences)
+        case "fitted":
+            budget = _budget(config)
+            return Fitted(budget.weights, budget.compute)
 
 
 def _gate(
@@ -138,6 +142,8 @@ def _gate(
             return _magcache(config, num_steps, span, published)
         case "easycache":
             return EasyCacheGate(config.threshold), warmup_steps
+        case "calibrated":
+            return FixedGate(dict.fromkeys(lanes, frozenset(span) - _calibrated(config, num_steps, span))), 0
         case "innovation":
             return InnovationGate(config.threshold, _estimator(config).depth), warmup_steps
         case "interval" if config.compute_steps is None:
@@ -146,6 +152,26 @@ def _gate(
             return FixedGate(dict.fromkeys(lanes, frozenset(span) - compute)), warmup_steps
         case "interval" | "list":
             return FixedGate(dict.fromkeys(lanes, frozenset(span) - _listed(config, num_steps))), 0
+
+
+def _budget(config: CacheConfig) -> Budget:
+    assert config.calibration is not None, "checked with the configuration"
+    return read_calibration(config.calibration).nearest(config.steps_skipped)
+
+
+def _calibrated(config: CacheConfig, num_steps: int, span: range) -> frozenset[int]:
+    budget = _budget(config)
+    steps = len(budget.compute) + len(budget.weights)
+    if steps != num_steps:
+        raise ValueError(
+            f"cache.calibration {str(config.calibration)!r} is of {steps} steps, and this request has {num_steps}: "
+            "calibrate again for it."
+        )
+    if len(span) < num_steps:
+        raise ValueError(
+            "The gate of the cache is calibrated, which is for models with one transformer: use another method."
+        )
+    return frozenset(budget.compute)
 
 
 def _warmup_steps(config: CacheConfig, span: range) -> int:

@@ -18,7 +18,7 @@ from engine.errors import InvalidInput, first_problem
 from parallel.config import spell_out
 
 # keys whose value names a file or folder, and may be relative
-_PATH_KEYS = (("model", "path"), ("cache", "replay"))
+_PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
 # keys whose value is a list of mappings, of which one key does
 _LISTED_PATH_KEYS = (("model", "loras", "path"),)
 # keys whose value is a mapping of which every key does

@@ -15,6 +15,7 @@ from parallel.agreement import Control, NotFiniteError
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
+OnVelocity = Callable[[Step, Tensor], None]
 
 
 def denoise(
@@ -24,6 +25,7 @@ def denoise(
     control: Callable[[], Control],
     on_step: OnStep,
     steps_done: int = 0,
+    on_velocity: OnVelocity | None = None,
 ) -> Tensor:
     """Turn noise into clean latents; every rank of a replica runs this with the same arguments.
 
@@ -33,6 +35,8 @@ def denoise(
         control: asked before each step; what any rank answers holds for all.
         on_step: called after each step with its timestep, every lane's decision and the new latents.
         steps_done: in an earlier run, which this one continues.
+        on_velocity: shown each step's guided velocity, of the shape of the latents and equal on every rank, before
+            the sampler takes it.
 
     Raises:
         Cancelled: some rank's control word said so; on all ranks at the same step.
@@ -43,6 +47,8 @@ def denoise(
         velocity, decisions, agreed = experts.predict(latents, timestep, step, control())
         if agreed is Control.CANCEL:
             raise Cancelled(f"Cancelled at denoise step {index} of {len(scheduler.timesteps)}.")
+        if on_velocity is not None:
+            on_velocity(step, velocity)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         on_step(step, float(timestep), decisions, latents)
     latents = experts.finish(latents)

@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.names import DONE
 from engine.config import Config
+from engine.denoise import OnVelocity
 from engine.files import StagedFiles
 from engine.generation import Generation
 from engine.loaded import LoadedModel, load_model
@@ -72,6 +73,7 @@ class Engine:
         latents: Path | None = None,
         checkpoint: Path | None = None,
         control: Callable[[], Control] = lambda: Control.RUN,
+        on_velocity: OnVelocity | None = None,
     ) -> Result:
         """Make the videos of one request; collective over the ranks of a replica, unknown to other replicas.
 
@@ -83,6 +85,7 @@ class Engine:
             checkpoint: a folder of this request alone, which all ranks see. What an earlier run has left there is
                 continued; what this one leaves is gone once its files are written, but for a copy of the report.
             control: asked before each step; :attr:`Control.CANCEL` from any rank ends the request on all.
+            on_velocity: shown each step's guided velocity, equal on every rank.
 
         Raises:
             Cancelled: the control word said so.
@@ -96,7 +99,7 @@ class Engine:
                 closing.callback(checkpoints.close)
             generation = Generation(self._model, request, self._progress, checkpoints)
             generation.resume()
-            final = generation.denoise(generation.encode(), control)
+            final = generation.denoise(generation.encode(), control, on_velocity)
             set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
             document = None
             with StagedFiles() as files:

@@ -20,7 +20,7 @@ from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.state import RequestState, restore_scheduler, scheduler_state
 from engine.components.dtypes import resolved_dtypes
 from engine.conditions import encode
-from engine.denoise import denoise, draw_noise
+from engine.denoise import OnVelocity, denoise, draw_noise
 from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
 from engine.guidance import BRANCHES, all_lanes, own_lanes
@@ -118,7 +118,9 @@ class Generation:
         with self._stage("encode"):
             return encode(self._model, self._request, self._meter)
 
-    def denoise(self, encoded: Encoded, control: Callable[[], Control]) -> Tensor:
+    def denoise(
+        self, encoded: Encoded, control: Callable[[], Control], on_velocity: OnVelocity | None = None
+    ) -> Tensor:
         """Final latents, float32 [samples, channels, frames, height, width], equal on every rank."""
         model, resumed = self._model, self._resumed
         if resumed is not None and resumed.steps_done == self._request.sampling.steps:
@@ -130,7 +132,7 @@ class Generation:
                 self._audit_inputs(encoded)
             experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise))
             latents = resumed.latents if resumed else self._start(noise, encoded)
-            latents = denoise(experts, self._scheduler, latents, control, self._on_step, self._steps_done)
+            latents = denoise(experts, self._scheduler, latents, control, self._on_step, self._steps_done, on_velocity)
             for controller in self._controllers:
                 controller.release()  # decoding wants the memory
             if self._checkpoints:

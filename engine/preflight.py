@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.checkpoints.match import calibrated_for, differences
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.images import read_image
@@ -134,12 +135,27 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
             controller = Controller(config.cache, lanes, steps, facts.num_layers, span, names)  # allocates nothing yet
     except ValueError as error:
         raise InvalidInput(str(error)) from None
+    if config.cache.method != "none" and config.cache.gate_name == "calibrated":
+        _check_calibration(config, request)
     for signal in controller.step_signals:
         if signal not in ("latents", *facts.family.signals):
             raise InvalidInput(
                 f"cache.signal is {signal}, which a {facts.family.name} model does not show: "
                 f"use {' or '.join(facts.family.signals)}."
             )
+
+
+def _check_calibration(config: Config, request: GenerationRequest) -> None:
+    """Numbers measured on another model or sampling are never used silently."""
+    from dicache.calibration import read_calibration
+
+    assert config.cache.calibration is not None
+    seen = read_calibration(config.cache.calibration).made_with
+    if changed := differences(seen, calibrated_for(config, request.sampling)):
+        raise InvalidInput(
+            f"cache.calibration {str(config.cache.calibration)!r} does not hold for this run, for {changed[0]}: run "
+            "`lockstep calibrate` for it."
+        )
 
 
 def _spans(config: Config, request: GenerationRequest, facts: ModelFacts) -> tuple[range, ...]:

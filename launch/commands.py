@@ -140,6 +140,28 @@ def sweep(
 
 
 @app.command()
+def calibrate(
+    config: opt.ConfigFile,
+    prompts: sweep_opt.Prompts,
+    output: opt.Calibration,
+    ranks: opt.Ranks = None,
+    set_: opt.Overrides = None,
+) -> int:
+    """Find out on a few prompts which steps to compute, for the cache method `calibrated`."""
+    from launch.calibration import CalibrateOptions, prepare_calibration, print_calibration, run_calibration
+
+    options = CalibrateOptions(config, prompts, output, set_ or ())
+    job = prepare_calibration(options, ranks)
+    if job.degrees.world_size > 1:
+        from launch.local import start_ranks
+
+        return start_ranks("launch.calibrate", options.to_argv(), job.degrees.world_size)
+    from launch.rank import run_part
+
+    return run_part(lambda progress: run_calibration(job, progress, rank=0), print_calibration)
+
+
+@app.command()
 def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, set_: opt.Overrides = None) -> int:
     """Show how a run would be laid out over machines that need not be here, and why."""
     from launch.layout import print_layout

@@ -86,7 +86,7 @@ Folder = Annotated[
 Together = Annotated[
     int, typer.Option("--ranks", parser=whole_number, help="GPUs of one machine that make a video together.")
 ]
-
+Calibration = Annotated[Path, typer.Option("--output", help="The .json file to write; an older one is replaced.")]
 Nodes = Annotated[int, typer.Option("--nodes", parser=whole_number, help="Machines.")]
 Devices = Annotated[int, typer.Option("--devices", parser=whole_number, help="Ranks on each machine.")]
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config, ModelConfig
+from dicache.config import CacheConfig
+from engine.config import Config, ModelConfig, SamplingConfig
 from engine.models.fingerprint import fingerprint
 from engine.request import GenerationRequest
 from engine.versions import describe_versions
@@ -23,9 +24,20 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
         "model": _model(config.model),
         "request": request.model_dump(mode="json", exclude={"image", "last_image"})
         | {"image": _content(request.image), "last_image": _content(request.last_image)},
-        "cache": config.cache.model_dump(mode="json", exclude={"replay"}) | {"replay": _content(config.cache.replay)},
+        "cache": describe_cache(config.cache),
         "versions": describe_versions(),
     }
+
+
+def describe_cache(cache: CacheConfig) -> dict[str, Any]:
+    """The section, with what is in its files in the place of their names."""
+    files = {"replay": _content(cache.replay), "calibration": _content(cache.calibration)}
+    return cache.model_dump(mode="json") | files
+
+
+def calibrated_for(config: Config, sampling: SamplingConfig) -> dict[str, Any]:
+    """What a calibration holds for: the model, and how it is sampled."""
+    return {"model": _model(config.model), "sampling": sampling.model_dump(mode="json", exclude={"fps"})}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

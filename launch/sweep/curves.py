@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from dicache.config import CacheConfig, MethodName
 from engine.errors import InvalidInput, first_problem
 
-Knob = Literal["threshold", "interval"]
+Knob = Literal["threshold", "interval", "steps_skipped"]
 METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name != "none")
 _FACTORS = (0.5, 1, 2, 4)
 _INTERVALS = (2, 3, 4, 6)
+_SHARES = (0.5, 0.6, 0.7)
 _FROM_CONFIG = ("decide", "probe_depth")  # of which no method has a published scale
 # MagCache's limits of skips in a row bound its share of skipped steps: beyond the first, its authors' faster ones
 _FASTER: dict[str, tuple[dict[str, Any], ...]] = {
@@ -72,6 +73,8 @@ class Curve:
             return [self.at(value) for value in self.values]
         if self.knob == "interval":
             return [self.at(value) for value in _INTERVALS]
+        if self.knob == "steps_skipped":
+            return [self.at(value) for value in _SHARES]
         return [self.at(round(self.default_value * factor, 6)) for factor in _FACTORS]
 
     @property
@@ -106,8 +109,10 @@ def read_curves(methods: str | None, cache: CacheConfig) -> list[Curve]:
         InvalidInput: one sentence that names the option and the value.
     """
     common = {key: getattr(cache, key) for key in _FROM_CONFIG}
+    if cache.calibration is not None:
+        common["calibration"] = str(cache.calibration)
     if methods is None:
-        return [_named(name, common) for name in METHODS]
+        return [_named(name, common) for name in METHODS if name != "calibrated" or cache.calibration is not None]
     if Path(methods).suffix in (".yaml", ".yml"):
         curves = list(_listed(Path(methods), common))
     else:
@@ -154,7 +159,9 @@ def _curve(name: str, keys: dict[str, Any]) -> Curve:
     if cache.method == "none":
         raise InvalidInput(f"--methods, {name}: the method none is what all are compared with: leave it out.")
     knob: Knob | None = "threshold"
-    if cache.gate_name in ("interval", "list"):
+    if cache.gate_name == "calibrated":
+        knob = "steps_skipped"
+    elif cache.gate_name in ("interval", "list"):
         knob = None if cache.compute_steps is not None else "interval"
     if any(key != knob for key in given):
         raise InvalidInput(f"--methods, {name}: {next(iter(given))} is a list, but the knob of this method is {knob}.")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dicache.config import CacheConfig
-from engine.checkpoints.match import differences
+from engine.checkpoints.match import describe_cache, differences
 from engine.errors import InvalidInput
 from engine.files import StagedFiles
 from engine.request import GenerationRequest
@@ -96,7 +96,7 @@ class SweepFolder:
             files.stage(self.path / name).write_text(text, encoding="utf-8")
 
     def _run_file(self, cache: CacheConfig, request: GenerationRequest) -> Path:
-        return self.path / "runs" / _key(cache.model_dump(mode="json")) / f"{_request_key(request)}.json"
+        return self.path / "runs" / _key(describe_cache(cache)) / f"{_request_key(request)}.json"
 
     def _reference_file(self, request: GenerationRequest) -> Path:
         return self.path / "references" / f"{_request_key(request)}.safetensors"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dicache.calibration import hash_prompt, read_calibration
 from engine.checkpoints.match import must_match
 from engine.config import Config
 from engine.config_file import load_config
@@ -110,6 +111,7 @@ def prepare_sweep(
         check_folder("--output", options.output, Path(config.model.path))
         folder.refuse_if_other(made_with)
     curves, notes = _allowed(options, config, tasks[:1], ranks, local_ranks, nodes)
+    _refuse_seen(curves, prompts)
     return SweepJob(
         config=uncached,
         requests=requests,
@@ -167,6 +169,20 @@ def _allowed(
             continue
         allowed.append(curve)
     return allowed, notes
+
+
+def _refuse_seen(curves: Sequence[Curve], prompts: Sequence[str]) -> None:
+    """A calibration shines on the prompts that it was made from."""
+    for curve in curves:
+        cache = curve.ladder()[0].cache
+        if cache.gate_name != "calibrated" or cache.calibration is None:
+            continue
+        seen = read_calibration(cache.calibration).prompts
+        if prompt := next((prompt for prompt in prompts if hash_prompt(prompt) in seen), None):
+            raise InvalidInput(
+                f"--prompts has {prompt!r}, which the calibration {str(cache.calibration)!r} was made from: compare on "
+                "other prompts."
+            )
 
 
 def _shares(text: str | None) -> Iterator[float]:

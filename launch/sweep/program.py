@@ -85,6 +85,8 @@ class Sweep:
             shares = {n: self._share(curve.at(n, **changes)) for n in range(2, _MOST_INTERVAL)}
             nearest = min(shares, key=lambda n: abs(shares[n] - target))
             return nearest if abs(shares[nearest] - target) <= STILL_THE_SHARE else None
+        if curve.knob == "steps_skipped":
+            return target if abs(self._share(curve.at(target)) - target) <= STILL_THE_SHARE else None
         return find_value(target, lambda value: self._share(curve.at(value, **changes)), curve.default_value, known)
 
     def _share(self, setting: Setting) -> float:

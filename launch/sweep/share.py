@@ -8,8 +8,8 @@ from dicache.config import CacheConfig
 from dicache.controller import Controller, Lane, Step
 from engine.guidance import all_lanes
 
-CLOSE_ENOUGH = 0.01
-"""A share within this of the one asked for ends the search."""
+CLOSE_ENOUGH = 0.0101
+"""A share within this of the one asked for ends the search: half a step of 50, and what rounding adds."""
 STILL_THE_SHARE = 0.03
 """The nearest share that was found counts if it is within this."""
 _MOST_TRIALS = 10
@@ -45,7 +45,7 @@ def find_value(
         else:
             value = (below * above) ** 0.5
         value = float(f"{value:.4g}")
-        if value in known:
+        if value in known or (below is not None and above is not None and above < 1.02 * below):
             break  # the share jumps between two thresholds that look alike
         known[value] = share_at(value)
     nearest = min(known, key=lambda value: abs(known[value] - target))

@@ -225,17 +225,22 @@ def test_no_new_options() -> None:
     """New knobs go into the configuration; scripts rely on these names."""
     import typer
 
-    from launch import commands, generate, resume
+    from launch import generate, resume
+    from launch.commands import app
 
     names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
     names += ["ranks", "output", "report", "latents", "audit", "set"]
     ray = ["launcher", "ray-address"]
-    group = typer.main.get_command(commands.app)
-    assert set(group.commands) == {"generate", "resume", "layout", "models", "config"}  # type: ignore[attr-defined]
+    group = typer.main.get_command(app)
+    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config"}
+    assert set(group.commands) == commands  # type: ignore[attr-defined]
+    sweep = ["prompts", "output", "methods", "shares", "tune-prompts", "negative-prompt", "image", "last-image"]
     for command, expected in (
         (group.commands["generate"], [*names, *ray]),  # type: ignore[attr-defined]
         (group.commands["resume"], ["ranks", "set", *ray]),  # type: ignore[attr-defined]
         (typer.main.get_command(resume.app), ["set"]),
+        (group.commands["calibrate"], ["prompts", "output", "ranks", "set"]),  # type: ignore[attr-defined]
+        (group.commands["sweep"], [*sweep, "ranks", "set"]),  # type: ignore[attr-defined]
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]

@@ -1,0 +1,173 @@
+"""`lockstep calibrate`: uncached runs of a few prompts, from which steps are placed and weights are fitted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from dicache.calibration import Budget, Calibration, hash_prompt
+from dicache.config import CacheConfig
+from engine.checkpoints.match import calibrated_for
+from engine.config import Config
+from engine.config_file import load_config
+from engine.errors import InvalidInput
+from engine.files import StagedFiles
+from engine.hub import resolve_model
+from engine.models.facts import read_facts
+from engine.preflight import preflight
+from engine.progress import Progress
+from engine.request import GenerationRequest, read_prompts
+from engine.task import Outputs, make_tasks
+from engine.versions import describe_versions
+from launch.signals import say
+from parallel.degrees import Degrees
+
+_SHARES = tuple(percent / 100 for percent in range(30, 81, 5))  # of the steps, skipped
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """What was typed after `calibrate`, but for the number of ranks."""
+
+    config: str
+    prompts_file: Path
+    output: Path
+    overrides: Sequence[str] = field(default_factory=tuple)
+
+    def to_argv(self) -> list[str]:
+        """Arguments that parse to these options again, whatever the values look like."""
+        sets = [f"--set={override}" for override in self.overrides]
+        return [f"--prompts={self.prompts_file}", f"--output={self.output}", *sets, "--", self.config]
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """A calibration that has passed every check."""
+
+    config: Config
+    requests: Sequence[GenerationRequest]
+    degrees: Degrees
+    output: Path
+    made_with: Mapping[str, Any]
+
+
+def prepare_calibration(
+    options: CalibrateOptions,
+    ranks: int | None,
+    local_ranks: int | None = None,
+    rank: int | None = None,
+    nodes: int | None = None,
+) -> CalibrateJob:
+    """Check everything before weights load or processes start; arguments as of ``launch.job.prepare``.
+
+    Raises:
+        InvalidInput: one sentence on what is wrong.
+    """
+    config = resolve_model(load_config(options.config, options.overrides), lambda line: say(f"lockstep: {line}"))
+    config = config.model_copy(update={"cache": CacheConfig(method="none")})
+    tasks = [
+        task
+        for seed, prompt in enumerate(read_prompts(options.prompts_file))
+        for task in make_tasks([prompt], "", [seed], config.sampling, Outputs(report=options.output))
+    ]
+    degrees = preflight(config, tasks, ranks, local_ranks, rank, nodes).degrees
+    if degrees.data > 1:
+        raise InvalidInput(
+            f"parallel.data is {degrees.data}, but a calibration runs one prompt after the other on all ranks: use 1."
+        )
+    if read_facts(config.model.path, config.model.single_files).boundary_timestep is not None:
+        raise InvalidInput(
+            f"model.path is {config.model.path}, which has two transformers, but a calibration is of one: "
+            "use another method."
+        )
+    made_with = json.loads(json.dumps(calibrated_for(config, config.sampling)))
+    return CalibrateJob(config, [task.request for task in tasks], degrees, options.output, made_with)
+
+
+def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | None:
+    """Measure what is missing, place the steps, write the file. Collective: every rank calls it."""
+    import numpy as np
+
+    from engine.loaded import load_model  # imports torch and diffusers, which takes seconds
+    from launch.velocities import measure_gram
+    from parallel.ranks import join, leave, pick_device
+
+    kept = [_kept(job, request) for request in job.requests]  # before any rank can have written another
+    progress.stage("join")
+    ranks = join(job.degrees, pick_device(job.config.runtime.device), job.config.runtime.load_timeout_seconds)
+    progress.stage("load")
+    model = load_model(job.config, ranks)
+    grams, sizes = [], []
+    for index, (request, known) in enumerate(zip(job.requests, kept, strict=True)):
+        if known is None:
+            progress.video(index, len(job.requests))
+            known = measure_gram(model, request, progress)
+            if rank == 0:
+                _keep(job, request, known)
+        grams.append(known["gram"])
+        sizes = known["step_sizes"]
+    progress.stage("write")
+    if rank == 0:
+        _write(job, np.array(grams, dtype=np.float64), sizes)
+    progress.done()
+    leave()
+    return job.output if rank == 0 else None
+
+
+def _write(job: CalibrateJob, grams: Any, sizes: Sequence[float]) -> None:
+    from dicache.placement import place_steps
+
+    placements, num_steps = place_steps(grams, sizes), len(sizes)
+    counts = dict.fromkeys(round(num_steps * (1 - share)) for share in _SHARES)
+    budgets = [
+        Budget(
+            compute=placement.compute,
+            weights={step: tuple(round(w, 6) for w in weights) for step, weights in placement.weights.items()},
+            damage=round(placement.damage, 6),
+        )
+        for count in counts
+        if (placement := placements.get(count)) is not None
+    ]
+    calibration = Calibration(
+        made_with=dict(job.made_with),
+        versions=describe_versions(),
+        prompts=tuple(hash_prompt(request.prompts[0]) for request in job.requests),
+        steps=num_steps,
+        budgets=tuple(budgets),
+    )
+    with StagedFiles() as files:
+        files.stage(job.output).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(_folder(job), ignore_errors=True)
+
+
+def _folder(job: CalibrateJob) -> Path:
+    """Of what has been measured, until the file is written."""
+    return job.output.with_suffix(".partial")
+
+
+def _kept(job: CalibrateJob, request: GenerationRequest) -> dict[str, Any] | None:
+    try:
+        found = json.loads((_folder(job) / f"{_name(request)}.json").read_text())
+        return found if found["made_with"] == job.made_with else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, Any]) -> None:
+    with StagedFiles() as files:
+        text = json.dumps({**measured, "made_with": job.made_with})
+        files.stage(_folder(job) / f"{_name(request)}.json").write_text(text)
+
+
+def _name(request: GenerationRequest) -> str:
+    return f"{hash_prompt(request.prompts[0])}-{request.seed}"
+
+
+def print_calibration(path: Path, stdout: IO[str]) -> None:
+    """Where the file is, and how to use it."""
+    print(f"calibration  {path}", file=stdout)
+    print(f"use it with  --set cache.method=calibrated --set cache.calibration={path}", file=stdout)

@@ -1,0 +1,97 @@
+"""A calibration measured and used on ranks together is that of one rank."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dicache.placement import place_steps
+from engine.config import Config
+from engine.engine import Engine
+from engine.errors import InvalidInput
+from engine.loaded import load_model
+from engine.preflight import preflight
+from engine.progress import Progress
+from engine.request import GenerationRequest, make_request
+from engine.task import Outputs, Task
+from launch.calibration import CalibrateJob, CalibrateOptions, _write, prepare_calibration
+from launch.sweep.job import SweepOptions, prepare_sweep
+from launch.velocities import measure_gram
+from parallel.degrees import Degrees
+from parallel.ranks import Ranks
+from tests.checkpoints import write_published_wan
+from tests.conftest import CONFIG, PROMPT, tiny_config
+from tests.distributed.gang import Gang
+
+SIZE = ("sampling.frames=17", "sampling.height=48", "sampling.width=80", "model.dtype=float32", "runtime.device=cpu")
+
+
+def request_of(config: Config, seed: int = 7) -> GenerationRequest:
+    return make_request([PROMPT], "", seed, config.sampling)
+
+
+def measure(ranks: Ranks, config: Config) -> dict[str, Any]:
+    return measure_gram(load_model(config, ranks), request_of(config), Progress())
+
+
+def generate(ranks: Ranks, config: Config) -> tuple[torch.Tensor, str]:
+    result = Engine(replace(load_model(config, ranks), config=config), Progress()).generate(request_of(config))
+    rows = (result.report or {"steps": []})["steps"]
+    return result.latents, "".join(row["action"][0] for row in rows if row["branch"] == "cond")
+
+
+def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) -> None:
+    model = write_published_wan(tmp_path / "wan", "Wan2.1-T2V-14B")
+    overrides = (f"model.path={model}", "sampling.steps=12", *SIZE)
+    prompts, output = tmp_path / "prompts.txt", tmp_path / "cal.json"
+    prompts.write_text(PROMPT + "\n")
+    job: CalibrateJob = prepare_calibration(CalibrateOptions(str(CONFIG), prompts, output, overrides), ranks=1)
+
+    alone = measure(Ranks(), job.config)
+    gram = np.array(alone["gram"])
+    for degrees in (Degrees(ring=3), Degrees(cfg=2)):
+        for shared in gang.run(measure, degrees, job.config):
+            np.testing.assert_allclose(shared["gram"], gram, rtol=1e-4)
+            assert shared["step_sizes"] == alone["step_sizes"]
+    assert sum(alone["step_sizes"]) > 0.9
+
+    _write(job, gram[None], alone["step_sizes"])
+    config = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}")
+    latents, actions = generate(Ranks(), config)
+    placed = place_steps(gram[None], alone["step_sizes"])[actions.count("c")]
+    assert [index for index, action in enumerate(actions) if action == "c"] == list(placed.compute)
+    assert actions.count("s") == 8, "65% of 12, to the nearest"
+    for degrees in (Degrees(ring=3), Degrees(ulysses=2), Degrees(cfg=2)):
+        shared = gang.run(generate, degrees, config)
+        assert shared[0][1] == actions
+        for ours, _ in shared:
+            assert torch.equal(ours, shared[0][0])
+            assert (ours - latents).abs().max() < 1e-5 * latents.abs().max()
+
+    for change in ("sampling.shift=5.0", "sampling.guidance=4.0", "sampling.scheduler=euler", "sampling.width=64"):
+        other = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}", change)
+        message = refused(lambda other=other: preflight(other, [Task(request_of(other), Outputs())], 1))
+        assert change.partition("=")[0] in message and str(output) in message and "\n" not in message
+    message = refused(
+        lambda: prepare_sweep(
+            SweepOptions(
+                str(CONFIG),
+                prompts,
+                tmp_path / "sweep",
+                "calibrated",
+                overrides=(*overrides, f"cache.calibration={output}"),
+            ),
+            ranks=1,
+        )
+    )
+    assert PROMPT in message and "--prompts" in message
+
+
+def refused(what: Any) -> str:
+    try:
+        what()
+    except InvalidInput as error:
+        return str(error)
+    raise AssertionError("it was not refused")

@@ -1,0 +1,38 @@
+"""`lockstep calibrate` as a person runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.calibration import CalibrateOptions
+from tests.launch.conftest import Shell
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_two_ranks_write_a_file_that_generate_takes(shell: Shell) -> None:
+    (shell.folder / "prompts.txt").write_text("a red circle\na blue square\n")
+    options = shell.options("--prompts=prompts.txt", "--output=cal.json")
+    process = shell.lockstep("calibrate", *options, "--ranks=2")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "cal.json" in out and not (shell.folder / "cal.partial").exists()
+    written = json.loads((shell.folder / "cal.json").read_text())
+    assert written["steps"] == 8 and len(written["prompts"]) == 2
+    for budget in written["budgets"]:
+        assert budget["compute"][0] == 0
+        assert sorted([*budget["compute"], *map(int, budget["weights"])]) == list(range(8))
+    damages = [budget["damage"] for budget in written["budgets"]]
+    assert damages == sorted(damages), "fewer steps, more damage"
+
+    settings = ("--set=cache.method=calibrated", "--set=cache.calibration=cal.json", "--set=cache.steps_skipped=0.5")
+    process = shell.generate("--prompt=a green triangle", "--output=o.mp4", *settings)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "4 computed, 4 skipped" in out
+
+
+def test_options_survive_the_way_to_the_ranks() -> None:
+    options = CalibrateOptions("c.yaml", Path("-p.txt"), Path("o.json"), ("sampling.steps=9",))
+    assert options.to_argv() == ["--prompts=-p.txt", "--output=o.json", "--set=sampling.steps=9", "--", "c.yaml"]
