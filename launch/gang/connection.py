@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from types import FrameType
 from typing import Any
 
 import ray
 
 from engine.errors import InvalidInput, sentence
-from launch.signals import ENDING
+from launch.signals import ENDING, Interrupted
 
 _STORE_BYTES = 100 << 20  # nothing but plain data travels through it
 
@@ -36,8 +37,7 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
             f"--ray-address {address} is for Ray's client: run on a machine of the cluster, and give HOST:PORT or auto."
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    handlers = {signum: signal.getsignal(signum) for signum in ENDING}
-    with ExitStack() as closing:
+    with _interruptible() as handle, ExitStack() as closing:
         # what ranks print goes to Ray's log files; what Ray itself prints here, about a rank that died for instance,
         # would stand between our lines, and no setting of its own stops that
         nowhere = closing.enter_context(open(os.devnull, "w"))
@@ -56,9 +56,32 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
             advice = "check --ray-address" if address else "see its logs in /tmp/ray"
             reason = sentence(error).rstrip(".")
             raise InvalidInput(f"{where} ({reason[:300]}): {advice}.") from None
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)  # Ray has put its own in place, which would end us without a word
+        except SystemExit:  # Ray's own handler, which it has put in place by now
+            raise Interrupted(signal.SIGTERM) from None
+        for signum in ENDING:
+            signal.signal(signum, handle)
         yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[int, FrameType | None], None]]:
+    """Raise `Interrupted` out of what is inside, also where it waits in Ray, which lets nothing but a
+    KeyboardInterrupt through. Yields the handler of signals for that."""
+    pending: list[int] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if not pending:  # a second one must not break off the clean-up
+            pending.append(signum)
+            raise KeyboardInterrupt
+
+    handlers = {signum: signal.signal(signum, handle) for signum in ENDING}
+    try:
+        yield handle
+    except KeyboardInterrupt:
+        raise Interrupted(pending[0] if pending else signal.SIGINT) from None
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def count_gpus() -> int:

@@ -107,11 +107,15 @@ def test_a_killed_rank_ends_all_where_no_checkpoints_are(cluster: Any, shell: Sh
     assert not (shell.folder / "o.mp4").exists()
 
 
-def test_a_killed_driver_leaves_nothing(cluster: Any, shell: Shell) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_an_ended_driver_leaves_nothing(signum: int, cluster: Any, shell: Shell) -> None:
     process = on_ray(shell, cluster, "--ranks=2", "--output=o.mp4", "--set=sampling.steps=1000")
     shell.await_line(process, "denoising")
     assert len(shell.family()) >= 3
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=60)
+    if signum != signal.SIGKILL:
+        assert (process.returncode, out, err) == (143, "", "lockstep: ended by SIGTERM\n")
     assert_nothing_left(cluster, shell)
 
 
