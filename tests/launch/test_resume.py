@@ -37,12 +37,15 @@ def test_killed_and_resumed(where: str, shell: Shell) -> None:
     assert "lockstep resume new/o.checkpoint" in err, "a run that was broken off is not overwritten"
 
     _, err = finish(shell.lockstep("resume", "new/o.checkpoint", "--ranks=2"))
-    assert f"going on after {'4' if where == '3' else '8'} of 8 denoise steps" in err
+    # rank 1 dies right after it began to write its part of the fourth step's checkpoint in the background
+    possible = [2, 4] if where == "3" else [8]
+    assert any(f"going on after {steps_done} of 8 denoise steps" in err for steps_done in possible)
     assert ("denoising" in err) == (where == "3")
     assert hashes(shell.folder / "new" / "o.mp4") == hashes(shell.folder / "whole.mp4")
     resumed, whole = report_of(shell.folder / "new" / "o.mp4"), report_of(shell.folder / "whole.mp4")
     assert actions(resumed) == actions(whole)
-    assert resumed["resumed_at"] == [4 if where == "3" else 8] and whole["resumed_at"] == []
+    (resumed_at,) = resumed["resumed_at"]
+    assert resumed_at in possible and whole["resumed_at"] == []
     assert not (shell.folder / "new" / "o.checkpoint").exists()
 
 
