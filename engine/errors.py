@@ -46,7 +46,9 @@ def first_problem(error: ValidationError, prefix: str = "") -> tuple[str, str]:
     """
     problem = error.errors(include_url=False)[0]
     path = [str(part) for part in problem["loc"]]
-    key = prefix + ".".join(path[:-2] if path[-1] == "[key]" else path)  # pydantic names a wrong key of a mapping twice
+    key = prefix + ".".join(
+        path[:-2] if path[-1:] == ["[key]"] else path
+    )  # pydantic names a wrong key of a mapping twice
     if problem["type"] == "value_error":  # from a validator of ours: its message is already a sentence
         return key, str(problem["ctx"]["error"]).rstrip(".")
     return key, f"{key} {_complaint(problem)}"

@@ -17,6 +17,8 @@ from parallel.degrees import Degrees
 
 TABLED = ("teacache", "magcache")
 """Methods that need numbers of the model, and run where their authors publish them."""
+MEASURED = ("calibrated",)
+"""Methods that need numbers of the model, and run where `lockstep calibrate` has measured them."""
 _LARGEST = 1024
 
 
@@ -60,8 +62,11 @@ def notes() -> list[tuple[str, str]]:
         ("recipes", "are in configs/"),
         ("layouts", "data and ring take any number of ranks; parallel: auto chooses"),
         ("weights", "parallel.shard_weights shares them out over the ranks of a replica"),
-        ("cache", ", ".join(method for method in methods if method not in TABLED) + " for all of them"),
-        ("", f"{' and '.join(TABLED)} for those with published numbers: docs/models.md"),
+        ("cache", ", ".join(method for method in methods if method not in TABLED + MEASURED) + " for all"),
+        (
+            "",
+            f"{' and '.join(TABLED)} for those with published numbers; {', '.join(MEASURED)} after lockstep calibrate",
+        ),
         ("memory", "on each GPU, computed for the recipe's video in bfloat16 with dicache: docs/models.md"),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -96,6 +97,21 @@ class JobFolder:
         """
         with suppress(OSError), (self.path / _LOCK).open("rb") as file:  # none, or none that we may read
             self._lock(file)  # and let go at once: the first rank will hold it
+
+    def await_end(self, timeout_seconds: float) -> None:
+        """Wait until a run that was ended has let go of the folder: a process that is killed takes a moment to die.
+
+        Raises:
+            InvalidInput: it has not, after that time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return self.refuse_if_running()
+            except InvalidInput:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def _lock(self, file: IO[bytes]) -> None:
         """Until the file is closed, which the system does for a process that is killed."""

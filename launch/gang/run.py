@@ -49,6 +49,10 @@ def run_on_ray(
     return 0
 
 
+# that the processes of a gang may take to be gone once they are killed; longer means that a machine is in trouble
+_DYING_SECONDS = 30
+
+
 class _Attempts:
     """The gangs of one job, one after another in the same places as long as their nodes live."""
 
@@ -85,6 +89,8 @@ class _Attempts:
                         raise
                     self._progress.note(f"{error.failure}: starting all ranks again, from the newest checkpoint")
                     self._resume = True
+                    if self._job.folder:
+                        self._job.folder.await_end(_DYING_SECONDS)
             raise AssertionError("the last attempt returns or raises")
         finally:
             if self._places:

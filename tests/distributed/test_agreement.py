@@ -48,8 +48,8 @@ class Alone:
     def generate(self, ranks: Ranks, config: Config) -> "Alone":
         measure, decide = Controller.partial_sums, Controller.decide
 
-        def partial_sums(controller: Controller, step: Step, lane: Lane, x: Tensor, probe: Tensor) -> Tensor:
-            sums = measure(controller, step, lane, x, probe)
+        def partial_sums(controller: Controller, step: Step, lane: Lane, *measured: Any) -> Tensor:
+            sums = measure(controller, step, lane, *measured)
             self._partials[lane] = sums.tolist()
             return sums
 
@@ -110,8 +110,8 @@ def generate_perturbed(ranks: Ranks, config: Config, directions: tuple[float, ..
     measure = Controller.partial_sums
     towards = directions[ranks.rank] * math.inf
 
-    def nudged(controller: Controller, step: Step, lane: Lane, x: Tensor, probe: Tensor) -> Tensor:
-        sums = measure(controller, step, lane, x, probe)
+    def nudged(controller: Controller, step: Step, lane: Lane, *measured: Any) -> Tensor:
+        sums = measure(controller, step, lane, *measured)
         alternating = torch.tensor([towards if i % 2 == 0 else -towards for i in range(len(sums))])
         return torch.nextafter(sums, alternating.double())
 

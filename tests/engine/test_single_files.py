@@ -256,7 +256,7 @@ def test_files_components_and_layouts(models: dict[str, Path], files: dict[str, 
 
 def test_how_it_is_written(tmp_path: Path) -> None:
     for given, words in (
-        ("{text_encoder: x}", ["model.single_files.text_encoder"]),
+        ("{text_encoder: x}", ["model.single_files has the key 'text_encoder'"]),
         ("{vae: 3}", ["model.single_files.vae", "3"]),
         ("x", ["model.single_files", "x"]),
     ):
