@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,7 +33,7 @@ from engine.versions import describe_versions
 from engine.video import drop_frames, write_video
 from parallel.agreement import Agreement, Control
 from parallel.audit import Audit
-from parallel.broadcast import Named
+from parallel.broadcast import Named, objects_of_all
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
 from parallel.sharding import plan_shards
@@ -208,10 +207,7 @@ class Generation:
             peak_memory_bytes=_peak_memory_bytes(model.ranks.device),
             lane_seconds=self._stopwatch.seconds(),
         )
-        usages = [usage] * model.ranks.replica_size
-        if model.ranks.replica_group is not None:
-            dist.all_gather_object(usages, usage, group=model.ranks.replica_group)
-        return reporting.RankUsage.largest(usages)
+        return reporting.RankUsage.largest(objects_of_all(usage, model.ranks))
 
     def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, str]]:
         """Decode every sample, all ranks together, and stage its video as the frames come, on the first rank.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from dicache.controller import Lane
 from engine.checkpoints import shard_file
 from engine.checkpoints.names import step_folders
 from engine.checkpoints.state import LaneSeconds, RequestState, unpack
+from parallel.broadcast import object_from_first, objects_of_all
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 
@@ -26,11 +26,11 @@ def newest_whole(folder: Path, ranks: Ranks) -> list[Path] | None:
     first rank alone says what is there, for a file system may show another rank less for a while. It removes what is
     newer and not whole, because the run that goes on will write there again.
     """
-    for step in _said_by_first(step_folders(folder) if ranks.replica_rank == 0 else None, ranks):
-        files: list[Path] | None = _said_by_first(shard_file.find(step) if ranks.replica_rank == 0 else None, ranks)
+    for step in object_from_first(step_folders(folder) if ranks.replica_rank == 0 else None, ranks):
+        files: list[Path] | None = object_from_first(shard_file.find(step) if ranks.replica_rank == 0 else None, ranks)
         if files is not None:
             mine = files[ranks.replica_rank :: ranks.replica_size]
-            if all(_said_by_all(all(map(shard_file.is_whole, mine)), ranks)):
+            if all(objects_of_all(all(map(shard_file.is_whole, mine)), ranks)):
                 return files
         if ranks.replica_rank == 0:
             shutil.rmtree(step, ignore_errors=True)
@@ -89,19 +89,3 @@ def _longest(plains: Sequence[dict[str, Any]]) -> LaneSeconds:
             key = step, Lane(sample, branch)
             seconds[key] = max(seconds.get(key, 0.0), value)
     return seconds
-
-
-def _said_by_first(value: Any, ranks: Ranks) -> Any:
-    if ranks.replica_group is None:
-        return value
-    said = [value]
-    dist.broadcast_object_list(said, src=ranks.first_in_replica, group=ranks.replica_group, device=ranks.device)
-    return said[0]
-
-
-def _said_by_all(value: Any, ranks: Ranks) -> list[Any]:
-    if ranks.replica_group is None:
-        return [value]
-    said: list[Any] = [None] * ranks.replica_size
-    dist.all_gather_object(said, value, group=ranks.replica_group)
-    return said

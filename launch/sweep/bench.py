@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dicache.config import CacheConfig
@@ -15,6 +14,7 @@ from engine.loaded import LoadedModel
 from engine.progress import Progress
 from engine.request import GenerationRequest
 from engine.video import drop_frames
+from parallel.broadcast import object_from_first
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
 
@@ -73,13 +73,8 @@ class Bench:
             self._make(*order)
 
     def _share(self, order: tuple[CacheConfig, GenerationRequest] | None) -> Any:
-        ranks = self._model.ranks
-        if ranks.replica_group is None:
-            return order
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # the first may be comparing frames
-        orders = [order]
-        dist.broadcast_object_list(orders, src=ranks.first_in_replica, group=ranks.replica_group, device=ranks.device)
-        return orders[0]
+        return object_from_first(order, self._model.ranks)
 
     @torch.inference_mode()
     def _make(self, cache: CacheConfig, request: GenerationRequest) -> Trial | None:
