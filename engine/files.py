@@ -1,7 +1,10 @@
 """Files that appear all together and whole, or not at all."""
 
+import fcntl
 import os
+import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,19 +14,26 @@ class StagedFiles:
     """Files written under temporary names, which take their places when the block ends well.
 
     All of them are on the disk before the first is renamed, so a full disk or an error half-way leaves what was
-    there before, and nothing else.
+    there before, and nothing else. What a process that was killed has left is removed by the next that writes the
+    same file.
     """
 
     def __init__(self) -> None:
         self._temporaries: dict[Path, Path] = {}
+        self._locked: list[int] = []  # descriptors whose locks say that the temporary files are in use
 
     def stage(self, path: Path) -> Path:
         """An empty temporary file beside ``path``, to be written instead of it; missing folders are made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        self._temporaries[path] = Path(name)
-        return self._temporaries[path]
+        _remove_abandoned(path)
+        while True:
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+            self._locked.append(descriptor)
+            self._temporaries[path] = Path(name)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:  # else another run took it for abandoned before it was locked
+                return self._temporaries[path]
 
     def __enter__(self) -> Self:
         return self
@@ -37,6 +47,8 @@ class StagedFiles:
         finally:
             for temporary in self._temporaries.values():
                 temporary.unlink(missing_ok=True)
+            for descriptor in self._locked:
+                os.close(descriptor)
 
     def _commit(self) -> None:
         for temporary in self._temporaries.values():
@@ -46,6 +58,16 @@ class StagedFiles:
             temporary.replace(path)
         for folder in {path.parent for path in self._temporaries}:
             sync(folder)  # else a power cut may undo the renames
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files for ``path`` whose writers have died: the system lets go of the locks of the dead."""
+    name = re.compile(re.escape(f".{path.stem}-") + r"[a-z0-9_]{8}" + re.escape(path.suffix))  # as mkstemp names them
+    for file in path.parent.iterdir():
+        if name.fullmatch(file.name):
+            with suppress(OSError), file.open("rb") as opened:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
 
 
 def numbered(output: Path, count: int) -> list[Path]:

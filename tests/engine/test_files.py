@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,23 @@ def test_files_get_ordinary_permissions(tmp_path: Path) -> None:
         files.stage(tmp_path / "a.mp4").write_text("x")
     (tmp_path / "b").touch()
     assert (tmp_path / "a.mp4").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    other, like_it = tmp_path / ".other-abcdefgh.mp4", tmp_path / ".a-mine.mp4"
+    other.touch()
+    like_it.touch()
+    code = (
+        "import os, sys; from engine.files import StagedFiles as S; S().stage(__import__('pathlib').Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", f"{code}; os._exit(9)", str(tmp_path / "a.mp4")], check=False)
+    assert len(names(tmp_path)) == 3
+    with StagedFiles() as files:
+        staged = files.stage(tmp_path / "a.mp4")
+        assert set(names(tmp_path)) == {other.name, like_it.name, staged.name}
+        with StagedFiles() as others:
+            others.stage(tmp_path / "a.mp4").write_text("another")
+            assert staged.exists(), "its writer lives"
+            staged.write_text("one")
+        staged.write_text("the last")
+    assert names(tmp_path) == [like_it.name, other.name, "a.mp4"] and (tmp_path / "a.mp4").read_text() == "the last"
