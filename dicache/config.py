@@ -13,6 +13,7 @@ Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MethodName = Literal[
     "dicache",
     "fbcache",
+    "dbcache",
     "teacache",
     "magcache",
     "easycache",
@@ -36,6 +37,7 @@ EstimatorName = Literal[
 PAIRS: dict[MethodName, tuple[GateName, EstimatorName]] = {
     "dicache": ("probe", "alignment"),
     "fbcache": ("first_block", "reuse"),
+    "dbcache": ("first_block", "reuse"),
     "teacache": ("teacache", "reuse"),
     "magcache": ("magcache", "reuse"),
     "easycache": ("easycache", "reuse"),
@@ -50,6 +52,7 @@ PAIRS: dict[MethodName, tuple[GateName, EstimatorName]] = {
 
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "fbcache": {"threshold": 0.05, "warmup_ratio": 0.0},
+    "dbcache": {"threshold": 0.08, "warmup_ratio": None, "warmup_steps": 8},
     "teacache": {"threshold": 0.1, "warmup_ratio": None, "warmup_steps": 1, "force_last": True},
     "magcache": {"threshold": 0.12, "max_consecutive_skips": 2},
     "easycache": {"threshold": 0.05, "warmup_ratio": None, "warmup_steps": 10, "force_last": True},
@@ -158,7 +161,10 @@ class CacheConfig(BaseModel):
     max_consecutive_skips: int | None = Field(
         default_factory=_published("max_consecutive_skips", None),
         ge=0,
-        description="Compute after so many skips in a row: bounds the drift. MagCache's K.",
+        description="Compute after so many skips in a row: bounds the drift. MagCache's K, DBCache's MC.",
+    )
+    max_skips: int | None = Field(
+        None, ge=0, description="Compute all steps after so many skips in all, for each expert. DBCache's M."
     )
     force_last: bool = Field(
         default_factory=_published("force_last", False),

@@ -71,7 +71,7 @@ class ProbeGate:
 
 @dataclass(frozen=True)
 class FirstBlockGate:
-    """First-block cache (ParaAttention; ``diffusers.hooks.FirstBlockCacheConfig``).
+    """First-block cache (ParaAttention; ``diffusers.hooks.FirstBlockCacheConfig``; DBCache of cache-dit).
 
     The relative L1 change of the probe residual p from the last *computed* step, Σ|p₋₁ - p| / Σ|p₋₁|;
     a step is skipped under the threshold, nothing accumulates.

@@ -23,6 +23,7 @@ from dicache.trajectory import VELOCITY_ANCHORS, Anchor
 
 _ANCHORS: dict[MethodName, Anchor] = {
     "fbcache": "probe",
+    "dbcache": "probe",
     "easycache": "latents",
     "taylorseer": "nothing",
     "abcache": "nothing",

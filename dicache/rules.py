@@ -14,6 +14,7 @@ class Rules:
     max_consecutive_skips: int | None = None
     forced_step: int | None = None
     """Index of a step that is always computed."""
+    max_skips: int | None = None
 
     def settle(
         self, step: Step, proposals: Mapping[Lane, Decision], histories: Mapping[Lane, History]
@@ -27,8 +28,12 @@ class Rules:
         return decisions
 
     def _is_forced(self, step: Step, history: History) -> bool:
-        limit = self.max_consecutive_skips
-        return step.index == self.forced_step or (limit is not None and history.skips_before(step) >= limit)
+        in_a_row, in_all = self.max_consecutive_skips, self.max_skips
+        return (
+            step.index == self.forced_step
+            or (in_a_row is not None and history.skips_before(step) >= in_a_row)
+            or (in_all is not None and history.num_skips >= in_all)
+        )
 
 
 def build_rules(config: CacheConfig, lanes: Sequence[Lane], num_steps: int) -> Rules:
@@ -43,6 +48,7 @@ def build_rules(config: CacheConfig, lanes: Sequence[Lane], num_steps: int) -> R
         groups=tuple(by_sample.values()) if config.decide == "together" else each_alone,
         max_consecutive_skips=config.max_consecutive_skips,
         forced_step=num_steps - 1 if config.force_last else None,
+        max_skips=config.max_skips,
     )
 
 

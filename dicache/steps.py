@@ -61,6 +61,11 @@ class History:
         """Steps skipped since the last computed one."""
         return step.index - self.computed[-1].index - 1
 
+    @property
+    def num_skips(self) -> int:
+        """Steps skipped so far."""
+        return self.num_steps - len(self.computed)
+
     def advance(self, step: Step, decision: Decision) -> None:
         """Take note of what was decided for ``step``."""
         self.num_steps += 1

@@ -25,6 +25,7 @@ from tests.dicache.toy import drive
         {"at_threshold": "guess"},
         {"decide": "apart"},
         {"max_consecutive_skips": -1},
+        {"max_skips": -1},
         {"interval": 0},
         {"compute_steps": (0, -1)},
         {"estimator": "guess"},
@@ -85,6 +86,7 @@ def test_what_is_left_out_is_as_its_authors_publish_it():
         return config.threshold, warmup, config.max_consecutive_skips, config.force_last
 
     assert of("fbcache") == (0.05, 0.0, None, False)
+    assert of("dbcache") == of("dbcache", gate="first_block") == (0.08, 8, None, False)
     assert of("magcache") == (0.12, 0.2, 2, False)
     assert of("teacache") == (0.1, 1, None, True)
     assert of("teacache", use_ret_steps=True) == (0.1, 5, None, False)

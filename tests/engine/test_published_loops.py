@@ -1,4 +1,4 @@
-"""TeaCache and EasyCache decide and estimate as their authors' forward passes do, put into diffusers' own pipeline.
+"""TeaCache, EasyCache and DBCache decide and estimate as in their authors' code, put into diffusers' own pipeline.
 
 Those passes count calls to tell the guidance branches apart: even ones are cond, odd ones uncond.
 """
@@ -59,6 +59,45 @@ class TeaCachedBlocks(nn.Module):
                 y = block(y, *conditions)
             self.residual[branch] = y - x
         return x + self.residual[branch]
+
+
+class DualCachedBlocks(nn.Module):
+    """All blocks in the place of one, as cache-dit's ``CachedBlocks`` runs them without last blocks (F1B0, F2B0):
+    each branch by itself (``enable_separate_cfg``), with -1 for no limit."""
+
+    def __init__(self, blocks: nn.ModuleList, first: int, threshold: float, warmup: int, most: int, row: int) -> None:
+        super().__init__()
+        self.blocks, self.first, self.threshold = blocks, first, threshold
+        self.warmup, self.most, self.row = warmup, most, row
+        self.count, self.ran = 0, []
+        self.cached = [[], []]
+        self.kept, self.residual = [None, None], [None, None]
+
+    def may_reuse(self, branch: int, step: int, added: Tensor) -> bool:
+        cached = self.cached[branch]
+        in_a_row = 0
+        while step - 1 - in_a_row in cached:
+            in_a_row += 1
+        if step < self.warmup or len(cached) >= self.most >= 0 or in_a_row >= self.row >= 0:
+            return False
+        return self.kept[branch] is not None and relative_l1(added, self.kept[branch]) < self.threshold
+
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        branch, step = self.count % 2, self.count // 2
+        self.count += 1
+        start = x
+        for block in self.blocks[: self.first]:
+            x = block(x, *conditions)
+        reuse = self.may_reuse(branch, step, x - start)
+        self.ran.append(not reuse)
+        if reuse:
+            self.cached[branch].append(step)
+            return x + self.residual[branch]
+        self.kept[branch], y = x - start, x
+        for block in self.blocks[self.first :]:
+            y = block(y, *conditions)
+        self.residual[branch] = y - x
+        return y
 
 
 class EasyCachedForward:
@@ -133,3 +172,16 @@ def test_easycache(model: LoadedModel, pipeline: WanPipeline, threshold: float, 
     cached = EasyCachedForward(pipeline.transformer.forward, threshold, retained)
     pipeline.transformer.forward = MethodType(cached, pipeline.transformer)
     compare(model, pipeline, cached.ran, "method=easycache", f"threshold={threshold}", f"warmup_steps={retained}")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "first", "most", "row"), [(0.15, 1, -1, -1), (0.3, 1, 4, -1), (0.3, 1, -1, 1), (0.2, 2, 5, 2)]
+)
+def test_dbcache(model: LoadedModel, pipeline: WanPipeline, threshold: float, first: int, most: int, row: int) -> None:
+    transformer = pipeline.transformer
+    cached = DualCachedBlocks(transformer.blocks, first, threshold, 4, most, row)
+    transformer.blocks = nn.ModuleList([cached])
+    limits = {"max_skips": most, "max_consecutive_skips": row}
+    given = [f"{name}={value}" for name, value in limits.items() if value >= 0]
+    own = (f"threshold={threshold}", f"probe_depth={first}", "warmup_steps=4", "decide=per_branch", *given)
+    compare(model, pipeline, cached.ran, "method=dbcache", *own)
