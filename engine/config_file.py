@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from dicache.overrides import override as override_cache
 from engine.config import HUB_ID, Config, valid_keys
 from engine.errors import InvalidInput, first_problem
 from parallel.config import spell_out
@@ -28,6 +29,8 @@ _MAPPED_PATH_KEYS = (("model", "single_files"),)
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file and apply ``key.sub=value`` overrides, whose values are read as YAML.
 
+    Where they name another method or gate for the cache, what the file says for its own is left out.
+
     A relative path in the file is taken from the file's folder if it exists there, else from the
     working directory; in an override always from the working directory.
 
@@ -37,8 +40,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     file = _expanded(Path(path))
     tree = _read_mapping(file)
     _anchor_paths(tree, file.parent, only_existing=True)
+    cache_of_file = tree.get("cache")
     for override in overrides:
         _apply(tree, override)
+    _forget_other_method(tree, cache_of_file, overrides)
     _anchor_paths(tree, Path.cwd())
     return _validate(tree, file)
 
@@ -115,6 +120,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     else:
         value = _parse(text, f"--set {override}")
         tree[section] = spell_out(value, before=tree.get(section)) if section == "parallel" else value
+
+
+def _forget_other_method(tree: dict[str, Any], before: Any, overrides: Sequence[str]) -> None:
+    """Only where keys were overridden one by one: a section that was given whole is meant as it stands."""
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    after = tree.get("cache")
+    if "cache" not in keys and isinstance(before, dict) and isinstance(after, dict):
+        changed = {key.removeprefix("cache.") for key in keys if key.startswith("cache.")}
+        tree["cache"] = override_cache(before, {key: after[key] for key in after if key in changed})
 
 
 def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False) -> None:

@@ -21,10 +21,11 @@ CACHES = {
     "dicache": ("cache.threshold=0.1", "cache.decide=per_branch"),
     "taylor": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor"),
     "fbcache": ("cache.method=fbcache", "cache.threshold=0.2"),
-    "easycache": ("cache.method=easycache", "cache.threshold=0.2"),
+    "easycache": ("cache.method=easycache", "cache.threshold=0.2", "cache.warmup_ratio=0.2"),
     "teacache": (
         "cache.method=teacache",
         "cache.threshold=0.4",
+        "cache.warmup_ratio=0.2",
         "cache.polynomial=[1.0,0.0]",
         "cache.signal=timestep_embedding",
     ),

@@ -51,7 +51,7 @@ CACHES = {
     "none": ("cache.method=none",),
     "dicache": ("cache.method=dicache", "cache.threshold=0.2"),
     "per branch": ("cache.decide=per_branch", "cache.threshold=0.1"),
-    "fbcache": ("cache.method=fbcache", "cache.threshold=0.1"),
+    "fbcache": ("cache.method=fbcache", "cache.threshold=0.1", "cache.warmup_ratio=0.2"),
     "interval": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor"),
 }
 # every layout meets every cache, with and without a remainder; the full product would only repeat itself
