@@ -1,0 +1,80 @@
+"""Jobs and gangs as rows of the queue's tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from launch.options import Options
+from launch.queue.records import GangRecord, GangState, GangWish, JobProgress, JobRecord, NewJob, State, Wish
+
+_PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents")
+_PREFIX = "gang-"
+
+
+def job_values(job: NewJob, submitted: float) -> tuple[Any, ...]:
+    """Of the columns state, wish, options, config, submitted."""
+    options = json.dumps(asdict(job.options), default=str)
+    return State.QUEUED.value, Wish.RUN.value, options, json.dumps(job.config), submitted
+
+
+def job_record(row: sqlite3.Row) -> JobRecord:
+    values = dict(row)
+    progress = values["progress"] and JobProgress(**json.loads(values["progress"]))
+    return JobRecord(
+        **values
+        | {
+            "state": State(values["state"]),
+            "wish": Wish(values["wish"]),
+            "options": _options(values["options"]),
+            "config": json.loads(values["config"]),
+            "progress": progress,
+        }
+    )
+
+
+def _options(text: str) -> Options:
+    values: dict[str, Any] = json.loads(text)
+    values |= {name: Path(values[name]) for name in _PATHS if values[name] is not None}
+    return Options(**values | {name: tuple(values[name]) for name in ("prompts", "seeds", "overrides")})
+
+
+def output_paths(options: Options) -> list[bytes]:
+    """Every file and folder that a job writes, however links lead there."""
+    video = options.video_path
+    paths = [video, options.report_path, options.latents, video.with_suffix(".checkpoint")]
+    return [os.fsencode(os.path.realpath(path)) for path in paths if path is not None]
+
+
+def storable(text: str | None) -> str | None:
+    """Without the lone surrogates that stand for bytes that are no text, which SQLite does not take."""
+    return text and text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def gang_record(row: sqlite3.Row) -> GangRecord:
+    return GangRecord(
+        name=gang_name(row["id"]),
+        host=row["host"],
+        pid=row["pid"],
+        ranks=row["ranks"],
+        model=row["model"],
+        state=GangState(row["state"]),
+        wish=GangWish(row["wish"]),
+        registered=row["registered"],
+        beat=row["beat"],
+        error=row["error"],
+    )
+
+
+def gang_name(number: int) -> str:
+    return f"{_PREFIX}{number}"
+
+
+def gang_number(name: str) -> int:
+    """Of no gang, if the name is none's."""
+    digits = name.removeprefix(_PREFIX)
+    return int(digits) if name.startswith(_PREFIX) and digits.isdecimal() else -1

@@ -1,0 +1,126 @@
+"""The user's side of the queue."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from engine.errors import InvalidInput
+from launch.queue.database import Database
+from launch.queue.lost import end, living
+from launch.queue.records import GangRecord, GangWish, JobRecord, NewJob, State, Wish
+from launch.queue.rows import gang_number, gang_record, job_record, job_values, output_paths
+
+_LARGEST_ID = 2**63 - 1
+
+
+class Submissions:
+    """Jobs on their way in, and what a user wants of them; :class:`launch.queue.store.Queue` has the gangs' side too.
+
+    All methods raise :class:`InvalidInput`, one sentence, where the folder or the file in it cannot be used.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            folder: made with the first job or gang.
+            clock: unix seconds. Those of all machines must agree to well within the length of a lease.
+        """
+        self.folder = folder
+        self._database = Database(folder)
+        self._clock = clock
+
+    def submit(self, jobs: Sequence[NewJob]) -> list[int]:
+        """Put jobs into the queue, all or none. On return they are on the disk. Returns their ids, in order.
+
+        Raises:
+            InvalidInput: two of them, or one and an unfinished job, would write the same file.
+        """
+        now = self._clock()
+        ids = []
+        with self._database.changing() as db:
+            for job in jobs:
+                columns = "state, wish, options, config, submitted"
+                cursor = db.execute(f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?)", job_values(job, now))
+                assert cursor.lastrowid is not None
+                ids.append(cursor.lastrowid)
+                for path in output_paths(job.options):
+                    self._refuse_taken(db, path, ids)
+                    db.execute("INSERT INTO outputs VALUES (?, ?)", (path, ids[-1]))
+        return ids
+
+    def _refuse_taken(self, db: sqlite3.Connection, path: bytes, ids: Sequence[int]) -> None:
+        taken = db.execute("SELECT job FROM outputs WHERE path = ?", (path,)).fetchone()
+        if taken is None:
+            return
+        name = os.fsdecode(path)
+        if taken["job"] in ids:
+            raise InvalidInput(f"{name} would be written twice: give --output, --report and --latents apart.")
+        raise InvalidInput(
+            f"{name} will be written by job {taken['job']}, which is not finished: choose another --output, or cancel "
+            "that job."
+        )
+
+    def wish(self, id: int, wish: Wish) -> None:
+        """Say that a job shall be cancelled, paused or go on. What waits obeys at once, a running one with its gang.
+
+        Raises:
+            InvalidInput: there is no such job, or it is finished, or is being cancelled.
+        """
+        with self._database.changing() as db:
+            job = self._find(db, id)
+            if job.state.is_final:
+                done = {Wish.RUN: "unpaused", Wish.PAUSE: "paused", Wish.CANCEL: "cancelled"}[wish]
+                raise InvalidInput(f"Job {id} has already {_ended(job.state)}: it cannot be {done} any more.")
+            if job.wish is Wish.CANCEL and wish is not Wish.CANCEL:
+                raise InvalidInput(f"Job {id} is being cancelled: submit it again instead.")
+            db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, id))
+            if wish is Wish.CANCEL and job.state is State.QUEUED:
+                end(db, id, State.CANCELLED, None, self._clock())
+
+    def jobs(self) -> list[JobRecord]:
+        """All of them, the oldest first."""
+        with self._database.reading() as db:
+            return [job_record(row) for row in db.execute("SELECT * FROM jobs ORDER BY id")]
+
+    def job(self, id: int) -> JobRecord:
+        """
+        Raises:
+            InvalidInput: there is no such job.
+        """
+        with self._database.reading() as db:
+            return self._find(db, id)
+
+    def gangs(self) -> list[GangRecord]:
+        """All that are registered, the oldest first; those that died since may still be among them."""
+        with self._database.reading() as db:
+            return [gang_record(row) for row in db.execute("SELECT * FROM gangs ORDER BY id")]
+
+    def ask_down(self, name: str | None = None) -> list[str]:
+        """Ask a gang to end, or all. Returns the names of those that were asked.
+
+        Raises:
+            InvalidInput: there is no such gang.
+        """
+        with self._database.changing() as db:
+            names = sorted(living(db), key=gang_number)
+            if name is not None and name not in names:
+                known = f"there are {', '.join(names)}" if names else "there is none"
+                raise InvalidInput(f"No gang here is named {name}: {known}.")
+            asked = [name] if name is not None else names
+            for each in asked:
+                db.execute("UPDATE gangs SET wish = ? WHERE id = ?", (GangWish.DOWN, gang_number(each)))
+            return asked
+
+    def _find(self, db: sqlite3.Connection, id: int) -> JobRecord:
+        row = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone() if id <= _LARGEST_ID else None
+        if row is None:
+            raise InvalidInput(f"There is no job {id} in {self.folder}: `lockstep jobs` lists those that there are.")
+        return job_record(row)
+
+
+def _ended(state: State) -> str:
+    return "been cancelled" if state is State.CANCELLED else state.value
