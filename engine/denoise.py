@@ -9,13 +9,14 @@ from torch import Tensor
 
 from dicache.controller import Decision, Lane, Step
 from engine.config import Config, SamplingConfig
-from engine.errors import Cancelled
+from engine.errors import Paused
 from engine.experts import Experts
 from parallel.agreement import Control, NotFiniteError
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
 OnVelocity = Callable[[Step, Tensor], None]
+OnPause = Callable[[int, Tensor], None]
 
 
 def denoise(
@@ -26,6 +27,7 @@ def denoise(
     on_step: OnStep,
     steps_done: int = 0,
     on_velocity: OnVelocity | None = None,
+    on_pause: OnPause | None = None,
 ) -> Tensor:
     """Turn noise into clean latents; every rank of a replica runs this with the same arguments.
 
@@ -37,16 +39,21 @@ def denoise(
         steps_done: in an earlier run, which this one continues.
         on_velocity: shown each step's guided velocity, of the shape of the latents and equal on every rank, before
             the sampler takes it.
+        on_pause: told the steps done and the latents where a pause ends the loop; the step that it came at has
+            changed neither sampler nor cache.
 
     Raises:
-        Cancelled: some rank's control word said so; on all ranks at the same step.
+        Paused, Cancelled: some rank's control word said so; on all ranks at the same step.
         NotFiniteError: a rank's activations, or the final latents, are not finite; on all ranks alike.
     """
     for index, timestep in enumerate(scheduler.timesteps[steps_done:], start=steps_done):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
-        velocity, decisions, agreed = experts.predict(latents, timestep, step, control())
-        if agreed is Control.CANCEL:
-            raise Cancelled(f"Cancelled at denoise step {index} of {len(scheduler.timesteps)}.")
+        try:
+            velocity, decisions = experts.predict(latents, timestep, step, control())
+        except Paused:
+            if on_pause is not None:
+                on_pause(index, latents)
+            raise
         if on_velocity is not None:
             on_velocity(step, velocity)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]

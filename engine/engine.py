@@ -1,8 +1,8 @@
 """The engine of one rank: loaded once, then one request after another becomes a video."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.names import DONE
 from engine.config import Config
 from engine.denoise import OnVelocity
+from engine.errors import Cancelled
 from engine.files import StagedFiles
 from engine.generation import Generation
 from engine.loaded import LoadedModel, load_model
@@ -84,11 +85,14 @@ class Engine:
             latents: where the final latents go (safetensors, key "latents").
             checkpoint: a folder of this request alone, which all ranks see. What an earlier run has left there is
                 continued; what this one leaves is gone once its files are written, but for a copy of the report.
-            control: asked before each step; :attr:`Control.CANCEL` from any rank ends the request on all.
+            control: asked before each step and between stages. What any rank answers ends the request on all, at the
+                same step: :attr:`Control.PAUSE` leaves a checkpoint of that step, should there be a folder for it;
+                :attr:`Control.CANCEL` leaves nothing. A video that is being decoded is decoded to its end first, and
+                is then not written if it was cancelled; a pause that comes so late lets the video be finished.
             on_velocity: shown each step's guided velocity, equal on every rank.
 
         Raises:
-            Cancelled: the control word said so.
+            Paused, Cancelled: the control word said so.
             NotFiniteError: activations are not finite on some rank.
         """
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
@@ -97,14 +101,18 @@ class Engine:
             if checkpoint is not None:
                 checkpoints = RequestCheckpoints(checkpoint, self._model.config, request, self._model.ranks, self._note)
                 closing.callback(checkpoints.close)
+            closing.enter_context(_leaving_nothing_if_cancelled(checkpoints))
             generation = Generation(self._model, request, self._progress, checkpoints)
+            generation.stop_if_asked(control(), "the beginning")
             generation.resume()
             final = generation.denoise(generation.encode(), control, on_velocity)
             set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
+            generation.stop_if_asked(control(), "decode")
             document = None
             with StagedFiles() as files:
                 videos = generation.decode(final, output, files) if output else []
                 usage = generation.collect_usage()
+                generation.stop_if_asked(Control.CANCEL if control() is Control.CANCEL else Control.RUN, "write")
                 if self._model.is_first:
                     generation.write(final, latents, files)
                     document = generation.report(usage, final, videos)
@@ -119,8 +127,13 @@ class Engine:
         if self._model.ranks.rank == 0:
             self._progress.note(line)
 
-    def generate_all(self, tasks: Sequence[Task]) -> list[dict[str, Any]] | None:
+    def generate_all(
+        self, tasks: Sequence[Task], control: Callable[[], Control] = lambda: Control.RUN
+    ) -> list[dict[str, Any]] | None:
         """Make a list of videos, shared out over the data-parallel replicas; collective within each replica.
+
+        Args:
+            control: as of :meth:`generate`; it ends the list of the replica whose rank it comes from.
 
         Returns:
             All run reports in the order of the tasks, on the first rank of the job; None elsewhere.
@@ -135,7 +148,9 @@ class Engine:
             self._progress.video(index, len(tasks))
             task = tasks[index]
             outputs = task.outputs
-            result = self.generate(task.request, outputs.video, outputs.report, outputs.latents, outputs.checkpoint)
+            result = self.generate(
+                task.request, outputs.video, outputs.report, outputs.latents, outputs.checkpoint, control
+            )
             if result.report is not None:
                 work.finish(index, result.report)
         self._progress.done()
@@ -147,3 +162,13 @@ class Engine:
     def close(self) -> None:
         """Leave the process groups."""
         leave()
+
+
+@contextmanager
+def _leaving_nothing_if_cancelled(checkpoints: RequestCheckpoints | None) -> Iterator[None]:
+    try:
+        yield
+    except Cancelled:
+        if checkpoints is not None:
+            checkpoints.discard()
+        raise

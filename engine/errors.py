@@ -20,8 +20,16 @@ class PeerLost(RankFailure):
     """This rank stopped because another one did; the other rank's error is the one worth reporting."""
 
 
-class Cancelled(RankFailure):
+class Stopped(RankFailure):
     """The control word ended the request, on all ranks at the same step; the engine can take another."""
+
+
+class Paused(Stopped):
+    """To go on later: where the request has a folder for checkpoints, it has left one of exactly that step."""
+
+
+class Cancelled(Stopped):
+    """For good: nothing is left of the request."""
 
 
 def speaks_for_itself(error: BaseException) -> bool:

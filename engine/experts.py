@@ -45,7 +45,7 @@ class Experts:
 
     def predict(
         self, latents: Tensor, timestep: Tensor, step: Step, control: Control
-    ) -> tuple[Tensor, dict[Lane, Decision], Control]:
+    ) -> tuple[Tensor, dict[Lane, Decision]]:
         """As :meth:`VelocityPredictor.predict`."""
         number = next(i for i, span in enumerate(self._spans) if step.index in span)
         if number != self._number:

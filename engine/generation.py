@@ -19,6 +19,7 @@ from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.state import RequestState, restore_scheduler, scheduler_state
 from engine.components.dtypes import resolved_dtypes
 from engine.conditions import encode
+from engine.control import stop_if_asked
 from engine.denoise import OnVelocity, denoise, draw_noise
 from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
@@ -131,12 +132,29 @@ class Generation:
                 self._audit_inputs(encoded)
             experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise))
             latents = resumed.latents if resumed else self._start(noise, encoded)
-            latents = denoise(experts, self._scheduler, latents, control, self._on_step, self._steps_done, on_velocity)
+            latents = denoise(
+                experts,
+                self._scheduler,
+                latents,
+                control,
+                self._on_step,
+                self._steps_done,
+                on_velocity,
+                self._on_pause,
+            )
             for controller in self._controllers:
                 controller.release()  # decoding wants the memory
             if self._checkpoints:
                 self._checkpoints.save_final(self._state(self._request.sampling.steps, latents))
             return latents
+
+    def stop_if_asked(self, control: Control, where: str) -> None:
+        """Between two stages, where no step carries the control word; collective over the replica.
+
+        Raises:
+            Paused, Cancelled: some rank's control word said so; on all ranks.
+        """
+        stop_if_asked(self._agreement.agree_between_stages(control), where)
 
     def _state(self, steps_done: int, latents: Tensor) -> RequestState:
         """Where the request stands; once all steps are done, the latents are all that is needed."""
@@ -308,6 +326,10 @@ class Generation:
             self._checkpoints.save(self._state(step.index + 1, latents), self._shards)
         actions = {decision.action for decision in decisions.values()}
         self._progress.step(step.index, steps, next(a for a in ("warmup", "compute", "skip") if a in actions))
+
+    def _on_pause(self, steps_done: int, latents: Tensor) -> None:
+        if self._checkpoints and steps_done > self._steps_done:  # else it is where it began
+            self._checkpoints.save_paused(self._state(steps_done, latents), self._shards)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
 from dicache.sums import Signal
+from engine.control import stop_if_asked
 from engine.guidance import combine, own_lanes
 from engine.models.adapter import Activations, Adapter
 from engine.timing import Stopwatch
@@ -59,9 +60,12 @@ class VelocityPredictor:
 
     def predict(
         self, latents: Tensor, timestep: Tensor, step: Step, control: Control
-    ) -> tuple[Tensor, dict[Lane, Decision], Control]:
-        """The guided velocity [samples, channels, frames, height, width], what was decided for each lane,
-        and the control word that all ranks agreed on."""
+    ) -> tuple[Tensor, dict[Lane, Decision]]:
+        """The guided velocity [samples, channels, frames, height, width], and what was decided for each lane.
+
+        Raises:
+            Stopped: some rank's control word said so; on all ranks, before the step has changed anything.
+        """
         controller, adapter = self._controller, self._adapter
         entering = self._embed(latents, timestep)
         signals = {lane: self._signals(lane, latents, entering[lane]) for lane in self._own}
@@ -71,6 +75,7 @@ class VelocityPredictor:
                 probes[lane] = adapter.blocks(entering[lane], 0, controller.probe_blocks)
 
         agreed, sums = self._agree(step, entering, probes, signals, control)
+        stop_if_asked(agreed.control, f"denoise step {step.index}")
         decisions = controller.decide(step, sums)
 
         velocities = {}
@@ -80,7 +85,7 @@ class VelocityPredictor:
                 shown = entering.pop(lane), probes.pop(lane), signals.pop(lane)
                 velocities[lane] = self._velocity(lane, decisions[lane], *shown)
         laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
-        return combine(laid_out, self._guidance, self._ranks, self._meter), decisions, agreed.control
+        return combine(laid_out, self._guidance, self._ranks, self._meter), decisions
 
     def finish(self, latents: Tensor) -> Tensor:
         """The sampler's last latents [samples, channels, frames, height, width], with what the conditions give put

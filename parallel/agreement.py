@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallel.broadcast import objects_of_all
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -22,7 +23,8 @@ class Control(IntEnum):
     """What a rank asks of all; the largest wins."""
 
     RUN = 0
-    CANCEL = 1
+    PAUSE = 1  # stop, to go on later
+    CANCEL = 2  # stop, and leave nothing
 
 
 class NotFiniteError(RuntimeError):
@@ -80,6 +82,10 @@ class Agreement:
             sums=tuple(_add_in_rank_order([row[4 + i] for row in ballots]) for i in range(len(sums))),
             control=Control(int(max(row[2] for row in ballots))),
         )
+
+    def agree_between_stages(self, control: Control) -> Control:
+        """The control word alone, where no step carries it; collective over the replica."""
+        return max(objects_of_all(control, self._ranks))
 
     def _gather(self, ballot: Tensor) -> Tensor:
         """[n] → [ranks, n], row i from the replica's rank i."""

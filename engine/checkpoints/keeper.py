@@ -15,6 +15,7 @@ from engine.checkpoints.writer import CheckpointWriter
 from engine.config import Config
 from engine.errors import RankFailure
 from engine.request import GenerationRequest
+from parallel.broadcast import objects_of_all
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 
@@ -61,6 +62,11 @@ class RequestCheckpoints:
         """Save this rank's part of the state after a step, in the background."""
         self._writer.save(state, shards)
 
+    def save_paused(self, state: RequestState, shards: Shards) -> None:
+        """Save this rank's part of the state in which the request is left, unless that has just been done."""
+        if not self.is_due(state.steps_done):
+            self._writer.save(state, shards)
+
     def save_final(self, state: RequestState) -> None:
         """Save the final latents, and wait until they are on the disk."""
         self._writer.save_final(state)
@@ -73,6 +79,13 @@ class RequestCheckpoints:
     def close(self) -> None:
         """Wait for what is being written; to be called however the request ends."""
         self._writer.close()
+
+    def discard(self) -> None:
+        """Leave nothing, of a request that is not wanted any more. Collective: a rank may still be writing."""
+        self._writer.close()
+        objects_of_all(None, self._ranks)
+        if self._ranks.replica_rank == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove(self) -> None:
         """Free the disk, once the files that the request was for are there."""
