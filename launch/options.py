@@ -86,6 +86,19 @@ Folder = Annotated[
 Together = Annotated[
     int, typer.Option("--ranks", parser=whole_number, help="GPUs of one machine that make a video together.")
 ]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Folder of the queue of jobs, which all its users and gangs see; by default $LOCKSTEP_STATE, else one of "
+        "your own.",
+    ),
+]
+Job = Annotated[int, typer.Argument(metavar="JOB", parser=whole_number, help="The job's number.")]
+AnyJob = Annotated[
+    int | None, typer.Argument(metavar="[JOB]", parser=whole_number, help="Show everything of this one.")
+]
+Jobs = Annotated[list[int], typer.Argument(metavar="JOB...", parser=whole_number, help="The jobs' numbers.")]
 Calibration = Annotated[Path, typer.Option("--output", help="The .json file to write; an older one is replaced.")]
 Nodes = Annotated[int, typer.Option("--nodes", parser=whole_number, help="Machines.")]
 Devices = Annotated[int, typer.Option("--devices", parser=whole_number, help="Ranks on each machine.")]

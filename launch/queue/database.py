@@ -69,14 +69,20 @@ class Database:
         self.file = folder / _FILE
 
     @contextmanager
-    def changing(self) -> Iterator[sqlite3.Connection]:
+    def changing(self, create: bool = False) -> Iterator[sqlite3.Connection]:
         """A transaction that no other one runs beside. It counts when the block ends well.
 
+        Args:
+            create: make the folder and the file where there is none.
+
         Raises:
-            InvalidInput: the file cannot be used.
+            InvalidInput: there is no queue yet, or the file cannot be used.
         """
         with self._said_in_a_sentence():
-            self._make_folder()
+            if create:
+                self._make_folder()
+            elif not self.file.exists():
+                raise self._none()
             with self._open("rwc") as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 if self._version(connection) == 0:
@@ -94,13 +100,12 @@ class Database:
             InvalidInput: there is no queue yet, or the file cannot be used.
         """
         with self._said_in_a_sentence():
-            none = InvalidInput(f"There is no queue in {self.folder}: submit a job, or name its folder with --state.")
             if not self.file.exists():
-                raise none
+                raise self._none()
             with self._open("rw") as connection:
                 connection.execute("BEGIN")
                 if self._version(connection) == 0:  # whoever made it was killed
-                    raise none
+                    raise self._none()
                 yield connection
 
     @contextmanager
@@ -111,6 +116,9 @@ class Database:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous = EXTRA")
             yield connection
+
+    def _none(self) -> InvalidInput:
+        return InvalidInput(f"There is no queue in {self.folder}: submit a job, or name its folder with --state.")
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         for statement in _SCHEMA.split(";\n"):  # executescript would commit before it begins

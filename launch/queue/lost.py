@@ -8,13 +8,21 @@ from launch.queue.processes import birth, own_realm
 from launch.queue.records import JobRecord, State, Wish
 from launch.queue.rows import gang_name
 
+LEASE_SECONDS = 30.0
+"""A gang that has not beaten for so long counts as gone."""
+
+
+def is_gone(gang: sqlite3.Row, now: float, lease_seconds: float = LEASE_SECONDS) -> bool:
+    """Whether a gang's process is no more, as far as that can be seen from here, or was silent for too long."""
+    realm = own_realm()
+    ended = realm is not None and gang["realm"] == realm and birth(gang["pid"]) != gang["birth"]
+    return ended or now - gang["beat"] > lease_seconds
+
 
 def remove_dead(db: sqlite3.Connection, now: float, lease_seconds: float) -> None:
-    """Remove the rows of gangs whose process is gone, or has not been heard of for the length of a lease."""
-    realm = own_realm()
-    for gang in db.execute("SELECT id, realm, pid, birth, beat FROM gangs").fetchall():
-        gone = realm is not None and gang["realm"] == realm and birth(gang["pid"]) != gang["birth"]
-        if gone or now - gang["beat"] > lease_seconds:
+    """Remove the rows of gangs that are gone."""
+    for gang in db.execute("SELECT * FROM gangs").fetchall():
+        if is_gone(gang, now, lease_seconds):
             db.execute("DELETE FROM gangs WHERE id = ?", (gang["id"],))
 
 

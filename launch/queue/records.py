@@ -183,3 +183,4 @@ class GangRecord:
     registered: float  # unix seconds
     beat: float  # unix seconds; when it was last known to live
     error: str | None
+    alive: bool  # its process is there, as far as that can be seen from here, and it was not silent for too long

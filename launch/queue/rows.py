@@ -55,7 +55,7 @@ def storable(text: str | None) -> str | None:
     return text and text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def gang_record(row: sqlite3.Row) -> GangRecord:
+def gang_record(row: sqlite3.Row, alive: bool) -> GangRecord:
     return GangRecord(
         name=gang_name(row["id"]),
         host=row["host"],
@@ -67,6 +67,7 @@ def gang_record(row: sqlite3.Row) -> GangRecord:
         registered=row["registered"],
         beat=row["beat"],
         error=row["error"],
+        alive=alive,
     )
 
 

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
 
-from launch.queue.lost import count_loss, end, let_go, living, remove_dead
+from launch.queue.lost import LEASE_SECONDS, count_loss, end, let_go, living, remove_dead
 from launch.queue.processes import birth, own_host, own_realm
 from launch.queue.records import GangState, GangWish, JobProgress, JobRecord, State, Wish
 from launch.queue.rows import gang_name, gang_number, job_record, storable
@@ -36,7 +36,7 @@ class Queue(Submissions):
         now, pid = self._clock(), os.getpid()
         values = (own_host(), own_realm(), pid, birth(pid), ranks, storable(model), state, GangWish.RUN, now, now)
         columns = "host, realm, pid, birth, ranks, model, state, wish, registered, beat"
-        with self._database.changing() as db:
+        with self._database.changing(create=True) as db:
             cursor = db.execute(f"INSERT INTO gangs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             assert cursor.lastrowid is not None
             return gang_name(cursor.lastrowid)
@@ -101,7 +101,7 @@ class Queue(Submissions):
             )
             return self._find(db, id) if taken.rowcount else None  # else another gang was faster, or the user
 
-    def take_back_lost(self, lease_seconds: float) -> list[JobRecord]:
+    def take_back_lost(self, lease_seconds: float = LEASE_SECONDS) -> list[JobRecord]:
         """Put jobs of gangs that are gone back into the queue, each as it was, but for those that were lost too often.
 
         A gang is gone when it has not beaten for that long, or at once when its process was on this machine and is

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import InvalidInput
 from launch.queue.database import Database
-from launch.queue.lost import end, living
+from launch.queue.lost import end, is_gone, living
 from launch.queue.records import GangRecord, GangWish, JobRecord, NewJob, State, Wish
 from launch.queue.rows import gang_number, gang_record, job_record, job_values, output_paths
 
@@ -40,8 +40,8 @@ class Submissions:
             InvalidInput: two of them, or one and an unfinished job, would write the same file.
         """
         now = self._clock()
-        ids = []
-        with self._database.changing() as db:
+        ids: list[int] = []
+        with self._database.changing(create=True) as db:
             for job in jobs:
                 columns = "state, wish, options, config, submitted"
                 cursor = db.execute(f"INSERT INTO jobs ({columns}) VALUES (?, ?, ?, ?, ?)", job_values(job, now))
@@ -95,9 +95,10 @@ class Submissions:
             return self._find(db, id)
 
     def gangs(self) -> list[GangRecord]:
-        """All that are registered, the oldest first; those that died since may still be among them."""
+        """All that are registered, the oldest first; those that died since are still among them."""
         with self._database.reading() as db:
-            return [gang_record(row) for row in db.execute("SELECT * FROM gangs ORDER BY id")]
+            now = self._clock()
+            return [gang_record(row, not is_gone(row, now)) for row in db.execute("SELECT * FROM gangs ORDER BY id")]
 
     def ask_down(self, name: str | None = None) -> list[str]:
         """Ask a gang to end, or all. Returns the names of those that were asked.

@@ -12,6 +12,7 @@ import pytest
 from engine.errors import InvalidInput
 from launch.options import Options
 from launch.queue.records import GangState, GangWish, JobProgress, JobRecord, NewJob, State, Wish, timeline_of
+from launch.queue.state_folder import state_folder
 from launch.queue.store import LeaseLost, Queue
 
 LEASE = 30.0
@@ -263,8 +264,9 @@ def test_a_gang_of_this_machine_is_gone_with_its_process(queue: Queue) -> None:
     script += "os.kill(os.getpid(), 9)"
     with subprocess.Popen([sys.executable, "-c", script, str(queue.folder)]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is dead, and still a zombie
-        own = queue.register(1, "m")
+        own = Queue(queue.folder).register(1, "m")
         assert queue.job(1).state is State.RUNNING
+        assert [gang.alive for gang in Queue(queue.folder).gangs()] == [False, True]
         assert [job.id for job in queue.take_back_lost(float("inf"))] == [1]
     assert [gang.name for gang in queue.gangs()] == [own]
 
@@ -338,6 +340,9 @@ def test_folders_and_files_that_are_no_queue(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInput, match=r"There is no queue in .*nowhere"):
         Queue(tmp_path / "nowhere").jobs()
+    for use in (lambda: Queue(tmp_path / "nowhere").wish(1, Wish.CANCEL), Queue(tmp_path / "nowhere").ask_down):
+        with pytest.raises(InvalidInput, match="There is no queue in"):
+            use()
     assert not (tmp_path / "nowhere").exists(), "looking makes nothing"
 
     (tmp_path / "file").write_text("")
@@ -373,3 +378,20 @@ def test_a_folder_that_may_not_be_written_to() -> None:
         Queue(Path("/proc/lockstep")).submit([new_job()])
     with pytest.raises(InvalidInput, match=r"/proc/queue\.db cannot be used"):
         Queue(Path("/proc")).submit([new_job()])
+
+
+def test_where_the_queue_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LOCKSTEP_STATE", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert state_folder(None) == tmp_path / "home/.local/state/lockstep"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert state_folder(None) == tmp_path / "home/.local/state/lockstep"
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert state_folder(None) == Path("/var/state/lockstep")
+    monkeypatch.setenv("LOCKSTEP_STATE", "~/jobs")
+    assert state_folder(None) == tmp_path / "home/jobs"
+    assert state_folder(Path("other/../jobs")) == tmp_path / "jobs"
+    with pytest.raises(InvalidInput, match="home folder"):
+        state_folder(Path("~nobody-of-this-name/jobs"))

@@ -1,0 +1,29 @@
+"""Where the queue lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from engine.errors import InvalidInput
+
+VARIABLE = "LOCKSTEP_STATE"
+
+
+def state_folder(given: Path | None) -> Path:
+    """The folder that was given with --state, else in $LOCKSTEP_STATE, else the user's own; as an absolute path.
+
+    Raises:
+        InvalidInput: the user has no home folder, or the one that is named has none.
+    """
+    try:
+        chosen = given or Path(os.environ.get(VARIABLE) or _users_own())
+        return Path(os.path.normpath(Path.cwd() / chosen.expanduser()))
+    except RuntimeError:  # "~" of somebody without an account here
+        raise InvalidInput("There is no home folder for the queue of jobs: name a folder with --state.") from None
+
+
+def _users_own() -> Path:
+    """As the XDG base directory specification says, which ignores relative paths."""
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".local" / "state") / "lockstep"
