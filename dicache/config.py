@@ -63,7 +63,8 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "abcache": {"interval": 6, "warmup_ratio": None, "warmup_steps": 5, "order": 1},
     "foca": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3},
 }
-_METHOD_OF_GATE = {
+METHOD_OF_GATE: dict[GateName, MethodName] = {
+    "probe": "dicache",
     "first_block": "fbcache",
     "teacache": "teacache",
     "magcache": "magcache",
@@ -72,16 +73,20 @@ _METHOD_OF_GATE = {
     "interval": "interval",
 }
 
+Quality = Literal["draft", "standard", "high"]
+_NOT_WITH_QUALITY = ("threshold", "interval", "steps_skipped", "compute_steps", "replay")
+_NOT_WITH_AUTO = ("gate", "estimator", "anchor", "order", *_NOT_WITH_QUALITY)
+
 
 def _published(name: str, otherwise: Any) -> Callable[[dict[str, Any]], Any]:
     """What the authors of the chosen gate and method publish for a setting that is left out, or ``otherwise``."""
 
     def value(values: dict[str, Any]) -> Any:
-        method: MethodName = values.get("method", "dicache")
+        method = values.get("method", "dicache")
         settings = _PUBLISHED.get(method, {})
         gate: GateName | None = values.get("gate")
         if gate is not None and gate != PAIRS.get(method, (None,))[0]:  # all but the order is the gate's
-            settings = _PUBLISHED.get(_METHOD_OF_GATE.get(gate, ""), {}) | {"order": settings.get("order", 1)}
+            settings = _PUBLISHED.get(METHOD_OF_GATE.get(gate, ""), {}) | {"order": settings.get("order", 1)}
         if values.get("use_ret_steps") and "teacache" in (method, gate):
             settings = settings | {"warmup_steps": 5, "force_last": False}
         return settings.get(name, otherwise)
@@ -100,8 +105,15 @@ class CacheConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: MethodName = Field(
-        "dicache", description="A published pair of a gate and an estimator: docs/methods.md tells them apart."
+    method: MethodName | Literal["auto"] = Field(
+        "dicache",
+        description="A pair of a gate and an estimator: docs/methods.md tells them apart. auto takes the best one for "
+        "the model, and says which and why.",
+    )
+    quality: Quality | None = Field(
+        None,
+        description="How near to the uncached video, instead of a threshold, interval or steps_skipped: draft skips "
+        "most, high least.",
     )
     gate: GateName | None = Field(None, description="When to skip, instead of as the method has it.")
     estimator: EstimatorName | None = Field(
@@ -215,6 +227,31 @@ class CacheConfig(BaseModel):
         None, min_length=1, description="A table of your own, an entry a step (magcache); other lengths are stretched."
     )
 
+    chosen: str | None = Field(
+        None, description="What was left to Lockstep, and why it became this: written into reports, never read."
+    )
+
+    @model_validator(mode="after")
+    def _nothing_is_said_twice(self) -> Self:
+        given = [key for key in self.model_fields_set if getattr(self, key) is not None]
+        if self.method == "auto" and (key := next((key for key in _NOT_WITH_AUTO if key in given), None)):
+            raise ValueError(
+                f"cache.{key} is {_shown(getattr(self, key))}, but cache.method is auto, which chooses that itself: "
+                "name a method, or say how exact with cache.quality."
+            )
+        if self.quality is None:
+            return self
+        if self.method == "none":
+            raise ValueError(f"cache.quality is {self.quality}, but cache.method none is exact: leave it out.")
+        if key := next((key for key in _NOT_WITH_QUALITY if key in given), None):
+            raise ValueError(
+                f"cache.{key} is {_shown(getattr(self, key))}, but cache.quality is {self.quality}, which sets how "
+                "much is skipped as well: leave one of them out."
+            )
+        if self.gate == "list":
+            raise ValueError(f"cache.quality is {self.quality}, but cache.gate is list, which is exact: leave it out.")
+        return self
+
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Self:
         if self.gamma_max < self.gamma_min:
@@ -227,7 +264,7 @@ class CacheConfig(BaseModel):
                 f"cache.replay is {str(self.replay)!r}, but cache.method none cannot estimate skipped steps: "
                 "choose the method of the replayed run."
             )
-        if self.method == "none":
+        if self.method in ("none", "auto"):
             return self
         if self.gate == "list" and self.compute_steps is None:
             raise ValueError("cache.gate is list, but there is no list: give cache.compute_steps, or use interval.")
@@ -259,9 +296,15 @@ class CacheConfig(BaseModel):
     @property
     def gate_name(self) -> GateName:
         """The gate that was chosen, or the method's own."""
+        assert self.method != "auto", "a method is chosen before it is asked"
         return self.gate or PAIRS[self.method][0]
 
     @property
     def estimator_name(self) -> EstimatorName:
         """The estimator that was chosen, or the method's own."""
+        assert self.method != "auto", "a method is chosen before it is asked"
         return self.estimator or PAIRS[self.method][1]
+
+
+def _shown(value: Any) -> str:
+    return repr(str(value)) if isinstance(value, Path) else str(value)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from dicache.calibration import Budget, Fitted, read_calibration
 from dicache.clock import AdamsBashforth, FoCa, Hermite, Taylor
-from dicache.config import CacheConfig, MethodName
+from dicache.config import CacheConfig
 from dicache.easycache import EasyCacheGate
 from dicache.estimators import Alignment, Estimator, NoEstimate, Reuse
 from dicache.gates import FirstBlockGate, FixedGate, Gate, ProbeGate
@@ -21,7 +21,7 @@ from dicache.sums import Operand, StepSignal, Sum
 from dicache.teacache import Polynomial, TeaCacheGate
 from dicache.trajectory import VELOCITY_ANCHORS, Anchor
 
-_ANCHORS: dict[MethodName, Anchor] = {
+_ANCHORS: dict[str, Anchor] = {
     "fbcache": "probe",
     "dbcache": "probe",
     "easycache": "latents",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
+from engine.cache_choice import choose_cache
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.state import RequestState, restore_scheduler, scheduler_state
 from engine.components.dtypes import resolved_dtypes
@@ -55,6 +56,7 @@ class Generation:
     ) -> None:
         self._model = model
         self._request = request
+        self._cache = choose_cache(model.config, request, model.facts).cache
         self._progress = progress
         self._started = time.perf_counter()
         self._clock = StageClock(model.ranks.device)
@@ -66,7 +68,7 @@ class Generation:
         self._spans = split_steps(self._scheduler.timesteps, model.facts.boundary_timestep)
         steps, names = request.sampling.steps, published_names(model.facts, request)
         self._controllers = [
-            Controller(model.config.cache, self._lanes, steps, expert.adapter.num_blocks, span, names)
+            Controller(self._cache, self._lanes, steps, expert.adapter.num_blocks, span, names)
             for expert, span in zip(model.experts, self._spans, strict=True)
         ]
         shape = model.facts.latents_shape(request.sampling.frames, request.sampling.height, request.sampling.width)
@@ -278,7 +280,7 @@ class Generation:
         return {
             "schema": reporting.SCHEMA,
             "request": reporting.describe_request(
-                model.config,
+                model.config.model_copy(update={"cache": self._cache}),
                 self._request,
                 model.ranks.degrees,
                 resolved_dtypes(model.config, model.ranks.device),

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.checkpoints.match import calibrated_for, differences
+from engine.cache_choice import choose_cache, why_not_calibrated
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.images import read_image
@@ -128,6 +128,7 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     from dicache.controller import Controller  # imports torch, which takes seconds
     from engine.guidance import all_lanes
 
+    config = config.model_copy(update={"cache": choose_cache(config, request, facts).cache})
     lanes = all_lanes(len(request.prompts), facts.num_branches(request.sampling.guidance))
     steps, names = request.sampling.steps, published_names(facts, request)
     try:
@@ -136,7 +137,7 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     except ValueError as error:
         raise InvalidInput(str(error)) from None
     if config.cache.method != "none" and config.cache.gate_name == "calibrated":
-        _check_calibration(config, request)
+        _check_calibration(config, request, facts)
     for signal in controller.step_signals:
         if signal not in ("latents", *facts.family.signals):
             raise InvalidInput(
@@ -145,15 +146,11 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
             )
 
 
-def _check_calibration(config: Config, request: GenerationRequest) -> None:
+def _check_calibration(config: Config, request: GenerationRequest, facts: ModelFacts) -> None:
     """Numbers measured on another model or sampling are never used silently."""
-    from dicache.calibration import read_calibration
-
-    assert config.cache.calibration is not None
-    seen = read_calibration(config.cache.calibration).made_with
-    if changed := differences(seen, calibrated_for(config, request.sampling)):
+    if problem := why_not_calibrated(config, request, facts):
         raise InvalidInput(
-            f"cache.calibration {str(config.cache.calibration)!r} does not hold for this run, for {changed[0]}: run "
+            f"cache.calibration {str(config.cache.calibration)!r} does not hold for this run, for {problem}: run "
             "`lockstep calibrate` for it."
         )
 

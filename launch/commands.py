@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from functools import partial
 
 import typer
-import yaml
 
 from engine.config_file import load_config
 from engine.errors import InvalidInput
@@ -182,6 +181,7 @@ def models(ranks: opt.Together = 8) -> int:
 @app.command()
 def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
     """Print the configuration as it will be used: checked, and with all defaults."""
-    resolved = load_config(config, set_ or ())
-    yaml.safe_dump(resolved.model_dump(mode="json"), sys.stdout, sort_keys=False, allow_unicode=True)
+    from launch.configuration import print_config
+
+    print_config(load_config(config, set_ or ()), sys.stdout)
     return 0

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from engine.cache_choice import choose_cache
 from engine.config import Config
 from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.hub import resolve_model
+from engine.models.facts import read_facts
 from engine.preflight import preflight
 from engine.request import read_prompts
 from engine.task import Outputs, Task, make_tasks
@@ -94,6 +96,8 @@ def prepare(
         options.last_image,
     )
     placement = preflight(config, tasks, ranks, local_ranks, rank, nodes, elsewhere)
+    choice = choose_cache(config, tasks[0].request, read_facts(config.model.path, config.model.single_files))
+    config = config.model_copy(update={"cache": choice.cache})
     if rank is None and placement.degrees.world_size > 1:
         for path in (options.config, prompts_file):
             _refuse_pipe(path)
@@ -104,6 +108,7 @@ def prepare(
         from launch.layout import explain  # imports what draws tables
 
         notes += explain(placement)
+    notes += [f"cache: {reason}" for reason in choice.reasons]
     finished: dict[int, dict[str, Any]] = {}
     if folder and rank in (None, 0):
         folder.refuse_if_running()

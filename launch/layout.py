@@ -47,7 +47,7 @@ def print_layout(config: Config, nodes: int, devices: int, stream: IO[str]) -> N
     for option, count in (("--nodes", nodes), ("--devices", devices)):
         if not 1 <= count <= _LARGEST:
             raise InvalidInput(f"{option} is {count}, but it should be a number from 1 to {_LARGEST}.")
-    model, facts = _find_facts(config)
+    model, facts = find_facts(config)
     check_size(config.sampling, facts)
     placement = lay_out(config, config.sampling, facts, nodes * devices, nodes=nodes, local_ranks=devices)
     console = make_console(stream)
@@ -57,8 +57,12 @@ def print_layout(config: Config, nodes: int, devices: int, stream: IO[str]) -> N
     console.print(_draw(placement.degrees, devices))
 
 
-def _find_facts(config: Config) -> tuple[list[tuple[str, str]], ModelFacts]:
-    """The sizes of the model, and what is to be said of where they come from, as (label, text) pairs."""
+def find_facts(config: Config) -> tuple[list[tuple[str, str]], ModelFacts]:
+    """The sizes of the model, and what is to be said of where they come from, as (label, text) pairs.
+
+    Raises:
+        InvalidInput: the model is neither here nor published.
+    """
     path = config.model.path
     published = find_published(path)
     if published and not Path(path).exists():

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dicache.config import CacheConfig
+from dicache.config import MethodName
 from engine.errors import InvalidInput
 from engine.memory import choose_degrees, estimate, num_branches
 from engine.models.catalog import CATALOG, PublishedModel
@@ -57,7 +57,7 @@ def print_models(ranks: int, stream: IO[str]) -> None:
 
 def notes() -> list[tuple[str, str]]:
     """What holds for all models, as (label, text) pairs."""
-    methods = get_args(CacheConfig.model_fields["method"].annotation)
+    methods = get_args(MethodName)
     return [
         ("recipes", "are in configs/"),
         ("layouts", "data and ring take any number of ranks; parallel: auto chooses"),

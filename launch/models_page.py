@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from dicache.config import CacheConfig
+from dicache.config import MethodName
 from dicache.magnitudes import TABLES
 from dicache.polynomials import POLYNOMIALS
 from engine import memory
@@ -98,7 +98,7 @@ def _methods(model: PublishedModel) -> list[str]:
         # more than one, where a model is run in two ways
         "magcache": any(key == name or key.startswith(f"{name}-") for key in TABLES),
     }
-    methods = get_args(CacheConfig.model_fields["method"].annotation)
+    methods = get_args(MethodName)
     return [f"`{method}`" for method in methods if tabled.get(method, True)]
 
 

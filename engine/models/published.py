@@ -8,6 +8,9 @@ from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts
 from engine.request import GenerationRequest
 
+SMALL_MODEL = "tiny-wan"
+"""The model of configs/tiny_wan, which is in no catalog."""
+_SMALL_SIZES = ("WanPipeline", 4, 12, 16, 8)
 _HUNYUAN_HEIGHTS = {544: "HunyuanVideo-544p", 720: "HunyuanVideo-720p"}
 
 
@@ -24,6 +27,12 @@ def published_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str,
         height = request.sampling.height
         names += [_HUNYUAN_HEIGHTS[height]] if height in _HUNYUAN_HEIGHTS else _HUNYUAN_HEIGHTS.values()
     return tuple(names)
+
+
+def known_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str, ...]:
+    """Those of :func:`published_names`, or that of the small model that ships with Lockstep."""
+    sizes = (facts.pipeline, facts.num_heads, facts.num_layers, facts.latent_channels, facts.vae_scale_spatial)
+    return (SMALL_MODEL,) if sizes == _SMALL_SIZES else published_names(facts, request)
 
 
 def find_published(path: str) -> PublishedModel | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from dicache.config import CacheConfig, MethodName
+from dicache.presets import for_model, for_quality
 from engine.errors import InvalidInput, first_problem
 
 Knob = Literal["threshold", "interval", "steps_skipped"]
@@ -97,13 +98,14 @@ def make_cache(name: str, keys: Mapping[str, Any]) -> CacheConfig:
         raise InvalidInput(f"--methods, {name}: {problem.rstrip('.')}.") from None
 
 
-def read_curves(methods: str | None, cache: CacheConfig) -> list[Curve]:
+def read_curves(methods: str | None, cache: CacheConfig, names: Sequence[str] = ()) -> list[Curve]:
     """The curves that ``--methods`` asks for; every method if it is left out.
 
     Args:
         methods: names with commas between them, or a YAML file with a list of cache sections, each with a ``name`` if
             it should have one of its own, and perhaps a list of values for ``threshold`` or ``interval``.
         cache: the configuration's; from it come the keys that mean the same for every method.
+        names: under which the model may have been published; settings for it go before a method's general ones.
 
     Raises:
         InvalidInput: one sentence that names the option and the value.
@@ -112,25 +114,27 @@ def read_curves(methods: str | None, cache: CacheConfig) -> list[Curve]:
     if cache.calibration is not None:
         common["calibration"] = str(cache.calibration)
     if methods is None:
-        return [_named(name, common) for name in METHODS if name != "calibrated" or cache.calibration is not None]
+        return [
+            _named(name, common, names) for name in METHODS if name != "calibrated" or cache.calibration is not None
+        ]
     if Path(methods).suffix in (".yaml", ".yml"):
-        curves = list(_listed(Path(methods), common))
+        curves = list(_listed(Path(methods), common, names))
     else:
-        curves = [_named(name.strip(), common) for name in methods.split(",")]
+        curves = [_named(name.strip(), common, names) for name in methods.split(",")]
     names = [curve.name for curve in curves]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InvalidInput(f"--methods names {repeated} twice: give each curve a name of its own.")
     return curves
 
 
-def _named(name: str, common: Mapping[str, Any]) -> Curve:
+def _named(name: str, common: Mapping[str, Any], names: Sequence[str]) -> Curve:
     if name not in METHODS:
         nearest = max(METHODS, key=lambda known: difflib.SequenceMatcher(None, name, known).ratio())
         raise InvalidInput(f"--methods names {name!r}, which is no method to compare: did you mean {nearest}?")
-    return _curve(name, {**common, "method": name})
+    return _curve(name, {**common, "method": name}, names)
 
 
-def _listed(file: Path, common: Mapping[str, Any]) -> Iterator[Curve]:
+def _listed(file: Path, common: Mapping[str, Any], names: Sequence[str]) -> Iterator[Curve]:
     try:
         entries = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError, yaml.YAMLError) as error:
@@ -146,18 +150,24 @@ def _listed(file: Path, common: Mapping[str, Any]) -> Iterator[Curve]:
             )
         keys = {**common, **entry}
         name = keys.pop("name", None) or _name_of(entry)
-        yield _curve(str(name), keys)
+        yield _curve(str(name), keys, names)
 
 
 def _name_of(entry: Mapping[str, Any]) -> str:
     return " × ".join(str(entry[key]) for key in ("method", "gate", "estimator") if entry.get(key)) or "dicache"
 
 
-def _curve(name: str, keys: dict[str, Any]) -> Curve:
+def _curve(name: str, keys: dict[str, Any], names: Sequence[str]) -> Curve:
     given = {key: keys.pop(key) for key in get_args(Knob) if isinstance(keys.get(key), list)}
     cache = make_cache(name, keys)
     if cache.method == "none":
         raise InvalidInput(f"--methods, {name}: the method none is what all are compared with: leave it out.")
+    if cache.method == "auto":
+        raise InvalidInput(f"--methods, {name}: the method auto is one of the others: name those.")
+    keys = for_model(cache, names) | keys
+    if (quality := cache.quality) is not None:
+        del keys["quality"]
+        keys |= for_quality(make_cache(name, keys), quality, names)[0]
     knob: Knob | None = "threshold"
     if cache.gate_name == "calibrated":
         knob = "steps_skipped"

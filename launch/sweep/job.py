@@ -15,7 +15,7 @@ from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.hub import resolve_model
 from engine.models.facts import read_facts
-from engine.models.published import published_names
+from engine.models.published import known_names, published_names
 from engine.preflight import preflight
 from engine.preflight_outputs import check_folder
 from engine.request import GenerationRequest, read_prompts
@@ -157,7 +157,8 @@ def _allowed(
 ) -> tuple[list[Curve], list[str]]:
     """The curves, each of whose settings this model can run; of all methods those that it can."""
     allowed, notes = [], []
-    for curve in read_curves(options.methods, config.cache):
+    facts = read_facts(config.model.path, config.model.single_files)
+    for curve in read_curves(options.methods, config.cache, known_names(facts, tasks[0].request)):
         try:
             for setting in curve.ladder():
                 # as a rank would: what a launcher checks besides has been checked

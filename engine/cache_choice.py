@@ -1,0 +1,99 @@
+"""What a configuration leaves open about the cache, chosen for the model and the request: the method (`auto`), how much
+it skips (`quality`), and settings that authors publish for this model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dicache.config import CacheConfig, MethodName
+from dicache.presets import for_model, for_quality
+from engine.config import Config
+from engine.errors import InvalidInput
+from engine.models.facts import ModelFacts
+from engine.models.published import known_names
+from engine.request import GenerationRequest
+
+UNCALIBRATED: MethodName = "dicache"
+"""Of the methods that need no numbers of the model, the one that was nearest to the uncached videos in the middle of
+the table in docs/methods.md."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    cache: CacheConfig
+    """With nothing left open."""
+    reasons: Sequence[str] = field(default_factory=tuple)
+    """A sentence fragment for each thing that was asked to be chosen."""
+
+
+def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) -> Choice:
+    """Fill what the cache section leaves open. A section without open ends, or one that was filled before, comes back
+    as it is.
+
+    ``auto`` is the calibrated method where ``cache.calibration`` names a file that holds for this model and sampling,
+    else the best one that needs no calibration. A quality is a share of the steps where that can be known beforehand,
+    else a threshold (:mod:`dicache.presets`).
+
+    Raises:
+        InvalidInput: the named calibration cannot be read.
+    """
+    cache, names = config.cache, known_names(facts, request)
+    reasons: list[str] = []
+    if cache.method == "auto":
+        method, reason = _choose_method(config, request, facts)
+        cache = _with(cache, {"method": method})
+        reasons.append(f"method {method}: {reason}")
+    if cache.method == "none":
+        return Choice(cache, reasons)
+    published = {key: value for key, value in for_model(cache, names).items() if key not in _given(cache)}
+    quality = cache.quality
+    cache = _with(cache, published | {"quality": None})
+    if quality is not None:
+        settings, reason = for_quality(cache, quality, names)
+        cache = _with(cache, settings)
+        reasons.append(f"quality {quality}: {reason}")
+    if reasons:
+        cache = _with(cache, {"chosen": "; ".join(reasons)})
+    return Choice(cache, reasons)
+
+
+def why_not_calibrated(config: Config, request: GenerationRequest, facts: ModelFacts) -> str | None:
+    """Why ``cache.calibration`` does not hold for this request, or None if it does.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
+    from dicache.calibration import read_calibration
+    from engine.checkpoints.match import calibrated_for, differences
+
+    assert config.cache.calibration is not None
+    try:
+        seen = read_calibration(config.cache.calibration).made_with
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+    if changed := differences(seen, calibrated_for(config, request.sampling)):
+        return changed[0]
+    return "the model has two transformers" if facts.boundary_timestep is not None else None
+
+
+def _choose_method(config: Config, request: GenerationRequest, facts: ModelFacts) -> tuple[MethodName, str]:
+    if config.cache.calibration is None:
+        return UNCALIBRATED, "no cache.calibration is named, and this is the best that needs none"
+    if problem := why_not_calibrated(config, request, facts):
+        return UNCALIBRATED, f"cache.calibration does not hold here, for {problem}"
+    return "calibrated", "cache.calibration holds for this model and sampling"
+
+
+def _given(cache: CacheConfig) -> set[str]:
+    """Keys that somebody has set. A warm-up in steps is one in the place of a ratio."""
+    given = {key for key in cache.model_fields_set if getattr(cache, key) is not None}
+    warmup = {"warmup_ratio", "warmup_steps"}
+    return given | warmup if given & warmup else given
+
+
+def _with(cache: CacheConfig, changes: dict[str, Any]) -> CacheConfig:
+    """Checked again, with defaults that follow from the changes."""
+    given = {key: getattr(cache, key) for key in cache.model_fields_set}
+    return CacheConfig.model_validate(given | changes)

@@ -1,0 +1,177 @@
+"""What `auto` and a quality come to, for which model, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from dicache.config import PAIRS, CacheConfig, Quality
+from engine.cache_choice import Choice, choose_cache
+from engine.checkpoints.match import calibrated_for
+from engine.config import Config
+from engine.config_file import load_config
+from engine.engine import Engine
+from engine.errors import InvalidInput
+from engine.loaded import load_model
+from engine.models.catalog import CATALOG, PublishedModel
+from engine.models.facts import ModelFacts, read_facts
+from engine.preflight import preflight
+from engine.progress import Progress
+from engine.request import make_request
+from engine.task import Outputs, make_tasks
+from parallel.ranks import Ranks
+from tests.conftest import PROMPT, ROOT, tiny_config
+
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+PUBLISHED = {model.name: model for model in CATALOG}
+
+
+def choose(config: Config, facts: ModelFacts | None = None) -> Choice:
+    return choose_cache(config, make_request(["x"], "", 0, config.sampling), facts or read_facts(config.model.path))
+
+
+def choose_for(model: PublishedModel, *overrides: str) -> CacheConfig:
+    config = load_config(ROOT / "configs" / model.recipe, [f"cache.{override}" for override in overrides])
+    return choose(config, model.facts).cache
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=lambda model: model.name)
+def test_dicache_is_as_the_recipe_has_it(model: PublishedModel) -> None:
+    """The recipes say in comments where their numbers come from; whoever comes back to the method gets the same."""
+    written = load_config(ROOT / "configs" / model.recipe).cache
+    chosen = choose_for(model, "method=auto")
+    keys = ("method", "threshold", "at_threshold", "gamma_min", "gamma_max", "warmup_ratio", "probe_depth", "decide")
+    assert {key: getattr(chosen, key) for key in keys} == {key: getattr(written, key) for key in keys}
+    assert chosen.chosen == "method dicache: no cache.calibration is named, and this is the best that needs none"
+    assert choose_for(model).chosen is None and choose_for(model) == written
+
+
+def test_settings_that_authors_publish_for_one_model() -> None:
+    hunyuan, small, large = PUBLISHED["HunyuanVideo"], PUBLISHED["Wan 2.1 T2V 1.3B"], PUBLISHED["Wan 2.1 T2V 14B"]
+    assert (
+        choose_for(hunyuan, "method=easycache").threshold,
+        choose_for(hunyuan, "method=easycache").warmup_steps,
+    ) == (
+        0.025,
+        5,
+    )
+    assert choose_for(hunyuan, "method=easycache", "warmup_ratio=0.3").warmup_steps is None, "given ones stay"
+    assert choose_for(large, "method=easycache").threshold == 0.05
+    assert choose_for(hunyuan, "method=fbcache").threshold == 0.06
+    assert choose_for(hunyuan, "method=dbcache").threshold == 0.08, "the same gate, another method"
+    assert [choose_for(model, "method=teacache").threshold for model in (small, large, hunyuan)] == [0.08, 0.2, 0.1]
+    assert choose_for(small, "method=teacache", "use_ret_steps=true").threshold == 0.1
+    assert choose_for(hunyuan, "method=magcache").max_consecutive_skips == 6
+    assert choose_for(large, "gate=easycache", "estimator=projection").gamma_max == 2.0
+    either = PUBLISHED["Wan 2.1 I2V 14B 480P"]
+    assert choose_for(either, "method=teacache").threshold == 0.1, "may be 480P or 720P: the general one"
+    assert choose_for(either, "method=teacache", "published=Wan2.1-I2V-14B-720P").threshold == 0.3
+
+
+@pytest.mark.parametrize("method", [*PAIRS, "auto"])
+def test_every_method_has_every_quality_in_order(method: str) -> None:
+    """Draft skips most, on a model whose thresholds were measured and on one with published ones."""
+    extra = ("calibration=/cal.json",) if method == "calibrated" else ()
+    for model in (None, PUBLISHED["HunyuanVideo"]):
+        skipped = []
+        for quality in QUALITIES:
+            overrides = (f"method={method}", f"quality={quality}", *extra)
+            if model is None:
+                cache = choose(tiny_config(*(f"cache.{override}" for override in overrides))).cache
+            else:
+                cache = choose_for(model, *overrides)
+            assert cache.quality is None and cache.chosen and f"quality {quality}: " in cache.chosen
+            skipped.append((cache.threshold, cache.interval, cache.steps_skipped))
+        draft, standard, high = skipped
+        assert draft > standard > high and draft != high
+
+
+def test_a_quality_is_what_was_measured_or_a_multiple_of_what_is_published() -> None:
+    assert choose(tiny_config("cache.quality=standard")).cache.threshold == 0.14
+    assert choose(tiny_config("cache.method=fbcache", "cache.quality=draft")).cache.threshold == 0.109
+    assert choose(tiny_config("cache.gate=easycache", "cache.quality=high")).cache.threshold == 0.025, "by the gate"
+    hunyuan = PUBLISHED["HunyuanVideo"]
+    assert [choose_for(hunyuan, f"quality={quality}").threshold for quality in QUALITIES] == [0.2, 0.1, 0.05]
+    assert choose_for(PUBLISHED["Wan 2.1 T2V 14B"], "quality=standard").threshold == 0.08
+    fast = choose_for(PUBLISHED["Wan 2.1 T2V 14B"], "method=magcache", "quality=draft")
+    assert (fast.threshold, fast.max_consecutive_skips) == (0.24, 6), "its authors' fast setting"
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> Path:
+    """A calibration of the small model for 12 steps, which was not measured but holds."""
+    made_with = json.loads(json.dumps(calibrated_for(config := tiny_config(), config.sampling)))
+    budgets = [
+        {"compute": compute, "weights": {step: [1.0] for step in range(12) if step not in compute}, "damage": 1.0}
+        for compute in ([0, 1, 3, 5, 8, 11], [0, 3, 7])
+    ]
+    path = tmp_path / "cal.json"
+    document = {"made_with": made_with, "versions": {}, "prompts": [], "steps": 12, "budgets": budgets}
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_auto_takes_a_calibration_that_holds(calibration: Path) -> None:
+    auto = ("cache.method=auto", f"cache.calibration={calibration}")
+    chosen = choose(tiny_config(*auto, "cache.quality=draft"))
+    assert (chosen.cache.method, chosen.cache.steps_skipped) == ("calibrated", 0.75)
+    assert chosen.reasons[0] == "method calibrated: cache.calibration holds for this model and sampling"
+    other = choose(tiny_config(*auto, "sampling.shift=5"))
+    assert other.cache.method == "dicache"
+    assert other.reasons == [
+        "method dicache: cache.calibration does not hold here, for sampling.shift was 3.0 and is 5.0"
+    ]
+    experts = replace(read_facts(tiny_config().model.path), boundary_timestep=900.0)
+    assert (
+        choose(tiny_config(*auto), experts)
+        .reasons[0]
+        .endswith("does not hold here, for the model has two transformers")
+    )
+    with pytest.raises(InvalidInput, match=r"cache\.calibration '.*/nothing.json' cannot be read"):
+        choose(tiny_config("cache.method=auto", "cache.calibration=nothing.json"))
+
+
+def test_what_was_chosen_is_checked_run_and_reported(calibration: Path) -> None:
+    config = tiny_config("cache.method=auto", "cache.quality=high", f"cache.calibration={calibration}")
+    (task,) = make_tasks([PROMPT], "", [1], config.sampling, Outputs())
+    preflight(config, [task], ranks=1)
+    result = Engine(load_model(config, Ranks()), Progress()).generate(task.request)
+    assert result.report
+    computed = [row["step"] for row in result.report["steps"] if row["action"] != "skip" and row["branch"] == "cond"]
+    assert computed == [0, 1, 3, 5, 8, 11]
+    cache = result.report["request"]["cache"]
+    assert (cache["method"], cache["steps_skipped"], cache["quality"]) == ("calibrated", 0.5, None)
+    assert cache["chosen"] == (
+        "method calibrated: cache.calibration holds for this model and sampling; quality high: steps_skipped 0.5"
+    )
+    again = CacheConfig.model_validate(cache)
+    assert choose(config.model_copy(update={"cache": again})) == Choice(again, []), "a report's section stands"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"threshold": 0.1}, r"cache\.threshold is 0\.1, but cache\.quality is draft, .*: leave one of them out\."),
+        ({"method": "interval", "interval": 3}, r"cache\.interval is 3, but cache\.quality is draft"),
+        ({"steps_skipped": 0.3}, r"cache\.steps_skipped is 0\.3, but cache\.quality"),
+        ({"compute_steps": (1,)}, r"cache\.compute_steps is \(1,\), but cache\.quality"),
+        ({"replay": Path("run.json")}, r"cache\.replay is 'run\.json', but cache\.quality"),
+        ({"method": "none"}, r"cache\.quality is draft, but cache\.method none is exact: leave it out"),
+        ({"gate": "list"}, r"cache\.quality is draft, but cache\.gate is list"),
+        ({"method": "auto", "gate": "probe"}, r"cache\.gate is probe, but cache\.method is auto, .*: name a method"),
+    ],
+)
+def test_what_is_said_twice_is_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        CacheConfig.model_validate({"quality": "draft", **given})
+
+
+def test_a_quality_and_a_threshold_take_each_others_place(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {path: m}\nsampling: {height: 32, width: 48, frames: 5}\ncache: {quality: high}\n")
+    assert load_config(file, ["cache.threshold=0.1"]).cache == CacheConfig(threshold=0.1)
+    assert load_config(file, ["cache.method=fbcache"]).cache == CacheConfig(method="fbcache", quality="high")
+    with pytest.raises(InvalidInput, match=r"cache\.threshold is 0\.1, but cache\.quality is draft"):
+        load_config(file, ["cache.threshold=0.1", "cache.quality=draft"])

@@ -1,0 +1,50 @@
+"""A person is told what was chosen for the cache, and why."""
+
+from io import StringIO
+from pathlib import Path
+
+import yaml
+
+from engine.config import Config
+from engine.config_file import load_config
+from launch.configuration import print_config
+from launch.job import prepare
+from launch.options import Options
+from tests.conftest import CONFIG, ROOT
+
+REASONS = [
+    "cache: method dicache: no cache.calibration is named, and this is the best that needs none",
+    "cache: quality draft: threshold 0.4, with which about 75% of 50 steps were skipped on this model",
+]
+LEFT_OPEN = ("cache.method=auto", "cache.quality=draft")
+
+
+def printed(recipe: Path, *overrides: str) -> tuple[list[str], Config]:
+    """Comments, and the configuration that the rest is."""
+    stream = StringIO()
+    print_config(load_config(recipe, overrides), stream)
+    comments = [line.removeprefix("# ") for line in stream.getvalue().splitlines() if line.startswith("#")]
+    return comments, Config.model_validate(yaml.safe_load(stream.getvalue()), strict=False)
+
+
+def test_a_run_says_it_and_goes_by_it(tmp_path: Path) -> None:
+    overrides = ("runtime.device=cpu", *LEFT_OPEN)
+    job = prepare(Options(str(CONFIG), ["a"], output=tmp_path / "out.mp4", overrides=overrides), ranks=1)
+    assert job.notes == REASONS
+    assert (job.config.cache.method, job.config.cache.threshold, job.config.cache.quality) == ("dicache", 0.4, None)
+
+
+def test_the_printed_configuration_has_it() -> None:
+    comments, config = printed(CONFIG, *LEFT_OPEN)
+    assert comments == REASONS
+    assert (config.cache.method, config.cache.threshold) == ("dicache", 0.4)
+    assert printed(CONFIG) == ([], load_config(CONFIG)), "nothing was left open"
+
+
+def test_a_published_model_need_not_be_here_and_another_stays_open(tmp_path: Path) -> None:
+    comments, config = printed(ROOT / "configs" / "hunyuan-video.yaml", "cache.quality=high")
+    assert comments == ["cache: quality high: threshold 0.05, 0.5 times the published one"]
+    assert (config.cache.threshold, config.cache.at_threshold) == (0.05, "skip")
+    comments, config = printed(CONFIG, *LEFT_OPEN, f"model.path={tmp_path / 'nothing'}")
+    assert comments == ["cache: chosen when the model is here"]
+    assert (config.cache.method, config.cache.quality) == ("auto", "draft")
