@@ -14,6 +14,7 @@ from engine.errors import InvalidInput
 from launch import options as opt
 from launch.job import Job, prepare
 from launch.options import Launcher, Options
+from launch.queue import commands as queue_commands
 from launch.resumable import JobFolder
 from launch.sweep import options as sweep_opt
 
@@ -185,3 +186,6 @@ def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
 
     print_config(load_config(config, set_ or ()), sys.stdout)
     return 0
+
+
+queue_commands.add_to(app)

@@ -33,6 +33,11 @@ _STAGES = {
 _SECONDS = ("load", "encode", "denoise", "decode", "write", "total")
 
 
+def stage_in_words(phase: str) -> str:
+    """What ranks do in a stage, or in a phase of it such as "denoise step 3"."""
+    return _STAGES.get(phase.partition(" ")[0], phase)
+
+
 class Display(Progress):
     """Progress of one request: a bar on a terminal, one line for each stage elsewhere."""
 
@@ -123,7 +128,7 @@ def list_lines(reports: Sequence[Mapping[str, Any]], unicode: bool = True) -> li
         totals = report["totals"]
         parts = [
             report["output"]["path"],
-            *(_count(name, row) for name, row in _timelines(report["steps"])),
+            *(count_actions(name, row) for name, row in _timelines(report["steps"])),
             f"{totals['seconds']['total'] - totals['seconds']['load']:.1f} s",
         ]
         lines.append((f"video {index}", dot.join(parts)))
@@ -143,7 +148,7 @@ def summary_lines(report: Mapping[str, Any], unicode: bool = True) -> list[tuple
         size = f"{sampling['width']}{times}{sampling['height']}, {sampling['frames']} frames, {seconds:.1f} s"
         lines.append(("video", f"{path} ({size})"))
     for name, row in _timelines(report["steps"]):
-        lines.append((name, f"{_draw(row, unicode)} {_count('steps', row)}"))
+        lines.append((name, f"{draw_timeline(row, unicode)} {count_actions('steps', row)}"))
     parts = [f"{name} {totals['seconds'][name]:.1f}" for name in _SECONDS if name in totals["seconds"]]
     lines.append(("seconds", dot.join(parts)))
     fraction = totals["block_fraction"]
@@ -168,12 +173,14 @@ def _timelines(steps: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[str]]
     return [(f"{sample} {branch}" if several else branch, row) for (sample, branch), row in rows.items()]
 
 
-def _count(name: str, row: Sequence[str]) -> str:
+def count_actions(name: str, row: Sequence[str]) -> str:
+    """How many steps were computed and skipped, after the name of what took them unless that is "steps"."""
     skipped = sum(action == "skip" for action in row)
     counted = f"{len(row) - skipped} computed, {skipped} skipped"
     return counted if name == "steps" else f"{name} {counted}"
 
 
-def _draw(row: Sequence[str], unicode: bool) -> str:
+def draw_timeline(row: Sequence[str], unicode: bool = True) -> str:
+    """One character for each step, by its action."""
     computed, skipped = ("■", "·") if unicode else ("#", ".")
     return "".join(skipped if action == "skip" else computed for action in row)

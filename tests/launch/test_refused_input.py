@@ -233,7 +233,8 @@ def test_no_new_options() -> None:
     ray = ["launcher", "ray-address"]
     group = typer.main.get_command(app)
     commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config"}
-    assert set(group.commands) == commands  # type: ignore[attr-defined]
+    queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause"}
+    assert set(group.commands) == commands | queue  # type: ignore[attr-defined]
     sweep = ["prompts", "output", "methods", "shares", "tune-prompts", "negative-prompt", "image", "last-image"]
     for command, expected in (
         (group.commands["generate"], [*names, *ray]),  # type: ignore[attr-defined]
@@ -244,6 +245,8 @@ def test_no_new_options() -> None:
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
+        (group.commands["submit"], [*(name for name in names if name != "ranks"), "state"]),  # type: ignore[attr-defined]
+        *((group.commands[name], ["state"]) for name in queue - {"submit"}),  # type: ignore[attr-defined]
         (typer.main.get_command(generate.app), [name for name in names if name != "ranks"]),
     ):
         options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]

@@ -1,0 +1,83 @@
+"""From what was typed to jobs that are known to make sense, whatever gang takes them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from engine.config import Config
+from engine.config_file import load_config
+from engine.hub import resolve_model
+from engine.preflight import preflight
+from engine.request import read_prompts
+from engine.task import Outputs, Task, make_tasks
+from launch.options import Options
+from launch.queue.records import NewJob
+from launch.resumable import JobFolder
+from launch.signals import say
+from parallel.config import ParallelConfig
+
+
+def prepare_jobs(options: Options) -> list[NewJob]:
+    """One job for each video, that is for every prompt with every seed; checked but for what is the gang's matter:
+    ranks, layout and devices.
+
+    Raises:
+        InvalidInput: one sentence on what is wrong.
+    """
+    given = load_config(options.config, options.settings)
+    config = resolve_model(given, announce=lambda line: say(f"lockstep: {line}"))
+    listed = read_prompts(options.prompts_file) if options.prompts_file else ()
+    whole = _in_full(options)
+    tasks = make_tasks(
+        (*options.prompts, *listed),
+        options.negative_prompt,
+        options.seeds,
+        config.sampling,
+        Outputs(whole.video_path, whole.report_path, whole.latents),
+        whole.image,
+        whole.last_image,
+    )
+    if config.checkpoint.every:
+        for video in (task.outputs.video for task in tasks):
+            folder = JobFolder.beside(video or whole.video_path)
+            folder.refuse_if_running()
+            folder.refuse_if_begun()
+    anywhere = config.model_copy(update={"parallel": ParallelConfig()})
+    preflight(anywhere, tasks, ranks=1, elsewhere=True)
+    return [_new_job(whole, given, task) for task in tasks]
+
+
+def _in_full(options: Options) -> Options:
+    """With absolute paths: a gang has another working directory."""
+    return replace(
+        options,
+        config=str(_absolute(Path(options.config).expanduser())),
+        image=options.image and _absolute(options.image),
+        last_image=options.last_image and _absolute(options.last_image),
+        output=_absolute(options.video_path),
+        report=_absolute(options.report_path),
+        latents=options.latents and _absolute(options.latents),
+    )
+
+
+def _absolute(path: Path) -> Path:
+    # without ".." as well: through a folder that does not exist yet it would be checked elsewhere than written
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
+def _new_job(options: Options, config: Config, task: Task) -> NewJob:
+    request, outputs = task.request, task.outputs
+    alone = replace(
+        options,
+        prompts=request.prompts,
+        prompts_file=None,
+        seeds=(request.seed,),
+        output=outputs.video,
+        report=outputs.report,
+        latents=outputs.latents,
+        audit=False,  # config has it, as all other settings
+        overrides=(),
+    )
+    return NewJob(alone, config.model_dump(mode="json"))
