@@ -17,6 +17,7 @@ from launch.options import Options
 from launch.queue.records import JobRecord, State, Wish
 from launch.queue.state_folder import state_folder
 from launch.queue.submissions import Submissions
+from launch.resumable import JobFolder
 from launch.signals import Interrupted, say
 
 
@@ -96,7 +97,7 @@ def watch(job: opt.Job, state: opt.StateFolder = None) -> int:
 
 
 def cancel(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
-    """Cancel jobs. One that runs stops at its next step, and leaves no file."""
+    """Cancel jobs. One that runs stops at its next step. No file is left of either."""
     return _ask(jobs, Wish.CANCEL, state)
 
 
@@ -116,7 +117,10 @@ def _ask(ids: Sequence[int], wish: Wish, state: Path | None) -> int:
     for id in ids:
         try:
             queue.wish(id, wish)
-            print(f"job {id}: {_answer(queue.job(id))}", file=stdout)
+            job = queue.job(id)
+            if job.state is State.CANCELLED and job.attempts:  # it was paused, or its gang has ended
+                JobFolder.beside(job.video).remove()
+            print(f"job {id}: {_answer(job)}", file=stdout)
         except InvalidInput as error:
             say(f"lockstep: {sentence(error)}")
             code = 2

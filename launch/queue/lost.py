@@ -8,7 +8,7 @@ from launch.queue.processes import birth, own_realm
 from launch.queue.records import JobRecord, State, Wish
 from launch.queue.rows import gang_name
 
-LEASE_SECONDS = 30.0
+LEASE_SECONDS = 60.0
 """A gang that has not beaten for so long counts as gone."""
 
 

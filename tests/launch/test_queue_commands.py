@@ -174,6 +174,16 @@ def test_several_are_asked_and_each_is_answered(typed: Callable[..., Typed], que
         assert said.err == f"lockstep: Job 3 has already been cancelled: it cannot be {done} any more.\n"
 
 
+def test_what_a_cancelled_job_leaves(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
+    """Nothing; but a folder that it has not made is somebody else's."""
+    begin(queue, new_job("begun", tmp_path), new_job("new", tmp_path))
+    queue.give_back(1, 1)
+    for name in ("begun", "new"):
+        (tmp_path / f"{name}.checkpoint").mkdir()
+    assert typed("cancel", "1", "2").code == 0
+    assert not (tmp_path / "begun.checkpoint").exists() and (tmp_path / "new.checkpoint").exists()
+
+
 def test_a_list_for_a_pipe_is_whole(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
     prompt = "a circle " * 40 + "[bold]\n\x1b[31m end"
     error = "rank 3 failed in denoise step 3: " + "out of memory " * 30
