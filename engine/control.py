@@ -1,7 +1,7 @@
 """What the control word of the ranks' agreement does to a request."""
 
 from engine.errors import Cancelled, Paused
-from parallel.agreement import Control
+from parallel.control import Control
 
 
 def stop_if_asked(agreed: Control, where: str) -> None:

@@ -11,7 +11,8 @@ from dicache.controller import Decision, Lane, Step
 from engine.config import Config, SamplingConfig
 from engine.errors import Paused
 from engine.experts import Experts
-from parallel.agreement import Control, NotFiniteError
+from parallel.agreement import NotFiniteError
+from parallel.control import Control
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]

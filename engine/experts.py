@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dicache.controller import Decision, Lane, Step
 from engine.predictor import VelocityPredictor
-from parallel.agreement import Control
+from parallel.control import Control
 
 
 def split_steps(timesteps: Tensor, boundary: float | None) -> tuple[range, ...]:

@@ -33,9 +33,10 @@ from engine.request import GenerationRequest
 from engine.timing import StageClock, Stopwatch
 from engine.versions import describe_versions
 from engine.video import drop_frames, write_video
-from parallel.agreement import Agreement, Control
+from parallel.agreement import Agreement
 from parallel.audit import Audit
 from parallel.broadcast import Named, objects_of_all
+from parallel.control import Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts
 from parallel.sharding import plan_shards

@@ -14,7 +14,8 @@ from engine.control import stop_if_asked
 from engine.guidance import combine, own_lanes
 from engine.models.adapter import Activations, Adapter
 from engine.timing import Stopwatch
-from parallel.agreement import Agreed, Agreement, Control
+from parallel.agreement import Agreed, Agreement
+from parallel.control import Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards, gather, shard

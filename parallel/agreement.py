@@ -8,23 +8,15 @@ backend's own reductions round to. Decisions taken from the result cannot differ
 import math
 import time
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from parallel.broadcast import objects_of_all
+from parallel.control import Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-
-
-class Control(IntEnum):
-    """What a rank asks of all; the largest wins."""
-
-    RUN = 0
-    PAUSE = 1  # stop, to go on later
-    CANCEL = 2  # stop, and leave nothing
 
 
 class NotFiniteError(RuntimeError):

@@ -18,7 +18,8 @@ from engine.loaded import load_model
 from engine.models.wan import WanActivations, WanAdapter
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
-from parallel.agreement import Agreed, Agreement, Control, DivergedError
+from parallel.agreement import Agreed, Agreement, DivergedError
+from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks, set_timeouts

@@ -14,7 +14,7 @@ from engine.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from engine.task import Outputs, Task
-from parallel.agreement import Control
+from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.conftest import PROMPT, tiny_config

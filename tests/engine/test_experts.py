@@ -8,7 +8,7 @@ from dicache.controller import Step
 from engine import residency
 from engine.experts import Experts, split_steps
 from engine.residency import Residency, fits, weight_bytes
-from parallel.agreement import Control
+from parallel.control import Control
 
 
 @pytest.mark.parametrize("shift", [3.0, 5.0, 12.0])

@@ -17,7 +17,7 @@ from engine.errors import Cancelled
 from engine.loaded import load_model
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
-from parallel.agreement import Control
+from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.conftest import CONFIG, PROMPT, tiny_config
@@ -231,9 +231,9 @@ def test_the_first_experts_cache_is_freed_when_the_second_begins(folder: Path, c
 @pytest.mark.parametrize("step", [3, FIRST_OF_SECOND, 9])
 def test_a_cancelled_request_leaves_nothing_behind(folder: Path, step: int) -> None:
     config = configured(folder)
-    engine, count = Engine(load_model(config, Ranks()), Progress()), iter(range(100))
-    with pytest.raises(Cancelled, match=f"step {step} of 12"):
-        engine.generate(asked(config), control=lambda: Control(next(count) == step))
+    engine, count = Engine(load_model(config, Ranks()), Progress()), iter(range(-1, 100))
+    with pytest.raises(Cancelled, match=rf"step {step}\."):
+        engine.generate(asked(config), control=lambda: Control.CANCEL if next(count) == step else Control.RUN)
     fresh = generate(Ranks(), config).latents
     for _ in range(2):
         assert torch.equal(engine.generate(asked(config)).latents, fresh)
