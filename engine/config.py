@@ -140,6 +140,12 @@ class RayConfig(_Section):
         description="Times that a run on Ray is begun again, from its newest checkpoint, after a rank was lost; only "
         "with `checkpoint.every`.",
     )
+    max_preemptions: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="The same where a rank was lost because its node was pre-empted, as Ray had been told.",
+    )
     start_timeout_seconds: float = Field(
         300,
         ge=1,

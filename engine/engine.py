@@ -1,5 +1,6 @@
 """The engine of one rank: loaded once, then one request after another becomes a video."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.keeper import RequestCheckpoints
+from engine.checkpoints.match import differences
 from engine.checkpoints.names import DONE
 from engine.config import Config
 from engine.denoise import OnVelocity
-from engine.errors import Cancelled
+from engine.errors import Cancelled, InvalidInput
 from engine.files import StagedFiles
 from engine.generation import Generation
 from engine.loaded import LoadedModel, load_model
@@ -22,7 +24,7 @@ from engine.progress import Progress
 from engine.report import write_report
 from engine.request import GenerationRequest
 from engine.task import Task
-from parallel.agreement import Control
+from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import join, leave, pick_device, set_timeouts
 from parallel.worklist import WorkList
@@ -42,9 +44,9 @@ class Result:
 class Engine:
     """One rank's loaded model. Every rank of a replica calls the same methods in the same order."""
 
-    def __init__(self, model: LoadedModel, progress: Progress) -> None:
+    def __init__(self, model: LoadedModel, progress: Progress, lists: Iterator[int] | None = None) -> None:
         """Use :meth:`load`."""
-        self._num_lists = 0
+        self._lists = lists or itertools.count(1)  # numbers that tell the lists of one loaded model apart
         self._model = model
         self._progress = progress
 
@@ -64,6 +66,21 @@ class Engine:
         progress.stage("load")
         model = load_model(config, ranks)
         return cls(replace(model, load_seconds=time.perf_counter() - started), progress)
+
+    def configured(self, config: Config) -> "Engine":
+        """The same loaded model for requests with another configuration: its cache, checkpoints, limits and audit hold.
+        What was decided by loading stays: the layout, how weights are shared out, devices and attention.
+
+        Raises:
+            InvalidInput: it asks for another model.
+        """
+        loaded = self._model.config
+        if changed := differences(loaded.model.model_dump(mode="json"), config.model.model_dump(mode="json")):
+            raise InvalidInput(f"Another model is loaded than the configuration asks for: model.{changed[0]}.")
+        runtime = {name: getattr(loaded.runtime, name) for name in ("device", "attention")}
+        kept = {"parallel": loaded.parallel, "runtime": config.runtime.model_copy(update=runtime), "ray": loaded.ray}
+        model = replace(self._model, config=config.model_copy(update=kept), load_seconds=0.0)
+        return Engine(model, self._progress, self._lists)
 
     @torch.inference_mode()
     def generate(
@@ -142,8 +159,7 @@ class Engine:
             Whatever :meth:`generate` raises; videos that are finished stay.
         """
         ranks = self._model.ranks
-        self._num_lists += 1
-        work = WorkList(len(tasks), ranks, f"list {self._num_lists}")
+        work = WorkList(len(tasks), ranks, f"list {next(self._lists)}")
         for index in work:
             self._progress.video(index, len(tasks))
             task = tasks[index]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 from engine.cache_choice import choose_cache, why_not_calibrated
-from engine.config import Config, SamplingConfig
+from engine.config import Config
 from engine.errors import InvalidInput
 from engine.images import read_image
 from engine.layout import lay_out
@@ -15,6 +14,7 @@ from engine.models.facts import ModelFacts, read_facts
 from engine.models.loras import check_lora_files
 from engine.models.published import published_names
 from engine.models.single_files import check_single_files
+from engine.preflight_model import check_device, check_size, check_weights
 from engine.preflight_outputs import check_outputs
 from engine.request import GenerationRequest
 from engine.task import Task
@@ -70,58 +70,10 @@ def preflight(
             check_outputs(task.outputs, Path(config.model.path))
     # last, because these import torch
     _check_cache(config, request, facts)
-    if config.model.single_files:
-        from engine.components.single_files import check_fit
-
-        check_fit(config, facts)
-    if config.model.loras:
-        from engine.components.loras import check_loras
-
-        check_loras(config, facts)
+    check_weights(config, facts)
     if not elsewhere:
-        _check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
+        check_device(config, local_ranks if local_ranks is not None else degrees.world_size)
     return placement
-
-
-def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:
-    """Refuse a size that the model cannot make.
-
-    Raises:
-        InvalidInput: one sentence that names the value and what to do instead.
-    """
-    scale = facts.vae_scale_temporal
-    # the diffusers pipeline rounds such values silently; a person who asked for 16 frames should hear of it
-    if (sampling.frames - 1) % scale:
-        allowed = _neighbours(sampling.frames, scale, offset=1)
-        raise InvalidInput(f"sampling.frames is {sampling.frames}, but this model needs {scale}n+1: use {allowed}.")
-    if sampling.frames < facts.family.min_frames:
-        raise InvalidInput(
-            f"sampling.frames is {sampling.frames}, but {facts.family.name} makes what comes after the image: "
-            f"use {facts.family.min_frames} or more."
-        )
-    for name, size, patch in (
-        ("height", sampling.height, facts.patch_size[1]),
-        ("width", sampling.width, facts.patch_size[2]),
-    ):
-        multiple = facts.vae_scale_spatial * patch
-        if size % multiple:
-            raise InvalidInput(
-                f"sampling.{name} is {size}, but this model needs a multiple of {multiple}: "
-                f"use {_neighbours(size, multiple)}."
-            )
-    grid = facts.token_grid(sampling.frames, sampling.height, sampling.width)
-    for name, tokens in zip(("frames", "height", "width"), grid, strict=True):
-        if facts.rope_max_seq_len is not None and tokens > facts.rope_max_seq_len:
-            raise InvalidInput(
-                f"sampling.{name} is {getattr(sampling, name)}, which makes {tokens} positions, but this model "
-                f"knows {facts.rope_max_seq_len}: ask for less."
-            )
-
-
-def _neighbours(value: int, multiple: int, offset: int = 0) -> str:
-    below = (value - offset) // multiple * multiple + offset
-    above = below + multiple
-    return f"{below} or {above}" if below > 0 else str(above)
 
 
 def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) -> None:
@@ -241,33 +193,3 @@ def _check_replicas(degrees: Degrees, num_tasks: int) -> None:
             f"video{'' if num_tasks == 1 else 's'} to make, so some replicas would have nothing to do: give more "
             f"prompts or seeds, or use parallel.data={num_tasks} and cfg, ulysses or ring."
         )
-
-
-def _check_device(config: Config, local_ranks: int) -> None:
-    runtime = config.runtime
-    if runtime.attention == "flash":
-        _check_flash(config)
-    if runtime.device == "cpu":
-        return
-    import torch  # seconds: only now, when nothing else is wrong
-
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if runtime.device == "cuda" and not devices:
-        raise InvalidInput("runtime.device is cuda, but torch finds no CUDA device here: use auto or cpu.")
-    if 0 < devices < local_ranks:
-        raise InvalidInput(
-            f"{local_ranks} ranks would share {devices} CUDA devices on this machine, and each rank needs its own: "
-            f"start at most {devices}, or use runtime.device=cpu."
-        )
-
-
-def _check_flash(config: Config) -> None:
-    if config.runtime.device == "cpu":
-        complaint = "but runtime.device is cpu: use auto or sdpa"
-    elif config.model.dtype == "float32":
-        complaint = "but model.dtype is float32, which it cannot take: use bfloat16"
-    elif importlib.util.find_spec("flash_attn") is None:
-        complaint = "but flash-attn is not installed: install lockstep-video[flash-attn], or use auto or sdpa"
-    else:
-        return
-    raise InvalidInput(f"runtime.attention is flash, {complaint}.")

@@ -41,6 +41,20 @@ class Job:
         """Those that are not finished."""
         return [task for index, task in enumerate(self.tasks) if index not in self.finished]
 
+    def all_reports(self, made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of all videos in order, those that were made before as well.
+
+        Args:
+            made: the reports of the tasks that were left.
+        """
+        new = iter(made)
+        return [self.finished.get(index) or next(new) for index in range(len(self.tasks))]
+
+    def clean_up(self) -> None:
+        """Once all files are written, nothing has to be gone on with."""
+        if self.folder:
+            self.folder.remove()
+
     @property
     def paths(self) -> list[Path]:
         """All files and folders that it reads or writes."""

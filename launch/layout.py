@@ -19,7 +19,7 @@ from engine.hub import resolve_model
 from engine.layout import lay_out
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.published import find_published
-from engine.preflight import check_size
+from engine.preflight_model import check_size
 from launch.console import make_console
 from parallel.degrees import Degrees
 from parallel.placement import Placement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
@@ -92,39 +92,27 @@ def _generate(job: Job, progress: PhaseKeeper, rank: int) -> list[dict[str, Any]
     """Load, generate, close. Collective: every rank calls it. Returns the run reports on rank 0."""
     from engine.engine import Engine  # imports torch and diffusers, which takes seconds
 
-    with at_work(job, progress, rank):
+    for line in job.notes:
+        progress.note(line)
+    with at_work(job, rank):
         engine = Engine.load(job.config, job.degrees, progress)
         made = engine.generate_all(job.tasks_left)
         engine.close()
-        return collect(job, made)
+        if made is None:
+            return None
+        job.clean_up()
+        return job.all_reports(made)
 
 
 @contextmanager
-def at_work(job: Job, progress: Progress, rank: int) -> Iterator[None]:
-    """To load and make a job's videos in: say what the user should hear of, leave the job where a later run finds it,
-    and keep other runs away from there."""
-    for line in job.notes:
-        progress.note(line)
+def at_work(job: Job, rank: int) -> Iterator[None]:
+    """To make a job's videos in: leave the job where a later run finds it, and keep other runs away from there."""
     if job.folder is None or rank != 0:
         yield
         return
     with job.folder.hold():
         job.folder.write(job.options, job.config)
         yield
-
-
-def collect(job: Job, made: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """All reports of a job, those of videos that were made before as well, once its files are written.
-
-    Args:
-        made: on rank 0 the reports of the tasks that were left; None elsewhere.
-    """
-    if made is None:
-        return None
-    if job.folder:
-        job.folder.remove()
-    new = iter(made)
-    return [job.finished.get(index) or next(new) for index in range(len(job.tasks))]
 
 
 def display(stderr: IO[str], closing: ExitStack) -> Progress:

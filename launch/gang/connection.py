@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from engine.errors import InvalidInput, sentence
+from launch.gang.address import check_address
 from launch.signals import ENDING, Interrupted
 
 _STORE_BYTES = 100 << 20  # nothing but plain data travels through it
@@ -20,10 +21,24 @@ _STORE_BYTES = 100 << 20  # nothing but plain data travels through it
 
 @contextmanager
 def connection(address: str | None, ranks: int) -> Iterator[None]:
+    """Connect as :func:`connected` does, and end with `Interrupted` when a signal comes.
+
+    Raises:
+        InvalidInput: there is no such cluster.
+    """
+    with _interruptible() as handle, connected(address, ranks):
+        for signum in ENDING:
+            signal.signal(signum, handle)
+        yield
+
+
+@contextmanager
+def connected(address: str | None, ranks: int) -> Iterator[None]:
     """Connect to the cluster at ``address``, else at $RAY_ADDRESS, else start a Ray of this machine alone, with all
     its CPUs and GPUs, and end it afterwards.
 
-    Python's stdout and stderr are closed to everybody meanwhile but those who hold them already.
+    Ray has taken the handlers of signals inside. Python's stdout and stderr are closed to everybody meanwhile but those
+    who hold them already.
 
     Args:
         ranks: a Ray of our own has as many CPUs at least, since ranks without a GPU take one each.
@@ -31,13 +46,9 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
     Raises:
         InvalidInput: there is no such cluster.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address and address.startswith("ray://"):
-        raise InvalidInput(
-            f"--ray-address {address} is for Ray's client: run on a machine of the cluster, and give HOST:PORT or auto."
-        )
+    address = check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _interruptible() as handle, ExitStack() as closing:
+    with ExitStack() as closing:
         # what ranks print goes to Ray's log files; what Ray itself prints here, about a rank that died for instance,
         # would stand between our lines, and no setting of its own stops that
         nowhere = closing.enter_context(open(os.devnull, "w"))
@@ -58,8 +69,6 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
             raise InvalidInput(f"{where} ({reason[:300]}): {advice}.") from None
         except SystemExit:  # Ray's own handler, which it has put in place by now
             raise Interrupted(signal.SIGTERM) from None
-        for signum in ENDING:
-            signal.signal(signum, handle)
         yield
 
 

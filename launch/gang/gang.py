@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -21,8 +22,17 @@ from launch.gang.places import Bundle, Place, Places
 from launch.gang.seat import Resident, assign, carried_environment
 from launch.job import Job
 from launch.local import checkout_environment
+from parallel.control import Control
 
 _LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of a job."""
+
+    reports: list[dict[str, Any]]  # of all its videos, where nothing stopped it
+    stopped: Control
 
 
 class Gang:
@@ -39,6 +49,7 @@ class Gang:
         self._places = places
         self._config = config
         self._progress = progress
+        self._jobs = 0
         carried = carried_environment()
         self._carried = carried
         remote: Any = ray.remote  # its types know no concurrency groups
@@ -87,15 +98,36 @@ class Gang:
         )
         self._monitor.watch([actor.load.remote(first.port, job) for actor in self._actors])
 
-    def generate(self, job: Job) -> list[dict[str, Any]]:
-        """Make the videos of a job; its reports.
+    def take(self, job: Job) -> None:
+        """Have all ranks ready for a job, with other runs kept out of its folder.
+
+        Raises:
+            GangFailure: a rank cannot do it. If it was not ``lost``, the gang can take another job.
+        """
+        self._monitor.watch([actor.take.remote(job) for actor in self._actors])
+
+    def generate(self, wish: Callable[[], Control] = lambda: Control.RUN) -> Ending:
+        """Make the videos of the job that was taken. The gang can take another one afterwards, unless this raises.
+
+        Args:
+            wish: asked several times a second what is wanted of the job, which ends it at the ranks' next step; what
+                it raises comes out of here, and leaves the gang in no known state.
 
         Raises:
             GangFailure: a rank could not.
         """
-        outcomes = self._monitor.watch([actor.generate.remote(job) for actor in self._actors])
-        assert outcomes[0].reports is not None
-        return outcomes[0].reports
+        self._jobs += 1
+        works = [actor.generate.remote(self._jobs) for actor in self._actors]
+        first, *_ = self._monitor.watch(works, self._jobs, wish)
+        return Ending(first.reports or [], first.stopped)
+
+    def stand_by(self) -> None:
+        """Between two jobs: see whether all ranks are there.
+
+        Raises:
+            GangFailure: one is not.
+        """
+        self._monitor.watch([actor.stand_by.remote() for actor in self._actors])
 
     def stop(self) -> None:
         """End all ranks at once, whatever they wait for."""

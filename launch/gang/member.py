@@ -8,20 +8,21 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from engine.config import Config
-from engine.errors import InvalidInput
+from engine.errors import Cancelled, InvalidInput, Stopped
 from launch.failures import Failure, describe
 from launch.gang.recorder import Recorder, Status
 from launch.gang.seat import Resident, Seat
 from launch.job import Job
 from launch.quiet import quiet_libraries
-from launch.rank import at_work, collect
+from launch.rank import at_work
 from launch.threads import spin_briefly
+from parallel.control import Control
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -37,11 +38,12 @@ class Outcome:
 
     failure: Failure | None = None
     reports: list[dict[str, Any]] | None = None  # of generate, on rank 0
+    stopped: Control = Control.RUN  # the word that ended the job before its time
     port: int | None = None  # of the store, on rank 0
 
 
 class Member:
-    """Called in the order describe, sit, load, generate; status and stack at any time.
+    """Called in the order describe, sit, load, and then take and generate for each job; status and stack at any time.
 
     The methods that work share one thread, for torch keeps the current CUDA device by thread.
     """
@@ -50,8 +52,12 @@ class Member:
         self._seat: Seat
         self._recorder = Recorder()
         self._store: TCPStore | None = None
-        self._engine: Engine | None = None
+        self._engine: Engine | None = None  # with the model that was loaded
+        self._loaded_for: Job | None = None
+        self._job: Job
+        self._job_engine: Engine  # the same, with the job's configuration
         self._at_work = ExitStack()
+        self._wish = 0, Control.RUN  # of which job, and what is wanted of it
         self._worker = 0
 
     def describe(self) -> Resident:
@@ -87,33 +93,73 @@ class Member:
             return Outcome(describe(error, seat.rank, self._recorder.phase))
 
     def load(self, port: int, job: Job) -> Outcome:
-        """Join the other ranks at the store's port, and load this rank's weights."""
+        """Join the other ranks at the store's port, and load this rank's weights.
+
+        Args:
+            job: the one that the gang is for; where it shall take many, one without videos.
+        """
         self._recorder.moved()
         try:
             from engine.engine import Engine
 
             os.environ["MASTER_PORT"] = str(port)
             _go_to(self._seat.folder, job)
-            job = _check_here(job, self._seat, self._recorder.note)
-            self._at_work.enter_context(at_work(job, self._recorder, self._seat.rank))
-            self._engine = Engine.load(_patient(job.config), job.degrees, self._recorder)
+            config = _check_here(job, self._seat, self._recorder.note)
+            self._engine = Engine.load(_patient(config), job.degrees, self._recorder)
+            self._loaded_for = job
             return Outcome()
         except Exception as error:
             return Outcome(describe(error, self._seat.rank, self._recorder.phase))
 
-    def generate(self, job: Job) -> Outcome:
-        """Make the job's videos; the reports come from rank 0."""
-        self._recorder.moved()
+    def take(self, job: Job) -> Outcome:
+        """Whether this rank can do the job. No rank begins before all have said so, for none could end alone."""
+        self._recorder.begin("start")
         try:
             assert self._engine is not None, "load comes first"
-            with self._at_work:
-                return Outcome(reports=collect(job, self._engine.generate_all(job.tasks_left)))
+            self._at_work.close()  # of a job that another rank could not do
+            self._job, self._job_engine = job, self._engine
+            if job != self._loaded_for:
+                config = _check_here(job, self._seat, self._recorder.note)
+                self._job_engine = self._engine.configured(_patient(config))
+            self._at_work.enter_context(at_work(job, self._seat.rank))
+            return Outcome()
         except Exception as error:
             return Outcome(describe(error, self._seat.rank, self._recorder.phase))
 
+    def generate(self, number: int) -> Outcome:
+        """Make the videos of the job that was taken; the reports come from rank 0.
+
+        Args:
+            number: of the job, by which its wishes are told from those for the one before.
+        """
+        self._recorder.moved()
+        job = self._job
+        try:
+            with self._at_work:
+                made = self._job_engine.generate_all(job.tasks_left, lambda: self._wish_for(number))
+                return Outcome(reports=None if made is None else job.all_reports(made))
+        except Stopped as stopped:
+            return Outcome(stopped=Control.CANCEL if isinstance(stopped, Cancelled) else Control.PAUSE)
+        except Exception as error:
+            return Outcome(describe(error, self._seat.rank, self._recorder.phase))
+
+    def stand_by(self) -> Outcome:
+        """Do nothing, in the thread that works."""
+        self._recorder.moved()
+        return Outcome()
+
+    def _wish_for(self, number: int) -> Control:
+        job, wish = self._wish
+        return wish if job == number else Control.RUN
+
     @ray.method(concurrency_group=STATUS_GROUP)
-    def status(self, seen: int) -> Status:
-        """Where this rank is, also while it works."""
+    def status(self, seen: int, number: int, wish: Control) -> Status:
+        """Where this rank is, also while it works.
+
+        Args:
+            number, wish: of a job, and what is wanted of it from now on.
+        """
+        self._wish = number, wish
         return self._recorder.status(seen)
 
     @ray.method(concurrency_group=STATUS_GROUP)
@@ -134,19 +180,24 @@ def _go_to(folder: str, job: Job) -> None:
             ) from None
 
 
-def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> Job:
-    """The job as this node can do it: with its own copy of the model, checked against its devices and disks.
+def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> Config:
+    """The job's configuration with this node's copy of the model, checked against its devices and disks.
 
     Raises:
         InvalidInput: it cannot.
     """
     from engine.hub import resolve_model
     from engine.preflight import preflight
+    from engine.preflight_model import preflight_model
 
     model = job.config.model.model_copy(update={"path": job.model_path})
     config = resolve_model(job.config.model_copy(update={"model": model}), announce=note)
-    preflight(config, job.tasks, seat.ranks, seat.part, seat.rank, seat.ranks // seat.part)
-    return replace(job, config=config)
+    nodes = seat.ranks // seat.part
+    if job.tasks:
+        preflight(config, job.tasks, seat.ranks, seat.part, seat.rank, nodes)
+    else:
+        preflight_model(config, seat.ranks, seat.part, nodes)
+    return config
 
 
 def _patient(config: Config) -> Config:

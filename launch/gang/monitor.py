@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from launch.failures import Failure
 from launch.gang.member import Outcome
 from launch.gang.places import Place
 from launch.gang.recorder import Status
+from parallel.control import Control
 
 _LOOK_SECONDS = 0.2
 _ASK_SECONDS = 0.5
@@ -27,10 +28,11 @@ _STACK_SECONDS = 3.0
 class GangFailure(Exception):
     """The gang cannot go on; ``failure`` names the rank and why."""
 
-    def __init__(self, failure: Failure, lost: bool) -> None:
+    def __init__(self, failure: Failure, lost: bool, preempted: bool = False) -> None:
         super().__init__(str(failure))
         self.failure = failure
         self.lost = lost  # a process or the contact to it: another try may succeed, for nothing was wrong with the job
+        self.preempted = preempted  # lost because a node was taken away, as had been said beforehand
 
 
 @dataclass
@@ -53,13 +55,24 @@ class Monitor:
         self._ranks = [_Watched(i, *pair, start) for i, pair in enumerate(zip(actors, places, strict=True))]
         self._config = config
         self._progress = progress
+        self._number = 0
+        self._wish = Control.RUN
 
-    def watch(self, works: Sequence[Any]) -> list[Outcome]:
+    def watch(
+        self, works: Sequence[Any], number: int = 0, wish: Callable[[], Control] = lambda: Control.RUN
+    ) -> list[Outcome]:
         """Wait for one reference of each rank; the outcomes in rank order.
+
+        Args:
+            number: of the job that is done.
+            wish: asked several times a second what is wanted of it; what it raises ends the waiting.
 
         Raises:
             GangFailure: as soon as it is known that one of them will not come to a good end.
         """
+        self._number, self._wish = number, Control.RUN
+        for watched in self._ranks:  # how long it was idle before does not count
+            watched.status = replace(watched.status, idle_seconds=0.0)
         pending = {work: rank for rank, work in enumerate(works)}
         outcomes: dict[int, Outcome] = {}
         consequences: list[Failure] = []
@@ -78,30 +91,34 @@ class Monitor:
                 deadline = min(deadline, time.monotonic() + _GRACE_SECONDS)
                 if time.monotonic() >= deadline or not pending:
                     raise GangFailure(min(consequences, key=lambda failure: failure.time_ns), lost=True)
-            self._ask(busy=list(pending.values()))
-        self._ask(busy=[], last=True)
+            self._ask(list(pending.values()), wish())
+        self._ask([], Control.RUN, last=True)
         return [outcomes[rank] for rank in range(len(works))]
 
     def _outcome(self, rank: _Watched, work: Any) -> Outcome:
         try:
             return ray.get(work)
         except RayActorError as error:
-            raise GangFailure(self._failure(rank, _why_it_died(error, rank.place)), lost=True) from None
+            failure = self._failure(rank, _why_it_died(error, rank.place))
+            raise GangFailure(failure, lost=True, preempted=bool(getattr(error, "preempted", False))) from None
         except RayError as error:
             text = " ".join(str(error).split())[:300]
             raise GangFailure(self._failure(rank, f"{type(error).__name__}: {text}"), lost=False) from None
 
-    def _ask(self, busy: Sequence[int], last: bool = False) -> None:
+    def _ask(self, busy: Sequence[int], wish: Control, last: bool = False) -> None:
         """Take in answers, put the next questions, and look whether some rank takes too long.
 
         Args:
             busy: ranks that are at work.
+            wish: told them with the questions, at once where it is a new one.
             last: wait for the answers, for the work is done.
         """
         now = time.monotonic()
+        is_news = wish is not self._wish and not last
+        self._wish = wish
         for rank in self._ranks:
-            if rank.asked is None and (last or now - rank.asked_at >= _ASK_SECONDS):
-                rank.asked, rank.asked_at = rank.actor.status.remote(rank.status.told), now
+            if is_news or (rank.asked is None and (last or now - rank.asked_at >= _ASK_SECONDS)):
+                rank.asked, rank.asked_at = rank.actor.status.remote(rank.status.told, self._number, wish), now
         asked = {rank.asked: rank for rank in self._ranks if rank.asked is not None}
         answers: Sequence[Any] = ()
         if asked:

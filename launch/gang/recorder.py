@@ -47,6 +47,11 @@ class Recorder(Progress):
             events = list(self._events)[len(self._events) - new :]
             return Status(self.phase, time.monotonic() - self._moved, self._told, events)
 
+    def begin(self, phase: str) -> None:
+        """Be in a phase before the engine says anything."""
+        self._keeper.phase = phase
+        self.moved()
+
     def moved(self) -> None:
         """Begin to count idle time anew, as work begins."""
         with self._lock:

@@ -9,10 +9,12 @@ from typing import Any
 
 from engine.progress import Progress
 from launch.failures import Failure, print_failure
-from launch.gang.connection import connection, count_gpus
+from launch.gang.budget import Budget
+from launch.gang.connection import connection
 from launch.gang.gang import Gang
 from launch.gang.monitor import GangFailure
-from launch.gang.places import Bundle, Places, machines_of, reserve
+from launch.gang.places import machines_of
+from launch.gang.quarters import Quarters
 from launch.job import Job
 from launch.rank import display, summarise
 
@@ -50,7 +52,7 @@ def run_on_ray(
 
 
 # that the processes of a gang may take to be gone once they are killed; longer means that a machine is in trouble
-_DYING_SECONDS = 30
+DYING_SECONDS = 30
 
 
 class _Attempts:
@@ -62,16 +64,8 @@ class _Attempts:
         self._job = job
         self._check = check
         self._progress = progress
-        gpus = count_gpus()
-        device = job.config.runtime.device
-        self._bundle: Bundle = {"CPU": 1}
-        if device == "cuda" or (device == "auto" and gpus):
-            self._bundle = {"CPU": 1, "GPU": 1}
-        self._ranks = ranks or job.degrees.world_size
-        if ranks is None and job.config.parallel.is_auto and "GPU" in self._bundle:
-            self._ranks = max(self._ranks, gpus)
+        self._quarters = Quarters(job.config, job.degrees, ranks)
         self._resume = resume
-        self._places: Places | None = None
 
     def run(self) -> list[dict[str, Any]]:
         """The reports of all videos.
@@ -79,32 +73,30 @@ class _Attempts:
         Raises:
             GangFailure: more ranks were lost than is allowed, or one failed of itself.
         """
-        restarts = self._job.config.ray.max_restarts if self._job.config.checkpoint.every else 0
+        budget = Budget(self._job.config)
         try:
-            for left in range(restarts, -1, -1):
+            while True:
                 try:
                     return self._attempt()
                 except GangFailure as error:
-                    if not error.lost or not left:
+                    if not self._job.config.checkpoint.every or not budget.take(error):
                         raise
                     self._progress.note(f"{error.failure}: starting all ranks again, from the newest checkpoint")
                     self._resume = True
                     if self._job.folder:
-                        self._job.folder.await_end(_DYING_SECONDS)
-            raise AssertionError("the last attempt returns or raises")
+                        self._job.folder.await_end(DYING_SECONDS)
         finally:
-            if self._places:
-                self._places.release()
+            self._quarters.release()
 
     def _attempt(self) -> list[dict[str, Any]]:
-        config = self._job.config
-        if self._places and not self._places.are_intact():
-            self._places.release()
-            self._places = None
-        if not self._places:
-            self._places = reserve(self._ranks, self._bundle, config.ray.start_timeout_seconds)
-        nodes, part = machines_of(self._places.nodes)
-        job = self._check(self._ranks, part, nodes=nodes, resume=self._resume, elsewhere=True)
-        with Gang(self._places, self._bundle, config, self._progress) as gang:
+        config, places = self._job.config, self._quarters.places()
+        nodes, part = machines_of(places.nodes)
+        job = self._check(self._quarters.ranks, part, nodes=nodes, resume=self._resume, elsewhere=True)
+        for line in job.notes:
+            self._progress.note(line)
+        with Gang(places, self._quarters.bundle, config, self._progress) as gang:
             gang.load(job)
-            return gang.generate(job)
+            gang.take(job)
+            reports = gang.generate().reports
+        job.clean_up()
+        return reports

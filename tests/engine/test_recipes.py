@@ -12,7 +12,8 @@ from engine.engine import Engine
 from engine.layout import lay_out
 from engine.loaded import load_model
 from engine.models.catalog import CATALOG, PublishedModel
-from engine.preflight import check_size, preflight
+from engine.preflight import preflight
+from engine.preflight_model import check_size
 from engine.progress import Progress
 from engine.task import Outputs, make_tasks
 from parallel.ranks import Ranks

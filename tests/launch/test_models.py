@@ -13,7 +13,7 @@ from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.memory import choose_degrees, estimate
 from engine.models.catalog import CATALOG, PublishedModel
-from engine.preflight import check_size
+from engine.preflight_model import check_size
 from launch import models as table
 from launch.commands import app
 from launch.models import print_models, ulysses_degrees
