@@ -12,6 +12,7 @@ import typer
 from engine.config_file import load_config
 from engine.errors import InvalidInput
 from launch import options as opt
+from launch.cluster.commands import app as cluster_app
 from launch.job import Job, prepare
 from launch.options import Launcher, Options
 from launch.queue import commands as queue_commands
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Generate video with diffusion transformers on many GPUs, skipping steps in lockstep.",
 )
+app.add_typer(cluster_app, name="cluster")
 
 
 @app.command()

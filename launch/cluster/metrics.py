@@ -1,0 +1,68 @@
+"""What a gang's server counts, for Ray to export: each node of a Ray cluster shows it to Prometheus."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from launch.queue.records import State
+
+_SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
+
+
+class Metrics:
+    """Of one gang. Made once Ray is connected."""
+
+    def __init__(self, gang: str) -> None:
+        tags = {"gang": gang}
+        self._jobs = Counter("lockstep_jobs", "Jobs that have ended, by their final state.", ("gang", "state"))
+        self._restarts = Counter("lockstep_restarts", "Times that a job's ranks were started again.", ("gang",))
+        self._preemptions = Counter("lockstep_preemptions", "The same, because a node was pre-empted.", ("gang",))
+        self._steps = Histogram(
+            "lockstep_step_seconds",
+            "Seconds of a denoise step, of finished jobs; action is computed or skipped.",
+            _SECONDS,
+            ("gang", "action"),
+        )
+        self._skip_share = Gauge("lockstep_skip_share", "Share of skipped steps in the newest finished job.", ("gang",))
+        self._queued = Gauge("lockstep_queue_length", "Jobs that wait, whichever gang they wait for.", ("gang",))
+        for metric in (self._jobs, self._restarts, self._preemptions, self._steps, self._skip_share, self._queued):
+            metric.set_default_tags(tags)
+
+    def ended(self, state: State) -> None:
+        """A job has ended."""
+        self._jobs.inc(tags={"state": state.value})
+
+    def restarted(self, preempted: bool) -> None:
+        """A job's ranks are started again."""
+        (self._preemptions if preempted else self._restarts).inc()
+
+    def queued(self, jobs: int) -> None:
+        """So many jobs wait."""
+        self._queued.set(jobs)
+
+    def made(self, report: Mapping[str, Any]) -> None:
+        """A video is finished; what its steps took is in the report."""
+        for action, seconds in step_seconds(report):
+            self._steps.observe(seconds, tags={"action": action})
+        totals = report["totals"]
+        self._skip_share.set(totals["skipped"] / (totals["computed"] + totals["skipped"]))
+
+
+def step_seconds(report: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """(computed or skipped, seconds) of each denoise step in a run report: of all guidance branches together, or of the
+    slower one where they run on ranks of their own; computed if any of them was."""
+    branches: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in report["steps"]:
+        branches[row["step"]].append(row)
+    together = max if report["layout"]["cfg"] > 1 else sum
+    return [
+        (
+            "skipped" if all(row["action"] == "skip" for row in rows) else "computed",
+            together(r["seconds"] for r in rows),
+        )
+        for _, rows in sorted(branches.items())
+    ]

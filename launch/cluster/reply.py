@@ -1,0 +1,40 @@
+"""What a server tells the `cluster up` that waits for it: lines of JSON in a pipe, until it is ready or has failed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+
+class Reply:
+    """The server's end. Nobody may be listening any more, which is no reason to fail."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        """
+        Args:
+            descriptor: of the pipe; None if nobody waits.
+        """
+        self._descriptor = descriptor
+
+    def tell(self, kind: str, **values: Any) -> None:
+        """Say one thing."""
+        if self._descriptor is None:
+            return
+        try:
+            os.write(self._descriptor, (json.dumps({"kind": kind, **values}) + "\n").encode())
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        """Say no more."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def listen(pipe: IO[str]) -> Iterator[dict[str, Any]]:
+    """The other end: what is told, until the server closes the pipe or ends."""
+    for line in pipe:
+        yield json.loads(line)

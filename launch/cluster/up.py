@@ -1,0 +1,91 @@
+"""Starts the server of a gang, in a session of its own, and waits until it is ready or has failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+
+from launch.cluster.reply import listen
+from launch.cluster.setup import Setup
+from launch.local import checkout_environment
+from launch.rank import display
+from launch.signals import Interrupted, say
+
+_ENDING_SECONDS = 30.0  # that a server which is told to end while it starts is given
+
+
+def bring_up(setup: Setup, address: str | None, state: Path) -> int:
+    """Start a server, with progress here. Returns the exit code.
+
+    Args:
+        setup: as it passed its checks before anything was known of the cluster.
+        state: folder of the queue, and of the server's log.
+
+    Raises:
+        Interrupted: by a signal; the server has ended.
+    """
+    logs = state / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"starting-{uuid.uuid4().hex[:8]}.log"  # the server gives it the gang's name
+    reading, writing = os.pipe()
+    with log.open("ab") as output, os.fdopen(reading) as pipe:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "launch.cluster", *_arguments(setup, address, state, log, writing)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a Ctrl-C here is not for it, and it outlives the terminal
+            pass_fds=(writing,),
+            env=os.environ | checkout_environment(),
+        )
+        os.close(writing)
+        try:
+            with ExitStack() as drawing:
+                progress = display(sys.stderr, drawing)
+                for told in listen(pipe):
+                    match told["kind"]:
+                        case "stage":
+                            progress.stage(told["name"])
+                        case "note":
+                            progress.note(told["line"])
+                        case kind:
+                            break
+                else:
+                    kind, told = "failed", {"message": f"The server ended without a word: see {log}.", "code": 1}
+        except Interrupted:
+            _end(server)
+            raise
+    if kind == "failed":
+        server.wait()
+        say(f"lockstep: {told['message']}")
+        return int(told["code"])
+    ranks = told["ranks"]
+    print(f"{told['name']} is ready: {ranks} rank{'s' if ranks > 1 else ''}, {told['model']}")
+    return 0
+
+
+def _arguments(setup: Setup, address: str | None, state: Path, log: Path, reply: int) -> list[str]:
+    return [
+        f"--state={state}",
+        f"--log={log}",
+        f"--reply={reply}",
+        *([f"--ranks={setup.ranks}"] if setup.ranks is not None else []),
+        *([f"--ray-address={address}"] if address else []),
+        *(f"--set={override}" for override in setup.overrides),
+        "--",
+        setup.config,
+    ]
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.send_signal(signal.SIGTERM)
+    try:
+        server.wait(_ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()

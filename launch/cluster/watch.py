@@ -1,0 +1,60 @@
+"""What the first rank tells, kept for whoever is interested: the log, and the record of the job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from engine.progress import Progress
+from launch.queue.records import JobProgress, timeline_of
+
+
+class GangWatch(Progress):
+    """Of one gang, while it loads and while it works."""
+
+    def __init__(self, note: Callable[[str], None], stage: Callable[[str], None]) -> None:
+        """
+        Args:
+            note: takes what is worth a line. stage: takes the name of a stage that begins.
+        """
+        self._show_note = note
+        self._show_stage = stage
+        self.begin_job(None)
+
+    def begin_job(self, before: JobProgress | None) -> None:
+        """Forget the job before.
+
+        Args:
+            before: what an earlier attempt at this one has told.
+        """
+        self._before: Sequence[str] = before.actions if before else ()
+        self._phase = "start"
+        self._done = self._total = 0
+        self._actions: list[str] = []
+        self._begun: tuple[int, float] | None = None  # steps that were done when the first of this run was, and when
+        self._last = 0.0
+
+    @property
+    def job(self) -> JobProgress:
+        """Where the job is."""
+        return JobProgress(self._phase, self._done, self._total, timeline_of(self._actions), self._seconds_left())
+
+    def note(self, line: str) -> None:
+        self._show_note(line)
+
+    def stage(self, name: str) -> None:
+        self._phase, self._begun = name, None
+        self._show_stage(name)
+
+    def step(self, index: int, total: int, action: str) -> None:
+        known = self._actions if len(self._actions) >= index else self._before  # the run may have been resumed
+        self._actions = [*known[:index], action]
+        self._done, self._total, self._last = index + 1, total, time.monotonic()
+        self._begun = self._begun or (self._done, self._last)
+
+    def _seconds_left(self) -> float | None:
+        """Of denoising, at the pace of this run after its first step, which is slower than the others."""
+        if self._begun is None or self._done <= self._begun[0]:
+            return None
+        done, since = self._begun
+        return (self._last - since) / (self._done - done) * (self._total - self._done)
