@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
 from parallel.degrees import Degrees
+from parallel.interface import choose_interface
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
 
     from parallel import xdit
 
+    choose_interface()
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds), rank=rank, world_size=world_size)
     xdit.init_distributed_environment(rank=rank, world_size=world_size, backend=backend)
