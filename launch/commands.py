@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,6 +19,7 @@ from launch.job import Job, prepare
 from launch.options import Launcher, Options
 from launch.queue import commands as queue_commands
 from launch.resumable import JobFolder
+from launch.signals import become_rank
 from launch.sweep import options as sweep_opt
 
 app = typer.Typer(
@@ -61,9 +64,13 @@ def generate(
         audit,
         set_ or (),
     )
-    if _takes_ray(launcher, ray_address):
+    _refuse_address(launcher, ray_address)
+    program, argv = "launch.generate", options.to_argv()
+    if launcher is Launcher.RAY:
         return _run_on_ray(partial(prepare, options), ranks, ray_address, resume=False)
-    return _run(prepare(options, ranks), "launch.generate", options.to_argv())
+    if launcher is Launcher.TORCHRUN:
+        return _run_as_rank(options, ranks, program, argv, resume=False)
+    return _run(prepare(options, ranks), program, argv)
 
 
 @app.command()
@@ -77,10 +84,13 @@ def resume(
     """Go on with a run that broke off, from its newest checkpoint; on another number of ranks if need be."""
     overrides = set_ or ()
     options = JobFolder(folder).read(overrides)
-    if _takes_ray(launcher, ray_address):
+    _refuse_address(launcher, ray_address)
+    program, argv = "launch.resume", [*(f"--set={override}" for override in overrides), "--", str(folder)]
+    if launcher is Launcher.RAY:
         return _run_on_ray(partial(prepare, options), ranks, ray_address, resume=True)
-    job = prepare(options, ranks, resume=True)
-    return _run(job, "launch.resume", [*(f"--set={override}" for override in overrides), "--", str(folder)])
+    if launcher is Launcher.TORCHRUN:
+        return _run_as_rank(options, ranks, program, argv, resume=True)
+    return _run(prepare(options, ranks, resume=True), program, argv)
 
 
 def _run(job: Job, program: str, argv: Sequence[str]) -> int:
@@ -95,10 +105,35 @@ def _run(job: Job, program: str, argv: Sequence[str]) -> int:
         return start_ranks(program, argv, job.degrees.world_size)
 
 
-def _takes_ray(launcher: Launcher, address: str | None) -> bool:
+def _refuse_address(launcher: Launcher, address: str | None) -> None:
     if launcher is not Launcher.RAY and address is not None:
         raise InvalidInput(f"--ray-address is {address}, but --launcher is {launcher.value}: add --launcher ray.")
-    return launcher is Launcher.RAY
+
+
+def _run_as_rank(options: Options, ranks: int | None, program: str, argv: Sequence[str], resume: bool) -> int:
+    """Be the rank that torchrun says this process is. Returns the exit code.
+
+    Args:
+        ranks: torchrun's number of them, where it was given here too.
+        program: what torchrun could have started directly, with ``argv``.
+
+    Raises:
+        InvalidInput: torchrun has not started this process, or started another number of them.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        escaped = [argument.replace("$", "$$") for argument in argv]  # torchrun substitutes ${local_rank}
+        command = shlex.join(["torchrun", "--nproc-per-node", str(ranks or "N"), "-m", program, *escaped])
+        raise InvalidInput(
+            f"--launcher torchrun is for a process that torchrun starts, and this is none: type `{command}`."
+        )
+    if ranks not in (None, int(os.environ["WORLD_SIZE"])):
+        raise InvalidInput(
+            f"--ranks is {ranks}, but torchrun has started {os.environ['WORLD_SIZE']}: leave --ranks out."
+        )
+    become_rank()
+    from launch.rank import run_own_rank
+
+    return run_own_rank(lambda: options, resume)
 
 
 def _run_on_ray(check: Callable[..., Job], ranks: int | None, address: str | None, resume: bool) -> int:

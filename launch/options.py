@@ -64,14 +64,20 @@ Ranks = Annotated[
 
 
 class Launcher(StrEnum):
-    """Who starts the ranks; torchrun starts its own."""
+    """Who starts the ranks."""
 
     LOCAL = "local"
+    TORCHRUN = "torchrun"
     RAY = "ray"
 
 
 LauncherOption = Annotated[
-    Launcher, typer.Option("--launcher", help="Who starts the ranks: this machine, or Ray on a cluster.")
+    Launcher,
+    typer.Option(
+        "--launcher",
+        help="Who starts the ranks: this command on this machine, Ray on a cluster, or torchrun, which has then "
+        "started this command as one of them.",
+    ),
 ]
 RayAddress = Annotated[
     str | None,

@@ -33,8 +33,13 @@ class Shell:
         return self.lockstep("generate", *self.options(*arguments), fault=fault, **environment)
 
     def torchrun(self, ranks: int, *arguments: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
+        return self.torchrun_of(ranks, "launch.generate", *self.options(*arguments), fault=fault, **environment)
+
+    def torchrun_of(
+        self, ranks: int, program: str, *arguments: str, fault: str = "", **environment: str
+    ) -> subprocess.Popen[str]:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        return self.start([*torchrun, "-m", "launch.generate", *self.options(*arguments)], fault, **environment)
+        return self.start([*torchrun, "-m", program, *arguments], fault, **environment)
 
     def options(self, *arguments: str) -> list[str]:
         small = ["sampling.steps=8", "sampling.frames=5", "sampling.height=32", "sampling.width=32"]

@@ -58,6 +58,10 @@ REFUSED = {
     "latents unwritable": (["--latents=/proc/x.safetensors"], ["/proc", "not writable"]),
     "replay missing": (["--set=cache.replay=no.json"], ["no.json"]),
     "replay no report": (["--set=cache.replay=file.txt"], ["file.txt", "report"]),
+    "torchrun that is not there": (
+        ["--launcher=torchrun", "--ranks=2"],
+        ["torchrun --nproc-per-node 2 -m launch.generate"],
+    ),
     "flash on a CPU": (["--set=runtime.attention=flash"], ["flash", "cpu"]),
 }
 

@@ -27,10 +27,14 @@ def report_of(video: Path) -> dict:
 def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
     prompt = '--prompt=a ${local_rank} $$ @ -- "quoted" \u25cf circle'  # elastic would substitute in it
     escaped = prompt.replace("$", "$$")  # torchrun substitutes in arguments; `lockstep generate` must not
+
+    def command(name: str) -> list[str]:
+        return shell.options(escaped, "--seed=7", "--launcher=torchrun", f"--output=new/{name}")
+
     runs = {
         "one.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=1", f"--output=new/{name}"),
         "two.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=2", f"--output=new/{name}"),
-        "torchrun.mp4": lambda name: shell.torchrun(2, escaped, "--seed=7", f"--output=new/{name}"),
+        "torchrun.mp4": lambda name: shell.torchrun_of(2, "launch.cli", "generate", *command(name)),
     }
     reports = {}
     for name, start in runs.items():
