@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +131,11 @@ def shell(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Shell]:
     shell = Shell(tmp_path, tiny_checkpoint)
     yield shell
     shell.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from tests.launch.ray_nodes import two_nodes
+
+    with two_nodes() as cluster:
+        yield cluster

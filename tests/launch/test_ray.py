@@ -1,97 +1,20 @@
-"""Ranks in Ray actors, on a cluster of two nodes of one machine: the same video, whatever happens on the way."""
+"""Ranks in Ray actors, on a cluster of two nodes of one machine: how runs end, well or badly."""
 
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.launch.conftest import Shell
-from tests.launch.test_resume import hashes
-from tests.launch.test_runs import actions, finish, report_of
+from tests.launch.ray_nodes import PLAIN, assert_nothing_left, on_ray
+from tests.launch.test_runs import finish
 
 pytestmark = pytest.mark.timeout(300)
-# nodes of a test need no token; without this they would want the one that a person may have in the home folder
-PLAIN = {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "", "RAY_USAGE_STATS_ENABLED": "0"}
-NODE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes with one CPU each, so that two ranks are on different ones."""
-    from ray.cluster_utils import Cluster
-
-    before = {name: os.environ.get(name) for name in PLAIN}
-    os.environ.update(PLAIN)
-    cluster = Cluster()
-    try:
-        cluster.add_node(**NODE)
-        cluster.add_node(**NODE)
-        yield cluster
-    finally:
-        cluster.shutdown()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def on_ray(shell: Shell, cluster: Any, *arguments: str, fault: str = "") -> subprocess.Popen[str]:
-    address = f"--ray-address={cluster.address}"
-    return shell.generate("--prompt=x", "--launcher=ray", address, *arguments, fault=fault, **PLAIN)
-
-
-def assert_nothing_left(cluster: Any, shell: Shell, seconds: float = 15) -> None:
-    """No process of a rank, no actor and no placement group."""
-    shell.await_nobody(seconds)
-    deadline = time.monotonic() + seconds
-    while left := [
-        table["state"] if "state" in table else table["State"]
-        for table in (
-            *cluster.global_state.placement_group_table().values(),
-            *cluster.global_state.actor_table(None).values(),
-        )
-        if (table["state"] if "state" in table else table["State"]) not in ("REMOVED", "DEAD")
-    ]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
-
-
-def test_the_video_is_that_of_local_ranks_whatever_happens_to_a_rank(cluster: Any, shell: Shell) -> None:
-    """In the gang that is disturbed, rank 1 is killed, then frozen, then hangs; each costs it a restart."""
-    finish(shell.generate("--prompt=x", "--ranks=2", "--set=parallel.ring=2", "--output=local.mp4"))
-    settings = ["checkpoint.every=2", "ray.silence_timeout_seconds=8", "runtime.step_timeout_seconds=5"]
-    options = ("--ranks=2", "--output=disturbed.mp4", *(f"--set={setting}" for setting in settings))
-    out, err = finish(on_ray(shell, cluster, *options, fault="1 4 in-turn"))
-    lost = [line for line in err.splitlines() if "starting all ranks again" in line]
-    place = r"node [\d.]+ \([0-9a-f]{8}\)"
-    for line, reason in zip(
-        lost,
-        [
-            rf"the process on {place} died",
-            rf"the process on {place} has not answered for \d+ s",
-            rf"it answers from {place}, but has not got on for 5 s",
-        ],
-        strict=True,
-    ):
-        assert re.match(rf"rank 1 failed in (load|encode|denoise step \d): {reason}: starting all ranks again", line), (
-            line
-        )
-    assert err.splitlines()[0] == "joining ranks" and "disturbed.mp4" in out and "computed" in out
-    assert hashes(shell.folder / "disturbed.mp4") == hashes(shell.folder / "local.mp4")
-    report = report_of(shell.folder / "disturbed.mp4")
-    assert actions(report) == actions(report_of(shell.folder / "local.mp4"))
-    assert report["layout"]["ring"] == 2, "Ulysses groups stay inside nodes, which have one rank each"
-    assert report["resumed_at"][-1] == 4
-    assert not (shell.folder / "disturbed.checkpoint").exists()
-    assert_nothing_left(cluster, shell)
 
 
 def test_a_killed_rank_ends_all_where_no_checkpoints_are(cluster: Any, shell: Shell) -> None:
