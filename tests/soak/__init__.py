@@ -1,0 +1,1 @@
+"""Many kills of gangs that serve a queue: see ``python -m tests.soak --help``."""

@@ -1,0 +1,104 @@
+"""Gangs that serve a queue, each brought up again when its driver is killed, on nodes that are replaced when lost."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.launch.conftest import Shell
+from tests.launch.ray_nodes import NODE, PLAIN
+from tests.soak.plan import RANKS, Fault
+
+_NODE = {**NODE, "num_cpus": RANKS}
+# a node counts as lost after three seconds without a word; Ray's own default takes half a minute
+_HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+
+
+class Nodes:
+    """A Ray cluster with room for some gangs, a node for each."""
+
+    def __init__(self, gangs: int) -> None:
+        os.environ.update(PLAIN)  # before Ray is imported
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self._cluster.add_node(**{**NODE, "num_cpus": 0}, _system_config=_HEALTH)
+        for _ in range(gangs):
+            self._cluster.add_node(**_NODE)
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def replace_lost(self) -> None:
+        """A new node for each one whose raylet is gone."""
+        for node in list(self._cluster.worker_nodes):
+            if not node.live_processes() or any(kind == "raylet" for kind, _ in node.dead_processes()):
+                self._cluster.remove_node(node, allow_graceful=False)
+                self._cluster.add_node(**_NODE)
+
+    def stop(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextmanager
+def nodes(gangs: int) -> Iterator[Nodes]:
+    running = Nodes(gangs)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+class Gang:
+    """One place at the queue: its driver, its faults, and what its ranks have made."""
+
+    def __init__(self, shell: Shell, number: int, faults: Sequence[Fault], command: Sequence[str]) -> None:
+        """
+        Args:
+            command: after `lockstep`, to bring it up.
+        """
+        self._shell = shell
+        self._file = shell.folder / f"gang-{number}.json"
+        self._file.write_text(json.dumps(faults))
+        self._faults = faults
+        self._command = command
+        self._driver: subprocess.Popen[str] | None = None
+        self.starts = 0
+
+    def keep_up(self) -> None:
+        """Start the driver if it does not live."""
+        if self._driver is not None and self._driver.poll() is None:
+            return
+        self.starts += 1
+        with Path(f"{self._file}.log").open("a") as log:
+            fault = f"plan {self._file}"
+            self._driver = self._shell.start(
+                [sys.executable, "-m", "launch.cli", *self._command],
+                fault,
+                stdout=log.fileno(),
+                stderr=log.fileno(),
+                **PLAIN,
+            )
+        Path(f"{self._file}.driver").write_text(str(self._driver.pid))
+
+    @property
+    def met(self) -> Sequence[Fault]:
+        """The faults until now."""
+        return self._faults[: len(self._lines("met"))]
+
+    @property
+    def made(self) -> list[list[str]]:
+        """[began, made or twice, process, video], oldest first."""
+        return [line.split(" ", 2) for line in self._lines("made")]
+
+    @property
+    def log(self) -> str:
+        return Path(f"{self._file}.log").read_text()
+
+    def _lines(self, suffix: str) -> list[str]:
+        file = Path(f"{self._file}.{suffix}")
+        return file.read_text().splitlines() if file.exists() else []
