@@ -10,6 +10,7 @@ from engine.components.parts import ImageConditioner, Parts, PromptEncoder, Vide
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
 from engine.denoise import load_scheduler_config
+from engine.imports import import_ahead
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
 from engine.residency import Residency, fits, weight_bytes
@@ -81,6 +82,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     is_first = ranks.replica_rank == 0
     facts = read_facts(config.model.path, config.model.single_files)
     sharded = config.parallel.shard_weights and ranks.replica_size > 1
+    import_ahead(facts.family.parts, *(["parallel.attention"] if ranks.sequence_group else []))
     parts = parts_of(facts.family)
     experts, residency = load_experts(config, ranks, facts, parts, sharded)
     autoencoder = parts.video_decoder(config, ranks)

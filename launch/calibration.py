@@ -17,6 +17,7 @@ from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.files import StagedFiles
 from engine.hub import resolve_model
+from engine.imports import import_ahead
 from engine.models.facts import read_facts
 from engine.preflight import preflight
 from engine.progress import Progress
@@ -92,7 +93,8 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     """Measure what is missing, place the steps, write the file. Collective: every rank calls it."""
     import numpy as np
 
-    from engine.loaded import load_model  # imports torch and diffusers, which takes seconds
+    import_ahead("engine.engine")  # torch and diffusers, which takes seconds
+    from engine.loaded import load_model
     from launch.velocities import measure_gram
     from parallel.ranks import join, leave, pick_device
 

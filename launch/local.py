@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.imports import import_ahead
 from launch.console import restore_terminal
 from launch.failures import print_failure, root_cause
 from launch.signals import PARENT_PID, Interrupted
@@ -29,6 +30,7 @@ def start_ranks(program: str, argv: Sequence[str], ranks: int) -> int:
     Raises:
         Interrupted: by a signal; all ranks have ended.
     """
+    import_ahead("torch.distributed.launcher.api")
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -11,6 +11,7 @@ from typing import IO, Any, TypeVar
 
 import typer
 
+from engine.imports import import_ahead
 from engine.progress import Progress
 from launch.cli import leave, run
 from launch.failures import Failure, describe, record, report_here
@@ -90,7 +91,8 @@ def run_part(
 
 def _generate(job: Job, progress: PhaseKeeper, rank: int) -> list[dict[str, Any]] | None:
     """Load, generate, close. Collective: every rank calls it. Returns the run reports on rank 0."""
-    from engine.engine import Engine  # imports torch and diffusers, which takes seconds
+    import_ahead("engine.engine")  # torch and diffusers, which takes seconds
+    from engine.engine import Engine
 
     for line in job.notes:
         progress.note(line)

@@ -15,6 +15,7 @@ import ray
 
 from engine.config import Config
 from engine.errors import Cancelled, InvalidInput, Stopped
+from engine.imports import import_ahead
 from launch.failures import Failure, describe
 from launch.gang.recorder import Recorder, Status
 from launch.gang.seat import Resident, Seat
@@ -81,7 +82,7 @@ class Member:
             seat.enter(os.environ, carried, address)
             quiet_libraries()
             spin_briefly()
-            import engine.engine  # noqa: F401  all ranks at the same time, and only now that the environment is right
+            import_ahead("engine.engine")  # all ranks at the same time, and only now that the environment is right
 
             if seat.rank > 0:
                 return Outcome()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from engine.imports import import_ahead
 from engine.progress import Progress
 from launch.sweep.job import SweepJob
 
@@ -23,7 +24,8 @@ class Written:
 
 def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
     """Load, make what is missing, write the files. Collective: every rank calls it; the first one's result counts."""
-    from engine.loaded import load_model  # imports torch and diffusers, which takes seconds
+    import_ahead("engine.engine")  # torch and diffusers, which takes seconds
+    from engine.loaded import load_model
     from launch.sweep.bench import Bench
     from launch.sweep.picture import draw
     from launch.sweep.program import Sweep
