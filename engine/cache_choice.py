@@ -20,6 +20,10 @@ UNCALIBRATED: MethodName = "dicache"
 the table in docs/methods.md."""
 
 
+_PLAIN_REQUEST = {"negative_prompt": "", "image": False, "last_image": False}
+"""Of calibrations that do not say what was asked beside the prompts."""
+
+
 @dataclass(frozen=True)
 class Choice:
     cache: CacheConfig
@@ -66,14 +70,15 @@ def why_not_calibrated(config: Config, request: GenerationRequest, facts: ModelF
         InvalidInput: it cannot be read.
     """
     from dicache.calibration import read_calibration
-    from engine.checkpoints.match import calibrated_for, differences
+    from engine.checkpoints.match import calibrated_for, calibrated_request, differences
 
     assert config.cache.calibration is not None
     try:
         seen = read_calibration(config.cache.calibration).made_with
     except ValueError as error:
         raise InvalidInput(str(error)) from None
-    if changed := differences(seen, calibrated_for(config, request.sampling)):
+    now = calibrated_for(config, request.sampling) | {"request": calibrated_request(request)}
+    if changed := differences({"request": _PLAIN_REQUEST} | seen, now):
         return changed[0]
     return "the model has two transformers" if facts.boundary_timestep is not None else None
 

@@ -30,13 +30,16 @@ def calibrate(
     config: opt.ConfigFile,
     prompts: sweep_opt.Prompts,
     output: opt.Calibration,
+    negative_prompt: opt.NegativePrompt = "",
+    image: opt.Image = None,
+    last_image: opt.LastImage = None,
     set_: opt.Overrides = None,
 ) -> int:
     """Run one rank of a calibration; the number of ranks is torchrun's."""
     own = Place.own()
 
     def work(progress: Progress) -> Path | None:
-        options = CalibrateOptions(config, prompts, output, set_ or ())
+        options = CalibrateOptions(config, prompts, output, set_ or (), negative_prompt, image, last_image)
         job = prepare_calibration(options, own.ranks, own.local_ranks, own.rank, own.nodes)
         return run_calibration(job, progress, own.rank)
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from dicache.calibration import Budget, Calibration, hash_prompt
 from dicache.config import CacheConfig
-from engine.checkpoints.match import calibrated_for
+from engine.checkpoints.match import calibrated_for, calibrated_request, content_hash
 from engine.config import Config
 from engine.config_file import load_config
 from engine.errors import InvalidInput
@@ -38,11 +38,16 @@ class CalibrateOptions:
     prompts_file: Path
     output: Path
     overrides: Sequence[str] = field(default_factory=tuple)
+    negative_prompt: str = ""
+    image: Path | None = None
+    last_image: Path | None = None
 
     def to_argv(self) -> list[str]:
         """Arguments that parse to these options again, whatever the values look like."""
         sets = [f"--set={override}" for override in self.overrides]
-        return [f"--prompts={self.prompts_file}", f"--output={self.output}", *sets, "--", self.config]
+        asked = {"--negative-prompt": self.negative_prompt, "--image": self.image, "--last-image": self.last_image}
+        given = [f"{name}={value}" for name, value in asked.items() if value]
+        return [f"--prompts={self.prompts_file}", f"--output={self.output}", *given, *sets, "--", self.config]
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,15 @@ def prepare_calibration(
     tasks = [
         task
         for seed, prompt in enumerate(read_prompts(options.prompts_file))
-        for task in make_tasks([prompt], "", [seed], config.sampling, Outputs(report=options.output))
+        for task in make_tasks(
+            [prompt],
+            options.negative_prompt,
+            [seed],
+            config.sampling,
+            Outputs(report=options.output),
+            options.image,
+            options.last_image,
+        )
     ]
     degrees = preflight(config, tasks, ranks, local_ranks, rank, nodes).degrees
     if degrees.data > 1:
@@ -85,7 +98,8 @@ def prepare_calibration(
             f"model.path is {config.model.path}, which has two transformers, but a calibration is of one: "
             "use another method."
         )
-    made_with = json.loads(json.dumps(calibrated_for(config, config.sampling)))
+    asked = {"request": calibrated_request(tasks[0].request)}
+    made_with = json.loads(json.dumps(calibrated_for(config, config.sampling) | asked))
     return CalibrateJob(config, [task.request for task in tasks], degrees, options.output, made_with)
 
 
@@ -166,7 +180,8 @@ def _keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, 
 
 
 def _name(request: GenerationRequest) -> str:
-    return f"{hash_prompt(request.prompts[0])}-{request.seed}"
+    images = [content_hash(path) for path in (request.image, request.last_image) if path]
+    return "-".join([hash_prompt(request.prompts[0]), str(request.seed), *(str(image)[:16] for image in images)])
 
 
 def print_calibration(path: Path, stdout: IO[str]) -> None:

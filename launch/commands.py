@@ -181,13 +181,16 @@ def calibrate(
     config: opt.ConfigFile,
     prompts: sweep_opt.Prompts,
     output: opt.Calibration,
+    negative_prompt: opt.NegativePrompt = "",
+    image: opt.Image = None,
+    last_image: opt.LastImage = None,
     ranks: opt.Ranks = None,
     set_: opt.Overrides = None,
 ) -> int:
     """Find out on a few prompts which steps to compute, for the cache method `calibrated`."""
     from launch.calibration import CalibrateOptions, prepare_calibration, print_calibration, run_calibration
 
-    options = CalibrateOptions(config, prompts, output, set_ or ())
+    options = CalibrateOptions(config, prompts, output, set_ or (), negative_prompt, image, last_image)
     job = prepare_calibration(options, ranks)
     if job.degrees.world_size > 1:
         from launch.local import start_ranks

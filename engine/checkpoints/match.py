@@ -23,7 +23,7 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
     return {
         "model": _model(config.model),
         "request": request.model_dump(mode="json", exclude={"image", "last_image"})
-        | {"image": _content(request.image), "last_image": _content(request.last_image)},
+        | {"image": content_hash(request.image), "last_image": content_hash(request.last_image)},
         "cache": describe_cache(config.cache),
         "versions": describe_versions(),
     }
@@ -31,13 +31,24 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
 
 def describe_cache(cache: CacheConfig) -> dict[str, Any]:
     """The section, with what is in its files in the place of their names."""
-    files = {"replay": _content(cache.replay), "calibration": _content(cache.calibration)}
+    files = {"replay": content_hash(cache.replay), "calibration": content_hash(cache.calibration)}
     return cache.model_dump(mode="json") | files
 
 
 def calibrated_for(config: Config, sampling: SamplingConfig) -> dict[str, Any]:
     """What a calibration holds for: the model, and how it is sampled."""
     return {"model": _model(config.model), "sampling": sampling.model_dump(mode="json", exclude={"fps"})}
+
+
+def calibrated_request(request: GenerationRequest) -> dict[str, Any]:
+    """And what it holds for beside :func:`calibrated_for`: prompts and images may change, the negative prompt may not,
+    nor whether there is an image at all. Without guidance nobody looks at a negative prompt."""
+    guided = max(request.sampling.guidance, request.sampling.low_noise_guidance or 0.0) > 1
+    return {
+        "negative_prompt": request.negative_prompt.strip() if guided else "",
+        "image": request.image is not None,
+        "last_image": request.last_image is not None,
+    }
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -66,6 +77,6 @@ def _model(model: ModelConfig) -> dict[str, Any]:
     return settings | {"files": fingerprint(model.path), "single_files": files}
 
 
-def _content(path: Path | None) -> str | None:
+def content_hash(path: Path | None) -> str | None:
     """A hash of a file, for its name says little."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path else None

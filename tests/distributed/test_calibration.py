@@ -74,6 +74,10 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
         other = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}", change)
         message = refused(lambda other=other: preflight(other, [Task(request_of(other), Outputs())], 1))
         assert change.partition("=")[0] in message and str(output) in message and "\n" not in message
+    worded = request_of(config).model_copy(update={"negative_prompt": "blurred"})
+    assert "request.negative_prompt was '' and is 'blurred'" in refused(
+        lambda: preflight(config, [Task(worded, Outputs())], 1)
+    )
     message = refused(
         lambda: prepare_sweep(
             SweepOptions(

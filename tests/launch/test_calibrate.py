@@ -36,3 +36,5 @@ def test_two_ranks_write_a_file_that_generate_takes(shell: Shell) -> None:
 def test_options_survive_the_way_to_the_ranks() -> None:
     options = CalibrateOptions("c.yaml", Path("-p.txt"), Path("o.json"), ("sampling.steps=9",))
     assert options.to_argv() == ["--prompts=-p.txt", "--output=o.json", "--set=sampling.steps=9", "--", "c.yaml"]
+    asked = CalibrateOptions("c.yaml", Path("p.txt"), Path("o.json"), (), "--bad", Path("-a.png"), Path("b.png"))
+    assert asked.to_argv()[2:5] == ["--negative-prompt=--bad", "--image=-a.png", "--last-image=b.png"]

@@ -1,0 +1,67 @@
+"""Calibration and sweep run unchanged on checkpoints in other layouts than the small model's: large Wan, HunyuanVideo
+and image-to-video."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config_file import load_config
+from engine.engine import Engine
+from engine.errors import InvalidInput
+from engine.loaded import load_model
+from engine.models.catalog import CATALOG
+from engine.preflight import preflight
+from engine.progress import Progress
+from engine.task import Outputs, make_tasks
+from launch.calibration import CalibrateOptions, prepare_calibration, run_calibration
+from launch.sweep.job import SweepOptions, prepare_sweep
+from launch.sweep.run import run_sweep
+from parallel.ranks import Ranks
+from tests.conftest import ROOT
+from tests.pictures import write_pictures
+from tests.tiny_models import TINY_MODELS
+
+RECIPES = {model.name: str(ROOT / "configs" / model.recipe) for model in CATALOG}
+
+
+@pytest.mark.parametrize("name", ["Wan 2.1 T2V 14B", "HunyuanVideo", "Wan 2.1 I2V 14B 480P"])
+def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
+    tiny, recipe = TINY_MODELS[name], RECIPES[name]
+    images = write_pictures(tmp_path)[: tiny.images]
+    seen, unseen, output = tmp_path / "seen.txt", tmp_path / "unseen.txt", tmp_path / "cal.json"
+    seen.write_text("a cat\na dog\n")
+    unseen.write_text("a house\na tree\n")
+    overrides = (*tiny.overrides(tiny.write(tmp_path / "model")), "sampling.steps=6")
+
+    options = CalibrateOptions(recipe, seen, output, overrides, image=images[0] if images else None)
+    assert run_calibration(prepare_calibration(options, ranks=1), Progress(), rank=0) == output
+    calibrated = json.loads(output.read_text())
+    assert calibrated["steps"] == 6 and len(calibrated["prompts"]) == 2
+    assert all(budget["damage"] > 0 for budget in calibrated["budgets"])
+
+    asked = ("cache.method=auto", f"cache.calibration={output}")
+    config = load_config(recipe, [*overrides, *asked])
+    (task,) = make_tasks(["a house"], "", [0], config.sampling, Outputs(), *images)
+    preflight(config, [task], ranks=1)
+    report = Engine(load_model(config, Ranks()), Progress()).generate(task.request).report
+    assert report and report["request"]["cache"]["method"] == "calibrated"
+    if images:
+        other, *_ = make_tasks(["a house"], "blurred", [0], config.sampling, Outputs(), *images)
+        named = config.model_copy(update={"cache": config.cache.model_copy(update={"method": "calibrated"})})
+        with pytest.raises(InvalidInput, match=r"request\.negative_prompt was '' and is 'blurred'"):
+            preflight(named, [other], ranks=1)
+
+    sweep = SweepOptions(
+        recipe,
+        unseen,
+        tmp_path / "sweep",
+        "dicache,calibrated",
+        image=images[0] if images else None,
+        overrides=(*overrides, f"cache.calibration={output}"),
+    )
+    written = run_sweep(prepare_sweep(sweep, ranks=1), Progress(), rank=0)
+    assert written and "| calibrated | steps_skipped 0.5 | 50.0% | 50.0% |" in written.table
+    settings = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["settings"]
+    assert {setting["curve"] for setting in settings} == {"none", "dicache", "calibrated"}
+    assert all(0 < setting["psnr"] < 100 for setting in settings if setting["curve"] == "calibrated")
