@@ -228,7 +228,9 @@ class CacheConfig(BaseModel):
     )
 
     chosen: str | None = Field(
-        None, description="What was left to Lockstep, and why it became this: written into reports, never read."
+        None,
+        description="What was left to Lockstep, and why it became this: written into reports. A section that has "
+        "it is taken as it stands.",
     )
 
     @model_validator(mode="after")

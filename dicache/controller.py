@@ -31,6 +31,7 @@ class Controller:
             half-way has a controller of its own, which knows nothing of the steps before: it computes the first of
             its steps, and its warm-up and its intervals are counted from there.
         published: names of the published models that the model may be, as in :func:`dicache.methods.build_method`.
+        shift: flow shift of the sampler, or None for that at which published numbers were measured.
 
     Raises:
         ValueError: a setting does not fit the request: probe depth, listed steps, the replayed report, or a method
@@ -45,9 +46,10 @@ class Controller:
         num_blocks: int,
         span: range | None = None,
         published: Sequence[str] = (),
+        shift: float | None = None,
     ) -> None:
         span = range(num_steps) if span is None else span
-        self._method = build_method(config, lanes, num_steps, span, published)
+        self._method = build_method(config, lanes, num_steps, span, published, shift)
         self._warmup_end = span.start + self._method.warmup_steps
         self._rules = build_rules(config, lanes, num_steps)
         self.probe_blocks = config.probe_depth if self._method.needs_probe else 0

@@ -8,6 +8,7 @@ MagCache4HunyuanVideo/magcache_sample_video.py. For Wan, entries of the cond and
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dicache.conditions import carry_over
 from dicache.magcache import interpolate_nearest
 
 
@@ -21,11 +22,18 @@ class Table:
     computes_first_expert: bool = False  # of two transformers, that for high noise skips nothing
     extra_warmup: int = 0  # steps that the second transformer computes beyond its share
 
-    def ratios(self, num_steps: int) -> Mapping[str, tuple[float, ...]]:
-        """γ of each step of a request and branch; for another number of steps than measured, the nearest entries."""
+    def ratios(self, num_steps: int, shifts: tuple[float, float] | None = None) -> Mapping[str, tuple[float, ...]]:
+        """γ of each step of a request and branch; for another number of steps than measured, the nearest entries.
+
+        Args:
+            shifts: of the sampler and of the authors', if they differ: the table is then carried over by noise level.
+        """
         values = [1.0] * self.num_branches + [float(value) for value in self.measured.split()]
         per_branch = [values[i :: self.num_branches] for i in range(self.num_branches)]
-        cond, uncond = (interpolate_nearest(branch, num_steps) for branch in (per_branch[0], per_branch[-1]))
+        if shifts is None:
+            cond, uncond = (interpolate_nearest(branch, num_steps) for branch in (per_branch[0], per_branch[-1]))
+        else:
+            cond, uncond = (carry_over(branch, num_steps, *shifts) for branch in (per_branch[0], per_branch[-1]))
         return {"cond": cond, "uncond": uncond}
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from dicache.calibration import Budget, Fitted, read_calibration
 from dicache.clock import AdamsBashforth, FoCa, Hermite, Taylor
+from dicache.conditions import MEASURED_AT
 from dicache.config import CacheConfig
 from dicache.easycache import EasyCacheGate
 from dicache.estimators import Alignment, Estimator, NoEstimate, Reuse
@@ -77,7 +78,12 @@ class Method:
 
 
 def build_method(
-    config: CacheConfig, lanes: Sequence[Lane], num_steps: int, span: range, published: Sequence[str] = ()
+    config: CacheConfig,
+    lanes: Sequence[Lane],
+    num_steps: int,
+    span: range,
+    published: Sequence[str] = (),
+    shift: float | None = None,
 ) -> Method:
     """The method that ``config`` names; a replayed run's schedule takes the place of its gate.
 
@@ -86,6 +92,7 @@ def build_method(
         span: those at which the method is asked, in a row.
         published: the published models that the model may be, by the names in :mod:`dicache.polynomials` and
             :mod:`dicache.magnitudes`.
+        shift: flow shift of the sampler; None for that of the authors of such numbers.
 
     Raises:
         ValueError: ``config.compute_steps`` or ``config.replay`` does not fit this request, or what its authors
@@ -96,7 +103,7 @@ def build_method(
     anchor = config.anchor or ("nothing" if config.estimator_name == "fitted" else _ANCHORS.get(config.method, "input"))
     estimator = _estimator(config)
     if config.replay is None:
-        gate, warmup_steps = _gate(config, lanes, num_steps, span, published)
+        gate, warmup_steps = _gate(config, lanes, num_steps, span, published, shift)
         return Method(gate, estimator, warmup_steps, anchor)
     schedule = read_schedule(config.replay, lanes, num_steps, span)
     skips = {lane: frozenset(index for index in span if actions[index] == "skip") for lane, actions in schedule.items()}
@@ -128,7 +135,12 @@ def _estimator(config: CacheConfig) -> Estimator:
 
 
 def _gate(
-    config: CacheConfig, lanes: Sequence[Lane], num_steps: int, span: range, published: Sequence[str]
+    config: CacheConfig,
+    lanes: Sequence[Lane],
+    num_steps: int,
+    span: range,
+    published: Sequence[str],
+    shift: float | None,
 ) -> tuple[Gate, int]:
     """The gate, and how many leading steps of the span it is not asked about."""
     warmup_steps = _warmup_steps(config, span)
@@ -140,7 +152,7 @@ def _gate(
         case "teacache":
             return TeaCacheGate(config.threshold, _polynomial(config, published)), warmup_steps
         case "magcache":
-            return _magcache(config, num_steps, span, published)
+            return _magcache(config, num_steps, span, published, shift)
         case "easycache":
             return EasyCacheGate(config.threshold), warmup_steps
         case "calibrated":
@@ -197,27 +209,31 @@ def _polynomial(config: CacheConfig, published: Sequence[str]) -> Polynomial:
     if config.polynomial is not None and config.signal is not None:
         return Polynomial(config.signal, config.polynomial)
     polynomials = RETENTION_POLYNOMIALS if config.use_ret_steps else POLYNOMIALS
-    return _choose(config, polynomials, published, "polynomials", "cache.polynomial")
+    return _choose(config, polynomials, published, "polynomials", "cache.polynomial")[1]
 
 
-def _magcache(config: CacheConfig, num_steps: int, span: range, published: Sequence[str]) -> tuple[Gate, int]:
+def _magcache(
+    config: CacheConfig, num_steps: int, span: range, published: Sequence[str], shift: float | None
+) -> tuple[Gate, int]:
     warmup_steps = _warmup_steps(config, span)
     if config.ratios is not None:
         ratios = interpolate_nearest(config.ratios, num_steps)
         return MagCacheGate(config.threshold, {"cond": ratios, "uncond": ratios}), warmup_steps
-    table = _choose(config, TABLES, published, "tables", "cache.ratios")
+    name, table = _choose(config, TABLES, published, "tables", "cache.ratios")
+    measured = MEASURED_AT[name].shift
     is_first_expert = span.start == 0 and len(span) < num_steps
     if is_first_expert and table.computes_first_expert:
         warmup_steps = len(span)
+    shifts = None if shift is None or shift == measured else (shift, measured)
     if span.start > 0:
         warmup_steps = min(warmup_steps + table.extra_warmup, len(span))
-    return MagCacheGate(config.threshold, table.ratios(num_steps), table.inclusive), warmup_steps
+    return MagCacheGate(config.threshold, table.ratios(num_steps, shifts), table.inclusive), warmup_steps
 
 
 def _choose(
     config: CacheConfig, table: Mapping[str, _Published], names: Sequence[str], things: str, own: str
-) -> _Published:
-    """The one entry that was published for this model."""
+) -> tuple[str, _Published]:
+    """The name and entry of the one that was published for this model."""
     gate, known = config.gate_name, [name for name in names if name in table]
     if config.published is not None and config.published not in known:
         fitting = f"use {' or '.join(known)}" if known else f"leave it out and give {own} of your own"
@@ -234,4 +250,5 @@ def _choose(
             f"cache.published is left out, but {gate} has different {things} for {' and '.join(known)}, and this model "
             "may be either: name one."
         )
-    return table[config.published or known[0]]
+    name = config.published or known[0]
+    return name, table[name]

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dicache.conditions import MEASURED_AT, Conditions
 from dicache.config import CacheConfig, MethodName
+from dicache.magnitudes import TABLES
+from dicache.polynomials import POLYNOMIALS
 from dicache.presets import for_model, for_quality
-from engine.config import Config
+from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.published import known_names
@@ -29,7 +32,7 @@ class Choice:
     cache: CacheConfig
     """With nothing left open."""
     reasons: Sequence[str] = field(default_factory=tuple)
-    """A sentence fragment for each thing that was asked to be chosen."""
+    """A sentence fragment for each thing that was asked to be chosen, or that was measured under other conditions."""
 
 
 def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) -> Choice:
@@ -44,6 +47,8 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
         InvalidInput: the named calibration cannot be read.
     """
     cache, names = config.cache, known_names(facts, request)
+    if cache.chosen is not None:
+        return Choice(cache)
     reasons: list[str] = []
     if cache.method == "auto":
         method, reason = _choose_method(config, request, facts)
@@ -58,6 +63,7 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
         settings, reason = for_quality(cache, quality, names)
         cache = _with(cache, settings)
         reasons.append(f"quality {quality}: {reason}")
+    reasons += _carried_over(cache, names, request.sampling)
     if reasons:
         cache = _with(cache, {"chosen": "; ".join(reasons)})
     return Choice(cache, reasons)
@@ -89,6 +95,32 @@ def _choose_method(config: Config, request: GenerationRequest, facts: ModelFacts
     if problem := why_not_calibrated(config, request, facts):
         return UNCALIBRATED, f"cache.calibration does not hold here, for {problem}"
     return "calibrated", "cache.calibration holds for this model and sampling"
+
+
+def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingConfig) -> list[str]:
+    """What is said where published numbers were measured with another sampling than this run's."""
+    own = {"magcache": cache.ratios, "teacache": cache.polynomial}
+    if cache.replay is not None or own.get(cache.gate_name, ()) is not None:
+        return []
+    table = TABLES if cache.gate_name == "magcache" else POLYNOMIALS
+    name = next((name for name in ([cache.published] if cache.published else names) if name in table), None)
+    if name is None:
+        return []  # refused later, in a sentence of its own
+    measured = MEASURED_AT[name]
+    here = Conditions(sampling.steps, sampling.shift, sampling.guidance)
+    if here == measured:
+        return []
+    said = f"{cache.gate_name}'s numbers for {name} are of {measured}, and this run has {here}"
+    if cache.gate_name == "teacache":
+        return [f"{said}: they are used as they are, so cache.threshold may skip more or fewer steps than published"]
+    rules = []
+    if here.shift != measured.shift:
+        rules.append("the table is carried over by noise level")
+    elif here.steps != measured.steps:
+        rules.append("the nearest entries are taken, as its authors do")
+    if here.guidance != measured.guidance:
+        rules.append("guidance is not accounted for")
+    return [f"{said}: {', '.join(rules)}"]
 
 
 def _given(cache: CacheConfig) -> set[str]:

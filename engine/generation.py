@@ -69,7 +69,7 @@ class Generation:
         self._spans = split_steps(self._scheduler.timesteps, model.facts.boundary_timestep)
         steps, names = request.sampling.steps, published_names(model.facts, request)
         self._controllers = [
-            Controller(self._cache, self._lanes, steps, expert.adapter.num_blocks, span, names)
+            Controller(self._cache, self._lanes, steps, expert.adapter.num_blocks, span, names, request.sampling.shift)
             for expert, span in zip(model.experts, self._spans, strict=True)
         ]
         shape = model.facts.latents_shape(request.sampling.frames, request.sampling.height, request.sampling.width)

@@ -85,7 +85,8 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     steps, names = request.sampling.steps, published_names(facts, request)
     try:
         for span in _spans(config, request, facts):
-            controller = Controller(config.cache, lanes, steps, facts.num_layers, span, names)  # allocates nothing yet
+            # allocates nothing yet
+            controller = Controller(config.cache, lanes, steps, facts.num_layers, span, names, request.sampling.shift)
     except ValueError as error:
         raise InvalidInput(str(error)) from None
     if config.cache.method != "none" and config.cache.gate_name == "calibrated":

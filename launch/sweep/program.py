@@ -91,7 +91,8 @@ class Sweep:
 
     def _share(self, setting: Setting) -> float:
         job = self._job
-        share = known_share(setting.cache, job.config.sampling.steps, job.num_branches, job.published)
+        sampling = job.config.sampling
+        share = known_share(setting.cache, sampling.steps, job.num_branches, job.published, sampling.shift)
         if share is not None:
             return share
         self._progress.stage(f"{setting.curve}: looking at {setting.label}")

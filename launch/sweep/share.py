@@ -52,7 +52,9 @@ def find_value(
     return nearest if abs(known[nearest] - target) <= STILL_THE_SHARE else None
 
 
-def known_share(cache: CacheConfig, num_steps: int, num_branches: int, published: Sequence[str]) -> float | None:
+def known_share(
+    cache: CacheConfig, num_steps: int, num_branches: int, published: Sequence[str], shift: float | None = None
+) -> float | None:
     """The share of steps that a method skips whatever the data are, or None if it looks at them.
 
     For models with one transformer, or as if they had one.
@@ -60,7 +62,7 @@ def known_share(cache: CacheConfig, num_steps: int, num_branches: int, published
     lanes = all_lanes(1, num_branches)
     # the estimator is not asked when, and this one measures nothing
     blind = cache.model_copy(update={"estimator": "reuse", "anchor": "input"})
-    controller = Controller(blind, lanes, num_steps, cache.probe_depth + 1, published=published)
+    controller = Controller(blind, lanes, num_steps, cache.probe_depth + 1, published=published, shift=shift)
     skipped = 0
     for index in range(num_steps):
         step = Step(index, 1 - index / num_steps, 1 - (index + 1) / num_steps)

@@ -147,7 +147,7 @@ def test_what_was_chosen_is_checked_run_and_reported(calibration: Path) -> None:
         "method calibrated: cache.calibration holds for this model and sampling; quality high: steps_skipped 0.5"
     )
     again = CacheConfig.model_validate(cache)
-    assert choose(config.model_copy(update={"cache": again})) == Choice(again, []), "a report's section stands"
+    assert choose(config.model_copy(update={"cache": again})) == Choice(again), "a report's section stands"
 
 
 @pytest.mark.parametrize(
@@ -175,3 +175,26 @@ def test_a_quality_and_a_threshold_take_each_others_place(tmp_path: Path) -> Non
     assert load_config(file, ["cache.method=fbcache"]).cache == CacheConfig(method="fbcache", quality="high")
     with pytest.raises(InvalidInput, match=r"cache\.threshold is 0\.1, but cache\.quality is draft"):
         load_config(file, ["cache.threshold=0.1", "cache.quality=draft"])
+
+
+def test_numbers_of_another_sampling_are_never_used_silently() -> None:
+    def said(name: str, *overrides: str) -> list[str]:
+        model = PUBLISHED[name]
+        config = load_config(ROOT / "configs" / model.recipe, overrides)
+        return list(choose(config, model.facts).reasons)
+
+    assert said("Wan 2.1 T2V 14B", "cache.method=magcache") == []
+    numbers = "magcache's numbers for Wan2.1-T2V-14B are of 50 steps, shift 5 and guidance 5, and this run has "
+    assert said("Wan 2.1 T2V 14B", "cache.method=magcache", "sampling.steps=30") == [
+        f"{numbers}30 steps, shift 5 and guidance 5: the nearest entries are taken, as its authors do"
+    ]
+    assert said("Wan 2.1 T2V 14B", "cache.method=magcache", "sampling.shift=3", "sampling.guidance=4") == [
+        f"{numbers}50 steps, shift 3 and guidance 4: the table is carried over by noise level, "
+        "guidance is not accounted for"
+    ]
+    (line,) = said("HunyuanVideo", "cache.method=teacache", "sampling.steps=30")
+    assert line.endswith(": they are used as they are, so cache.threshold may skip more or fewer steps than published")
+    own = ("cache.polynomial=[1.0, 0.0]", "cache.signal=modulated_input")
+    assert said("HunyuanVideo", "cache.method=teacache", "sampling.steps=30", *own) == []
+    assert said("HunyuanVideo", "cache.method=magcache", "sampling.shift=5", "cache.ratios=[1.0, 0.9]") == []
+    assert said("HunyuanVideo", "sampling.shift=5") == []
