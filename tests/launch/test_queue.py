@@ -373,6 +373,14 @@ def test_folders_and_files_that_are_no_queue(tmp_path: Path) -> None:
     assert damaged.submit([new_job()]) == [1]
 
 
+def test_what_a_power_cut_and_a_network_file_system_ask_for(queue: Queue) -> None:
+    queue.submit([new_job()])
+    with queue._database.changing() as db:
+        assert db.execute("PRAGMA journal_mode").fetchone()[0] == "delete"
+        assert db.execute("PRAGMA synchronous").fetchone()[0] == 3, "EXTRA"
+    assert [path.name for path in queue.folder.iterdir()] == ["queue.db"]
+
+
 def test_a_folder_that_may_not_be_written_to() -> None:
     with pytest.raises(InvalidInput, match="/proc/lockstep"):
         Queue(Path("/proc/lockstep")).submit([new_job()])

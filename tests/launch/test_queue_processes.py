@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from engine.errors import InvalidInput
 from launch.options import Options
 from launch.queue.records import NewJob, State, Wish
@@ -57,6 +59,7 @@ def spans(log: Path) -> list[tuple[int, int, int, int | None]]:
     return [(*key, found[0], found[1] if len(found) > 1 else None) for key, found in times.items()]
 
 
+@pytest.mark.timeout(300)
 def test_no_job_is_lost_and_none_runs_twice(tmp_path: Path) -> None:
     """While gangs take jobs, finish them, give them back and are killed, and a user cancels some."""
     queue, log = Queue(tmp_path / "state"), tmp_path / "log"
@@ -75,7 +78,7 @@ def test_no_job_is_lost_and_none_runs_twice(tmp_path: Path) -> None:
         if index < KILLS:
             os.kill(started[index].pid or 0, signal.SIGKILL)
     for gang in started:
-        gang.join(60)
+        gang.join(250)
     assert [gang.exitcode for gang in started] == [-signal.SIGKILL] * KILLS + [0] * (GANGS - KILLS)
     ended = {job.id: job for job in queue.jobs()}
     assert sorted(ended) == ids
