@@ -37,6 +37,10 @@ class Calibration(BaseModel):
     """Hashes of the prompts that it has seen."""
     steps: int
     budgets: tuple[Budget, ...]
+    ratios: dict[str, tuple[float, ...]] = {}
+    """Of each guidance branch, MagCache's table for this model; files of before have none."""
+    polynomials: dict[str, tuple[float, ...]] = {}
+    """TeaCache's for this model, by what they look at."""
 
     def nearest(self, steps_skipped: float) -> Budget:
         """The budget that skips nearest to that share of the steps."""

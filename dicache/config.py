@@ -186,7 +186,9 @@ class CacheConfig(BaseModel):
         None, description="Run report whose actions are repeated, to compare two builds on one schedule."
     )
     calibration: Path | None = Field(
-        None, description="File of `lockstep calibrate`, for this model and sampling alone (calibrated, fitted)."
+        None,
+        description="File of `lockstep calibrate`, for this model and sampling alone (calibrated, fitted; magcache "
+        "and teacache where nothing is published).",
     )
     steps_skipped: float = Field(
         0.65, gt=0, lt=1, description="Share of the steps to skip (calibrated): the nearest that the file has."

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from dicache.calibrated_numbers import calibrated_polynomial, calibrated_ratios, other_steps
 from dicache.calibration import Budget, Fitted, read_calibration
 from dicache.clock import AdamsBashforth, FoCa, Hermite, Taylor
 from dicache.conditions import MEASURED_AT
@@ -15,6 +16,7 @@ from dicache.innovation import InnovationGate
 from dicache.magcache import MagCacheGate, interpolate_nearest
 from dicache.magnitudes import TABLES, Table
 from dicache.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
+from dicache.presets import takes_calibration
 from dicache.projection import Projection, Ridge
 from dicache.replay import read_schedule
 from dicache.steps import Lane
@@ -176,10 +178,7 @@ def _calibrated(config: CacheConfig, num_steps: int, span: range) -> frozenset[i
     budget = _budget(config)
     steps = len(budget.compute) + len(budget.weights)
     if steps != num_steps:
-        raise ValueError(
-            f"cache.calibration {str(config.calibration)!r} is of {steps} steps, and this request has {num_steps}: "
-            "calibrate again for it."
-        )
+        raise ValueError(other_steps(config, steps, num_steps))
     if len(span) < num_steps:
         raise ValueError(
             "The gate of the cache is calibrated, which is for models with one transformer: use another method."
@@ -209,6 +208,8 @@ def _polynomial(config: CacheConfig, published: Sequence[str]) -> Polynomial:
     if config.polynomial is not None and config.signal is not None:
         return Polynomial(config.signal, config.polynomial)
     polynomials = RETENTION_POLYNOMIALS if config.use_ret_steps else POLYNOMIALS
+    if takes_calibration(config, polynomials, published):
+        return calibrated_polynomial(config)
     return _choose(config, polynomials, published, "polynomials", "cache.polynomial")[1]
 
 
@@ -219,6 +220,8 @@ def _magcache(
     if config.ratios is not None:
         ratios = interpolate_nearest(config.ratios, num_steps)
         return MagCacheGate(config.threshold, {"cond": ratios, "uncond": ratios}), warmup_steps
+    if takes_calibration(config, TABLES, published):
+        return MagCacheGate(config.threshold, calibrated_ratios(config, num_steps)), warmup_steps
     name, table = _choose(config, TABLES, published, "tables", "cache.ratios")
     measured = MEASURED_AT[name].shift
     is_first_expert = span.start == 0 and len(span) < num_steps

@@ -98,3 +98,13 @@ def _owner(cache: CacheConfig) -> str:
     own_gate = next((gate for name, (gate, _) in PAIRS.items() if name == cache.method), None)
     owner = cache.method if cache.gate_name == own_gate else METHOD_OF_GATE.get(cache.gate_name, "")
     return "teacache, retention" if owner == "teacache" and cache.use_ret_steps else owner
+
+
+def takes_calibration(cache: CacheConfig, table: Mapping[str, object], names: Sequence[str]) -> bool:
+    """Whether a gate takes the calibration's numbers, since none are published for the model.
+
+    Args:
+        table: what is published, by model.
+    """
+    published = cache.published is not None or any(name in table for name in names)
+    return cache.calibration is not None and not published

@@ -3,15 +3,13 @@ it skips (`quality`), and settings that authors publish for this model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dicache.conditions import MEASURED_AT, Conditions
 from dicache.config import CacheConfig, MethodName
-from dicache.magnitudes import TABLES
-from dicache.polynomials import POLYNOMIALS
-from dicache.presets import for_model, for_quality
+from dicache.presets import for_model, for_quality, takes_calibration
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
@@ -69,6 +67,20 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     return Choice(cache, reasons)
 
 
+def uses_calibration(cache: CacheConfig, names: Sequence[str]) -> bool:
+    """Whether the gate or the estimator takes its numbers from ``cache.calibration``.
+
+    Args:
+        names: those of :func:`engine.models.published.published_names`.
+    """
+    if cache.method == "none" or cache.calibration is None:
+        return False
+    if cache.gate_name == "calibrated":
+        return True
+    table = _published_numbers(cache)
+    return table is not None and takes_calibration(cache, table, names)
+
+
 def why_not_calibrated(config: Config, request: GenerationRequest, facts: ModelFacts) -> str | None:
     """Why ``cache.calibration`` does not hold for this request, or None if it does.
 
@@ -97,12 +109,24 @@ def _choose_method(config: Config, request: GenerationRequest, facts: ModelFacts
     return "calibrated", "cache.calibration holds for this model and sampling"
 
 
+def _published_numbers(cache: CacheConfig) -> Mapping[str, object] | None:
+    """Those that the gate takes, by model, unless it takes none or has its own."""
+    own = {"magcache": cache.ratios, "teacache": cache.polynomial}
+    if own.get(cache.gate_name, ()) is not None:
+        return None
+    from dicache.magnitudes import TABLES  # these import torch, which takes seconds
+    from dicache.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
+
+    if cache.gate_name == "magcache":
+        return TABLES
+    return RETENTION_POLYNOMIALS if cache.use_ret_steps else POLYNOMIALS
+
+
 def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingConfig) -> list[str]:
     """What is said where published numbers were measured with another sampling than this run's."""
-    own = {"magcache": cache.ratios, "teacache": cache.polynomial}
-    if cache.replay is not None or own.get(cache.gate_name, ()) is not None:
+    table = None if cache.replay is not None else _published_numbers(cache)
+    if table is None:
         return []
-    table = TABLES if cache.gate_name == "magcache" else POLYNOMIALS
     name = next((name for name in ([cache.published] if cache.published else names) if name in table), None)
     if name is None:
         return []  # refused later, in a sentence of its own

@@ -20,6 +20,7 @@ from engine.errors import Cancelled, InvalidInput
 from engine.files import StagedFiles
 from engine.generation import Generation
 from engine.loaded import LoadedModel, load_model
+from engine.predictor import Observer
 from engine.progress import Progress
 from engine.report import write_report
 from engine.request import GenerationRequest
@@ -92,6 +93,7 @@ class Engine:
         checkpoint: Path | None = None,
         control: Callable[[], Control] = lambda: Control.RUN,
         on_velocity: OnVelocity | None = None,
+        observer: Observer | None = None,
     ) -> Result:
         """Make the videos of one request; collective over the ranks of a replica, unknown to other replicas.
 
@@ -107,6 +109,7 @@ class Engine:
                 :attr:`Control.CANCEL` leaves nothing. A video that is being decoded is decoded to its end first, and
                 is then not written if it was cancelled; a pause that comes so late lets the video be finished.
             on_velocity: shown each step's guided velocity, equal on every rank.
+            observer: shown each computed step of this rank's lanes and tokens.
 
         Raises:
             Paused, Cancelled: the control word said so.
@@ -122,7 +125,7 @@ class Engine:
             generation = Generation(self._model, request, self._progress, checkpoints)
             generation.stop_if_asked(control(), "the beginning")
             generation.resume()
-            final = generation.denoise(generation.encode(), control, on_velocity)
+            final = generation.denoise(generation.encode(), control, on_velocity, observer)
             set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
             generation.stop_if_asked(control(), "decode")
             document = None

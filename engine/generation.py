@@ -27,7 +27,7 @@ from engine.files import StagedFiles, numbered
 from engine.guidance import BRANCHES, all_lanes, own_lanes
 from engine.loaded import LoadedModel
 from engine.models.published import published_names
-from engine.predictor import VelocityPredictor
+from engine.predictor import Observer, VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
 from engine.timing import StageClock, Stopwatch
@@ -122,7 +122,11 @@ class Generation:
             return encode(self._model, self._request, self._meter)
 
     def denoise(
-        self, encoded: Encoded, control: Callable[[], Control], on_velocity: OnVelocity | None = None
+        self,
+        encoded: Encoded,
+        control: Callable[[], Control],
+        on_velocity: OnVelocity | None = None,
+        observer: Observer | None = None,
     ) -> Tensor:
         """Final latents, float32 [samples, channels, frames, height, width], equal on every rank."""
         model, resumed = self._model, self._resumed
@@ -133,7 +137,7 @@ class Generation:
             model.begin(self._shards, self._meter)
             if self._audit:
                 self._audit_inputs(encoded)
-            experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise))
+            experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise, observer))
             latents = resumed.latents if resumed else self._start(noise, encoded)
             latents = denoise(
                 experts,
@@ -193,7 +197,9 @@ class Generation:
         }
         self._audit.check("before the first denoise step", {**self._replicated, **weights})
 
-    def _predictor(self, number: int, encoded: Encoded, noise: Tensor) -> VelocityPredictor:
+    def _predictor(
+        self, number: int, encoded: Encoded, noise: Tensor, observer: Observer | None = None
+    ) -> VelocityPredictor:
         """That of an expert whose first step comes; what earlier experts have cached is dropped."""
         model = self._model
         for controller in self._controllers[:number]:
@@ -215,6 +221,7 @@ class Generation:
             self._meter,
             self._stopwatch,
             model.experts[number].weights,
+            observer,
         )
 
     def collect_usage(self) -> reporting.RankUsage:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
-from dicache.sums import Signal
+from dicache.sums import Signal, StepSignal
 from engine.control import stop_if_asked
 from engine.guidance import combine, own_lanes
 from engine.models.adapter import Activations, Adapter
@@ -20,6 +20,16 @@ from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards, gather, shard
 from parallel.weights import ShardedWeights
+
+
+class Observer(Protocol):
+    """Is shown each computed step of this rank's lanes, as :class:`dicache.measurements.Measurements` is."""
+
+    signals: tuple[StepSignal, ...]
+
+    def see(
+        self, step: Step, lane: Lane, x: Tensor, y: Tensor, velocity: Tensor, shown: Mapping[str, Tensor]
+    ) -> None: ...
 
 
 class VelocityPredictor:
@@ -38,6 +48,7 @@ class VelocityPredictor:
         meter: CollectiveMeter,
         stopwatch: Stopwatch,
         weights: ShardedWeights | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """
         Args:
@@ -56,6 +67,7 @@ class VelocityPredictor:
         self._meter = meter
         self._stopwatch = stopwatch
         self._weights = weights
+        self._observer = observer
         self._lanes = lanes
         self._own = own_lanes(lanes, ranks)
 
@@ -84,7 +96,7 @@ class VelocityPredictor:
             with self._stopwatch.lap((step.index, lane)):
                 self._take_part(lane, decisions)
                 shown = entering.pop(lane), probes.pop(lane), signals.pop(lane)
-                velocities[lane] = self._velocity(lane, decisions[lane], *shown)
+                velocities[lane] = self._velocity(step, lane, decisions[lane], *shown)
         laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
         return combine(laid_out, self._guidance, self._ranks, self._meter), decisions
 
@@ -110,7 +122,8 @@ class VelocityPredictor:
     def _signals(self, lane: Lane, latents: Tensor, entering: Activations) -> dict[Signal, Tensor]:
         """What the cache's method looks at besides the probe."""
         signals: dict[Signal, Tensor] = {}
-        for name in self._controller.step_signals:
+        observed = self._observer.signals if self._observer else ()
+        for name in dict.fromkeys((*self._controller.step_signals, *observed)):
             if name == "latents":
                 sample = self._adapter.finish(latents[lane.sample, None], self._conditions[lane])
                 signals[name] = shard(self._adapter.patchify(sample), self._shards)
@@ -159,6 +172,7 @@ class VelocityPredictor:
 
     def _velocity(
         self,
+        step: Step,
         lane: Lane,
         decision: Decision,
         entering: Activations,
@@ -176,6 +190,10 @@ class VelocityPredictor:
             return estimate.to(adapter.dtype)  # as computed ones are, which other ranks may send
         output: Activations = adapter.blocks(probe, controller.probe_blocks, adapter.num_blocks)
         velocity = adapter.head(output)
+        if self._observer:
+            self._observer.see(
+                step, lane, x, output.hidden_states, velocity, {str(name): shown for name, shown in signals.items()}
+            )
         if controller.needs_velocity:
             signals["velocity"] = velocity
         controller.record(lane, x, probe.hidden_states, output.hidden_states, signals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.cache_choice import choose_cache, why_not_calibrated
+from engine.cache_choice import choose_cache, uses_calibration, why_not_calibrated
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.images import read_image
@@ -89,7 +89,7 @@ def _check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
             controller = Controller(config.cache, lanes, steps, facts.num_layers, span, names, request.sampling.shift)
     except ValueError as error:
         raise InvalidInput(str(error)) from None
-    if config.cache.method != "none" and config.cache.gate_name == "calibrated":
+    if uses_calibration(config.cache, names):
         _check_calibration(config, request, facts)
     for signal in controller.step_signals:
         if signal not in ("latents", *facts.family.signals):

@@ -117,24 +117,24 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     ranks = join(job.degrees, pick_device(job.config.runtime.device), job.config.runtime.load_timeout_seconds)
     progress.stage("load")
     model = load_model(job.config, ranks)
-    grams, sizes = [], []
+    runs, sizes = [], []
     for index, (request, known) in enumerate(zip(job.requests, kept, strict=True)):
         if known is None:
             progress.video(index, len(job.requests))
             known = measure_gram(model, request, progress)
             if rank == 0:
                 _keep(job, request, known)
-        grams.append(known["gram"])
+        runs.append(known)
         sizes = known["step_sizes"]
     progress.stage("write")
     if rank == 0:
-        _write(job, np.array(grams, dtype=np.float64), sizes)
+        _write(job, np.array([run["gram"] for run in runs], dtype=np.float64), sizes, runs)
     progress.done()
     leave()
     return job.output if rank == 0 else None
 
 
-def _write(job: CalibrateJob, grams: Any, sizes: Sequence[float]) -> None:
+def _write(job: CalibrateJob, grams: Any, sizes: Sequence[float], runs: Sequence[Mapping[str, Any]] = ()) -> None:
     from dicache.placement import place_steps
 
     placements, num_steps = place_steps(grams, sizes), len(sizes)
@@ -154,10 +154,25 @@ def _write(job: CalibrateJob, grams: Any, sizes: Sequence[float]) -> None:
         prompts=tuple(hash_prompt(request.prompts[0]) for request in job.requests),
         steps=num_steps,
         budgets=tuple(budgets),
+        **_of_other_methods(runs),
     )
     with StagedFiles() as files:
         files.stage(job.output).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(_folder(job), ignore_errors=True)
+
+
+def _of_other_methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """MagCache's table and TeaCache's polynomials, measured as their authors do, over all prompts."""
+    from dicache.measurements import fit_polynomial, mean_ratios
+
+    if not runs:
+        return {}
+    ratios = {
+        branch: tuple(round(ratio, 5) for ratio in means)
+        for branch, means in mean_ratios([run["ratios"] for run in runs]).items()
+    }
+    points = {name: [point for run in runs for point in run["changes"][name]] for name in runs[0]["changes"]}
+    return {"ratios": ratios, "polynomials": {name: fit_polynomial(found) for name, found in points.items() if found}}
 
 
 def _folder(job: CalibrateJob) -> Path:
@@ -168,7 +183,7 @@ def _folder(job: CalibrateJob) -> Path:
 def _kept(job: CalibrateJob, request: GenerationRequest) -> dict[str, Any] | None:
     try:
         found = json.loads((_folder(job) / f"{_name(request)}.json").read_text())
-        return found if found["made_with"] == job.made_with else None
+        return found if found["made_with"] == job.made_with and "ratios" in found else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -65,7 +65,8 @@ def notes() -> list[tuple[str, str]]:
         ("cache", ", ".join(method for method in methods if method not in TABLED + MEASURED) + " for all"),
         (
             "",
-            f"{' and '.join(TABLED)} for those with published numbers; {', '.join(MEASURED)} after lockstep calibrate",
+            f"{' and '.join(TABLED)} for those with published numbers; these and {', '.join(MEASURED)} after "
+            "lockstep calibrate",
         ),
         ("memory", "on each GPU, computed for the recipe's video in bfloat16 with dicache: docs/models.md"),
     ]

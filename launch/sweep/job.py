@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dicache.calibration import hash_prompt, read_calibration
+from engine.cache_choice import uses_calibration
 from engine.checkpoints.match import must_match
 from engine.config import Config
 from engine.config_file import load_config
@@ -111,7 +112,8 @@ def prepare_sweep(
         check_folder("--output", options.output, Path(config.model.path))
         folder.refuse_if_other(made_with)
     curves, notes = _allowed(options, config, tasks[:1], ranks, local_ranks, nodes)
-    _refuse_seen(curves, prompts)
+    published = published_names(facts, requests[0])
+    _refuse_seen(curves, prompts, published)
     return SweepJob(
         config=uncached,
         requests=requests,
@@ -120,7 +122,7 @@ def prepare_sweep(
         tune_prompts=options.tune_prompts,
         degrees=degrees,
         num_branches=facts.num_branches(config.sampling.guidance),
-        published=published_names(facts, requests[0]),
+        published=published,
         folder=folder,
         made_with=made_with,
         notes=notes,
@@ -172,11 +174,11 @@ def _allowed(
     return allowed, notes
 
 
-def _refuse_seen(curves: Sequence[Curve], prompts: Sequence[str]) -> None:
+def _refuse_seen(curves: Sequence[Curve], prompts: Sequence[str], published: Sequence[str]) -> None:
     """A calibration shines on the prompts that it was made from."""
     for curve in curves:
         cache = curve.ladder()[0].cache
-        if cache.gate_name != "calibrated" or cache.calibration is None:
+        if cache.calibration is None or not uses_calibration(cache, published):
             continue
         seen = read_calibration(cache.calibration).prompts
         if prompt := next((prompt for prompt in prompts if hash_prompt(prompt) in seen), None):

@@ -55,6 +55,10 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
         for shared in gang.run(measure, degrees, job.config):
             np.testing.assert_allclose(shared["gram"], gram, rtol=1e-4)
             assert shared["step_sizes"] == alone["step_sizes"]
+            for branch in ("cond", "uncond"):
+                np.testing.assert_allclose(shared["ratios"][branch], alone["ratios"][branch], rtol=1e-5)
+            for name in ("timestep_embedding", "timestep_modulation"):
+                np.testing.assert_allclose(shared["changes"][name], alone["changes"][name], rtol=1e-4)
     assert sum(alone["step_sizes"]) > 0.9
 
     _write(job, gram[None], alone["step_sizes"])

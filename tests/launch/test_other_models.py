@@ -2,6 +2,7 @@
 and image-to-video."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from engine.engine import Engine
 from engine.errors import InvalidInput
 from engine.loaded import load_model
 from engine.models.catalog import CATALOG
+from engine.models.published import published_names
 from engine.preflight import preflight
 from engine.progress import Progress
-from engine.task import Outputs, make_tasks
+from engine.task import Outputs, Task, make_tasks
 from launch.calibration import CalibrateOptions, prepare_calibration, run_calibration
 from launch.sweep.job import SweepOptions, prepare_sweep
 from launch.sweep.run import run_sweep
@@ -40,12 +42,27 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
     assert calibrated["steps"] == 6 and len(calibrated["prompts"]) == 2
     assert all(budget["damage"] > 0 for budget in calibrated["budgets"])
 
+    signals = {"modulated_input"} if name == "HunyuanVideo" else {"timestep_embedding", "timestep_modulation"}
+    assert set(calibrated["polynomials"]) == signals
+    assert {len(ratios) for ratios in calibrated["ratios"].values()} == {6}
+
     asked = ("cache.method=auto", f"cache.calibration={output}")
     config = load_config(recipe, [*overrides, *asked])
     (task,) = make_tasks(["a house"], "", [0], config.sampling, Outputs(), *images)
     preflight(config, [task], ranks=1)
-    report = Engine(load_model(config, Ranks()), Progress()).generate(task.request).report
+    model = load_model(config, Ranks())
+    report = Engine(model, Progress()).generate(task.request).report
     assert report and report["request"]["cache"]["method"] == "calibrated"
+    assert not published_names(model.facts, task.request), "else what is published would go first"
+    for method in ("magcache", "teacache"):
+        cached = load_config(recipe, [*overrides, asked[1], f"cache.method={method}", "cache.threshold=9"])
+        preflight(cached, [task], ranks=1)
+        report = Engine(replace(model, config=cached), Progress()).generate(task.request).report
+        assert report and "skip" in {row["action"] for row in report["steps"]}, method
+        sampling = cached.sampling.model_copy(update={"shift": 2.5})
+        other = task.request.model_copy(update={"sampling": sampling})
+        with pytest.raises(InvalidInput, match=r"does not hold for this run, for sampling\.shift was"):
+            preflight(cached.model_copy(update={"sampling": sampling}), [Task(other, Outputs())], ranks=1)
     if images:
         other, *_ = make_tasks(["a house"], "blurred", [0], config.sampling, Outputs(), *images)
         named = config.model_copy(update={"cache": config.cache.model_copy(update={"method": "calibrated"})})
@@ -60,6 +77,9 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
         image=images[0] if images else None,
         overrides=(*overrides, f"cache.calibration={output}"),
     )
+    for method in ("calibrated", "magcache", "teacache"):
+        with pytest.raises(InvalidInput, match=r"--prompts has 'a cat', which the calibration .* was made from"):
+            prepare_sweep(replace(sweep, prompts_file=seen, methods=method), ranks=1)
     written = run_sweep(prepare_sweep(sweep, ranks=1), Progress(), rank=0)
     assert written and "| calibrated | steps_skipped 0.5 | 50.0% | 50.0% |" in written.table
     settings = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["settings"]
