@@ -3,9 +3,11 @@
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
+from launch.cli import run
 from tests.launch.conftest import CONFIG, Shell
 
 # what is typed after `generate CONFIG` -> words that the line must hold
@@ -66,15 +68,35 @@ REFUSED = {
 }
 
 
-def refused(shell: Shell, arguments: list[str]) -> str:
-    """Run a command that must be refused, with model weights that cannot be read; returns its line."""
-    process = shell.lockstep(*arguments)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 2, f"exit code {process.returncode}\n{out}\n{err}"
+Refused = Callable[[list[str]], str]
+
+
+@pytest.fixture
+def refused(poisoned: Shell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must be refused, with model weights that cannot be read; returns its line.
+
+    In this process, for what comes before the weights is the same code; below there are some of their own.
+    """
+    from launch.commands import app
+
+    monkeypatch.chdir(poisoned.folder)
+    for variable in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def line(arguments: list[str]) -> str:
+        code = run(app, arguments)
+        out, err = capfd.readouterr()
+        assert code == 2, f"exit code {code}\n{out}\n{err}"
+        assert_one_line(out, err)
+        return err
+
+    return line
+
+
+def assert_one_line(out: str, err: str) -> None:
     assert out == ""
     assert err.startswith("lockstep: ") and err.count("\n") == 1 and err[-2] in ".?", err
     assert "Traceback" not in err
-    return err
 
 
 @pytest.fixture
@@ -94,10 +116,10 @@ def poisoned(shell: Shell) -> Shell:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(case: str, poisoned: Shell) -> None:
+def test_refused(case: str, poisoned: Shell, refused: Refused) -> None:
     arguments, words = REFUSED[case]
     prompt = [] if "prompt" in case else ["--prompt=a circle"]
-    line = refused(poisoned, ["generate", *poisoned.options(*prompt, *arguments)])
+    line = refused(["generate", *poisoned.options(*prompt, *arguments)])
     for word in words:
         assert word in line
     assert not (poisoned.folder / "outputs").exists()
@@ -114,21 +136,25 @@ def test_a_pipe_for_several_ranks(poisoned: Shell) -> None:
     assert err.count("\n") == 1 and "is a pipe" in err
 
 
-def test_no_prompt(poisoned: Shell) -> None:
-    assert "--prompt" in refused(poisoned, ["generate", *poisoned.options()])
-
-
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_what_is_not_refused_does_load_the_poisoned_weights(ranks: int, poisoned: Shell) -> None:
+def test_refused_in_a_process_of_its_own(ranks: int, poisoned: Shell) -> None:
+    process = poisoned.generate(f"--ranks={ranks}")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert_one_line(out, err)
+    assert "--prompt" in err
+
+
+def test_what_is_not_refused_does_load_the_poisoned_weights(poisoned: Shell) -> None:
     """The counter-proof of the table: without a fault in the input, this checkpoint fails, and not with 2."""
-    process = poisoned.generate("--prompt=a circle", f"--ranks={ranks}")
+    process = poisoned.generate("--prompt=a circle")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "failed in load" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
-def test_a_bad_configuration_file(poisoned: Shell) -> None:
+def test_a_bad_configuration_file(poisoned: Shell, refused: Refused) -> None:
     folder = poisoned.folder
     for content, words in {
         "a: [": ["not valid YAML", "line 1"],
@@ -140,13 +166,13 @@ def test_a_bad_configuration_file(poisoned: Shell) -> None:
         "3: 4\n": ["3"],
     }.items():
         (folder / "bad.yaml").write_text(content)
-        line = refused(poisoned, ["config", "bad.yaml"])
+        line = refused(["config", "bad.yaml"])
         for word in words:
             assert word in line, line
     (folder / "bad.yaml").write_bytes(b"\xff\xfe\x00")
-    assert "UTF-8" in refused(poisoned, ["config", "bad.yaml"])
-    assert "no.yaml" in refused(poisoned, ["config", "no.yaml"])
-    assert str(folder) in refused(poisoned, ["config", str(folder)])
+    assert "UTF-8" in refused(["config", "bad.yaml"])
+    assert "no.yaml" in refused(["config", "no.yaml"])
+    assert str(folder) in refused(["config", str(folder)])
 
 
 def test_refusing_is_quick_and_imports_no_torch(shell: Shell) -> None:
@@ -205,8 +231,8 @@ def test_a_rank_of_torchrun_knows_its_nodes(
         (["--devices=2", "--set=parallel.cfg=2", "--set=sampling.guidance=1"], ["parallel.cfg", "guidance"]),
     ],
 )
-def test_layouts_that_nobody_has(arguments: list[str], words: list[str], poisoned: Shell) -> None:
-    line = refused(poisoned, ["layout", *poisoned.options(*arguments)])
+def test_layouts_that_nobody_has(arguments: list[str], words: list[str], poisoned: Shell, refused: Refused) -> None:
+    line = refused(["layout", *poisoned.options(*arguments)])
     for word in words:
         assert word in line, line
 
