@@ -18,7 +18,7 @@ demo: setup
 	  --prompt "a red circle moving right on a navy background" --output outputs/demo.mp4
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

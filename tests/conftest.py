@@ -18,6 +18,15 @@ CONFIG = ROOT / "configs" / "tiny-wan.yaml"
 PROMPT = "a red circle moving right on a navy background"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first, then ranks: a file of few long tests that is the last to begin leaves the other process idle.
+
+    xdist would begin with the files of many tests; ``--no-loadscope-reorder`` has it keep this order.
+    """
+    order = ("launch", "distributed")
+    items.sort(key=lambda item: order.index(name) if (name := item.path.parent.name) in order else len(order))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
