@@ -47,12 +47,13 @@ SIX_HEADS = [
 ]
 # tokens: 80 divides by 2, 4, 5 and 8, not by 3; 75 by 3 and 5; 5 frames of 3 x 7 tokens by nothing but 2, 3, 6, 7
 SIZES = {"80 tokens": (17, 64, 64), "75 tokens": (17, 48, 80), "42 tokens": (5, 48, 112)}
+# no more steps than it takes to see each of them at work
 CACHES = {
-    "none": ("cache.method=none",),
-    "dicache": ("cache.method=dicache", "cache.threshold=0.2"),
-    "per branch": ("cache.decide=per_branch", "cache.threshold=0.1"),
-    "fbcache": ("cache.method=fbcache", "cache.threshold=0.1", "cache.warmup_ratio=0.2"),
-    "interval": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor"),
+    "none": ("cache.method=none", "sampling.steps=3"),
+    "dicache": ("cache.method=dicache", "cache.threshold=0.2", "sampling.steps=8"),
+    "per branch": ("cache.decide=per_branch", "cache.threshold=0.1", "sampling.steps=12"),
+    "fbcache": ("cache.method=fbcache", "cache.threshold=0.2", "cache.warmup_ratio=0.2", "sampling.steps=8"),
+    "interval": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor", "sampling.steps=8"),
 }
 # every layout meets every cache, with and without a remainder; the full product would only repeat itself
 CASES = [

@@ -1,6 +1,7 @@
 """Whole runs from the command line: one rank, several, and torchrun."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
 
     runs = {
         "one.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=1", f"--output=new/{name}"),
-        "two.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=2", f"--output=new/{name}"),
+        "two.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=2", "--audit", f"--output=new/{name}"),
         "torchrun.mp4": lambda name: shell.torchrun_of(2, "launch.cli", "generate", *command(name)),
     }
     reports = {}
@@ -45,6 +46,8 @@ def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
         reports[name] = report_of(shell.folder / "new" / name)
     assert [report["world_size"] for report in reports.values()] == [1, 2, 2]
     one, two, torchrun = reports.values()
+    audited = ["audit" in report["totals"]["collective_bytes_by_kind"] for report in (two, torchrun)]
+    assert audited == [True, False]
     assert two["request"] == torchrun["request"]
     layouts = [report["request"].pop("parallel") for report in (one, two)]
     resolved = [report["layout"] | {"shard_weights": False} for report in (one, two)]
@@ -55,73 +58,63 @@ def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
     assert one["request"]["prompt"] == prompt.removeprefix("--prompt=")
 
 
-def test_a_layout_chosen_for_the_machine_is_explained_once(shell: Shell) -> None:
-    _, err = finish(shell.generate("--prompt=x", "--ranks=2", "--output=o.mp4", "--set=parallel=auto"))
-    assert [line for line in err.splitlines() if line.startswith(("layout", "  "))] == [
-        "layout: cfg 2",
-        "  cfg 2: The 2 guidance branches run on 1 rank each and exchange one velocity a step, the least that any axis "
-        "sends.",
-        "  ulysses 1: One rank holds a whole sequence.",
-        "  ring 1: One rank holds a whole sequence.",
-    ]
-    report = report_of(shell.folder / "o.mp4")
-    assert report["layout"] == {"data": 1, "cfg": 2, "ulysses": 1, "ring": 1}
-    assert report["request"]["parallel"] == report["layout"] | {"shard_weights": False}
-
-
 def actions(report: dict) -> list[tuple[int, str, str]]:
     return [(row["step"], row["branch"], row["action"]) for row in report["steps"]]
 
 
-def test_sharing_out_what_one_rank_holds_alone_is_said_to_be_idle(shell: Shell) -> None:
-    _, err = finish(shell.generate("--prompt=x", "--output=o.mp4", "--set=parallel.shard_weights=true"))
-    assert "parallel.shard_weights changes nothing here" in err
-    assert report_of(shell.folder / "o.mp4")["request"]["parallel"]["shard_weights"] is False
-
-
 def test_defaults_of_output_report_and_ranks(shell: Shell) -> None:
-    out, _ = finish(shell.generate("--prompt=A Red circle!", "--latents=l/x.safetensors"))
+    arguments = ("--latents=l/x.safetensors", "--set=parallel.shard_weights=true")
+    out, err = finish(shell.generate("--prompt=A Red circle!", *arguments))
     assert (shell.folder / "outputs" / "a-red-circle.mp4").is_file()
-    assert report_of(shell.folder / "outputs" / "a-red-circle.mp4")["world_size"] == 1
+    report = report_of(shell.folder / "outputs" / "a-red-circle.mp4")
+    assert report["world_size"] == 1
     assert (shell.folder / "l" / "x.safetensors").is_file()
     assert "outputs/a-red-circle.mp4" in out
-
-
-def test_a_folder_named_like_our_package_is_not_taken_for_it(shell: Shell) -> None:
-    (shell.folder / "engine").mkdir()
-    (shell.folder / "engine" / "__init__.py").write_text("raise SystemExit('the wrong engine')")
-    # like the installed command, which does not look for modules where the user stands
-    command = [sys.executable, "-P", "-c", "from launch.cli import main; main()", "generate"]
-    finish(shell.start([*command, *shell.options("--prompt=x", "--ranks=2", "--output=o.mp4")]))
+    assert "parallel.shard_weights changes nothing here" in err, "what one rank holds alone"
+    assert report["request"]["parallel"]["shard_weights"] is False
 
 
 def test_a_list_of_prompts_and_seeds_over_replicas(shell: Shell) -> None:
+    """Beside a folder that is named like our package, which is not taken for it."""
+    (shell.folder / "engine").mkdir()
+    (shell.folder / "engine" / "__init__.py").write_text("raise SystemExit('the wrong engine')")
     (shell.folder / "list.txt").write_text("a red circle\n\na blue square\n", encoding="utf-8")
-    arguments = ["--prompts=list.txt", "--seed=3", "--seed=4", "--audit"]
-    out, _ = finish(shell.generate(*arguments, "--ranks=4", "--set=parallel.data=2", "--output=two/v.mp4"))
-    finish(shell.generate("--prompt=a blue square", "--seed=3", "--ranks=2", "--output=one.mp4"))
+    arguments = ["--prompts=list.txt", "--seed=3", "--seed=4", "--ranks=2", "--set=parallel.data=2"]
+    # like the installed command, which does not look for modules where the user stands
+    command = [sys.executable, "-P", "-c", "from launch.cli import main; main()", "generate"]
+    out, _ = finish(shell.start([*command, *shell.options(*arguments, "--output=two/v.mp4")]))
+    shutil.rmtree(shell.folder / "engine")
+    finish(shell.generate("--prompt=a blue square", "--seed=3", "--output=one.mp4"))
     names = [f"two/v-{index}.mp4" for index in range(4)]
     assert [line.split()[2] for line in out.splitlines() if line.startswith("video")] == names
     reports = [report_of(shell.folder / name) for name in names]
     asked = [(report["request"]["prompt"], report["request"]["seed"]) for report in reports]
     assert asked == [("a red circle", 3), ("a red circle", 4), ("a blue square", 3), ("a blue square", 4)]
     assert all(report["layout"]["data"] == 2 for report in reports)
-    assert all("audit" in report["totals"]["collective_bytes_by_kind"] for report in reports)
     alone = report_of(shell.folder / "one.mp4")
     assert alone["output"]["latents_sha256"] == reports[2]["output"]["latents_sha256"]
     assert alone["output"]["frames_sha256"] == reports[2]["output"]["frames_sha256"]
 
 
-def test_an_image_on_one_rank_and_two(shell: Shell) -> None:
+def test_an_image_on_one_rank_and_on_two_that_are_laid_out_for_the_machine(shell: Shell) -> None:
     shell.model = write_image_checkpoint(shell.folder / "model", "Wan2.1-FLF2V-14B")
     for name, colour in (("a first.png", "navy"), ("last.jpg", "orange")):
         Image.new("RGB", (40, 50), colour).save(shell.folder / name)
     images = ["--image=a first.png", "--last-image=last.jpg", "--set=sampling.steps=3"]
     out, err = finish(shell.generate("--prompt=x", *images, "--ranks=1", "--output=one.mp4"))
     assert "torchvision" not in out + err, "libraries spoke on the terminal"
-    finish(shell.generate("--prompt=x", *images, "--ranks=2", "--output=two.mp4"))
+    _, err = finish(shell.generate("--prompt=x", *images, "--ranks=2", "--output=two.mp4", "--set=parallel=auto"))
+    assert [line for line in err.splitlines() if line.startswith(("layout", "  "))] == [
+        "layout: cfg 2",
+        "  cfg 2: The 2 guidance branches run on 1 rank each and exchange one velocity a step, the least that any axis "
+        "sends.",
+        "  ulysses 1: One rank holds a whole sequence.",
+        "  ring 1: One rank holds a whole sequence.",
+    ], "said once"
     one, two = (report_of(shell.folder / name) for name in ("one.mp4", "two.mp4"))
     assert one["request"]["image"] == two["request"]["image"] == "a first.png"
     assert one["request"]["last_image"] == "last.jpg"
+    assert two["layout"] == {"data": 1, "cfg": 2, "ulysses": 1, "ring": 1}
+    assert two["request"]["parallel"] == two["layout"] | {"shard_weights": False}
     assert two["world_size"] == 2 and actions(one) == actions(two)
     assert (shell.folder / "two.mp4").stat().st_size > 0
