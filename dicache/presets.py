@@ -45,6 +45,7 @@ _MEASURED: Mapping[str, Mapping[str, Mapping[Quality, float]]] = {
         "fbcache": {"draft": 0.109, "standard": 0.071, "high": 0.046},
         "dbcache": {"draft": 0.226, "standard": 0.095, "high": 0.052},
         "easycache": {"draft": 0.4, "standard": 0.071, "high": 0.025},
+        "teacache": {"draft": 0.1, "standard": 0.05, "high": 0.03},  # with a calibration's polynomial
     }
 }
 
