@@ -18,7 +18,7 @@ NODE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 
 IMPATIENT = (
     "--set=checkpoint.every=2",
     "--set=ray.max_restarts=100",
-    "--set=ray.silence_timeout_seconds=8",
+    "--set=ray.silence_timeout_seconds=12",
     "--set=runtime.step_timeout_seconds=5",
 )
 Fault = tuple[int, str, str, float]  # rank, where, how, seconds later

@@ -56,7 +56,7 @@ def test_the_video_is_the_same_whatever_happens_to_a_rank(cluster: Any, shell: S
         "freeze": rf"the process on {place} has not answered for \d+ s",
         "hang": rf"it answers from {place}, but has not got on for 5 s",
     }
-    waits = {"kill": 0.0, "freeze": 8.0, "hang": 5.0}
+    waits = {"kill": 0.0, "freeze": 12.0, "hang": 5.0}
     for met, (noticed, line), (rank, where, how, _) in zip(plan.met, lost, FAULTS, strict=True):
         assert re.match(rf"rank {rank} failed in [a-z0-9 ]+: {reasons[how]}: starting all", line), (where, line)
         assert noticed - met < waits[how] + DETECTION_SECONDS, (where, how)
@@ -83,9 +83,10 @@ def test_a_gang_moves_to_another_node_when_one_is_lost(cluster: Any, shell: Shel
     lost = time.time()
     cluster.remove_node(gone, allow_graceful=False)
     spoken.end()
-    ((noticed, line),) = [spoken_line for spoken_line in spoken.lines if "starting all ranks again" in spoken_line[1]]
-    assert noticed - lost < DETECTION_SECONDS
-    assert re.match(r"rank 1 failed in denoise step 6: (node .* was lost|the process on node .* died): starting", line)
+    again = [(when, line) for when, line in spoken.lines if "starting all ranks again" in line]
+    assert len(again) == 1, "a lost node costs one restart, though Ray itself takes its time to see that it is lost"
+    assert again[0][0] - lost < DETECTION_SECONDS
+    assert re.match(r"rank 1 failed in denoise step 6: node .* was lost: starting all", again[0][1]), again
     assert hashes(shell.folder / "o.mp4") == hashes(whole)
     assert report_of(shell.folder / "o.mp4")["resumed_at"] == [6]
     assert_nothing_left(cluster, shell)

@@ -28,7 +28,8 @@ from tests.soak.gangs import Gang, nodes
 from tests.soak.plan import RANKS, STEPS, describe, share_out
 
 _SEEDS = 4  # different videos
-_BATCH = 8  # jobs that are submitted together, so that the queue is never empty while there is something to kill
+_REPEATS = 10  # of each in one submission
+_FEWEST = 8  # jobs that wait, while there is something to kill
 _LOOK_SECONDS = 0.5
 _SAY_SECONDS = 30
 _ENDING_SECONDS = 120
@@ -37,7 +38,7 @@ _LAYOUT = ("--set=parallel.cfg=2",)
 _IMPATIENT = (
     "--set=checkpoint.every=2",
     "--set=ray.max_restarts=1000",
-    "--set=ray.silence_timeout_seconds=10",
+    "--set=ray.silence_timeout_seconds=20",
     "--set=runtime.step_timeout_seconds=10",
 )
 
@@ -115,14 +116,16 @@ def soak(folder: Path, kills: int, gangs: int, seed: int, stall_seconds: float) 
             if now - moved > stall_seconds:
                 print(f"nothing has happened for {stall_seconds:.0f} s", flush=True)
                 break
-            if len(met) < kills and len(jobs) - ended < _BATCH:
+            if len(met) < kills and len(jobs) - ended < _FEWEST:
                 submitted += 1
                 _submit(shell, state, submitted)
             time.sleep(_LOOK_SECONDS)
         left = _end(shell, state)
-    for gang in serving:
-        print(gang.log, file=sys.stderr)
-    return _judge(queue.jobs(), serving, wanted, left)
+    verdict = judge(queue.jobs(), serving, wanted, left)
+    if not verdict.is_good:
+        for file in (*folder.glob("gang-*.log"), *queue.folder.glob("logs/*.log")):
+            print(f"== {file.name}\n{file.read_text()}", file=sys.stderr)
+    return verdict
 
 
 def _reference(shell: Shell) -> list[list[str]]:
@@ -133,11 +136,11 @@ def _reference(shell: Shell) -> list[list[str]]:
 
 
 def _submit(shell: Shell, state: str, batch: int) -> None:
-    """Jobs whose videos lie in folders of their own, by seed."""
-    for repeat in range(_BATCH // _SEEDS):
-        seeds = [f"--seed={seed}" for seed in range(_SEEDS)]
-        output = f"--output={shell.folder / 'videos' / f'{batch}-{repeat}' / 'o.mp4'}"
-        _run(shell, "submit", *_options(shell, *_IMPATIENT, *seeds, output), state)
+    """Jobs that each make one of the videos."""
+    seeds = [f"--seed={seed}" for seed in range(_SEEDS)]
+    output = f"--output={shell.folder / 'videos' / f'{batch}.mp4'}"
+    again = ["--prompt=x"] * (_REPEATS - 1)
+    _run(shell, "submit", *_options(shell, *_IMPATIENT, *seeds, *again, output), state)
 
 
 def _options(shell: Shell, *arguments: str) -> list[str]:
@@ -160,7 +163,7 @@ def _end(shell: Shell, state: str) -> list[str]:
     return [f"process {pid}" for pid in left]
 
 
-def _judge(
+def judge(
     jobs: Sequence[JobRecord], serving: Sequence[Gang], wanted: Sequence[list[str]], left: Sequence[str]
 ) -> Verdict:
     lost = [f"job {job.id} is {job.state}: {job.error}" for job in jobs if job.state is not State.SUCCEEDED]

@@ -1,4 +1,4 @@
-"""Gangs that serve a queue, each brought up again when its driver is killed, on nodes that are replaced when lost."""
+"""Gangs that serve a queue, each brought up again when its server is killed, on nodes that are replaced when lost."""
 
 import json
 import os
@@ -54,36 +54,39 @@ def nodes(gangs: int) -> Iterator[Nodes]:
 
 
 class Gang:
-    """One place at the queue: its driver, its faults, and what its ranks have made."""
+    """One place at the queue: its server, its faults, and what its ranks have made."""
 
     def __init__(self, shell: Shell, number: int, faults: Sequence[Fault], command: Sequence[str]) -> None:
         """
         Args:
-            command: after `lockstep`, to bring it up.
+            command: after `lockstep`, to bring it up; it comes back and leaves a server.
         """
         self._shell = shell
         self._file = shell.folder / f"gang-{number}.json"
         self._file.write_text(json.dumps(faults))
         self._faults = faults
         self._command = command
-        self._driver: subprocess.Popen[str] | None = None
-        self.starts = 0
+        self._fault = f"plan {self._file}"
+        self._starting: subprocess.Popen[str] | None = None
 
     def keep_up(self) -> None:
-        """Start the driver if it does not live."""
-        if self._driver is not None and self._driver.poll() is None:
+        """Bring the gang up if it has no server."""
+        if (self._starting is not None and self._starting.poll() is None) or self._has_server():
             return
-        self.starts += 1
+        command = [sys.executable, "-m", "launch.cli", *self._command]
         with Path(f"{self._file}.log").open("a") as log:
-            fault = f"plan {self._file}"
-            self._driver = self._shell.start(
-                [sys.executable, "-m", "launch.cli", *self._command],
-                fault,
-                stdout=log.fileno(),
-                stderr=log.fileno(),
-                **PLAIN,
-            )
-        Path(f"{self._file}.driver").write_text(str(self._driver.pid))
+            self._starting = self._shell.start(command, self._fault, stdout=log.fileno(), stderr=log.fileno(), **PLAIN)
+
+    def _has_server(self) -> bool:
+        for pid in self._shell.family():
+            process = Path("/proc", str(pid))
+            try:
+                is_server = b"\0launch.cluster" in (process / "cmdline").read_bytes()  # or starts it again
+                if is_server and f"LOCKSTEP_FAULT={self._fault}" in (process / "environ").read_text().split("\0"):
+                    return True
+            except OSError:
+                continue  # it has gone meanwhile
+        return False
 
     @property
     def met(self) -> Sequence[Fault]:
@@ -94,10 +97,6 @@ class Gang:
     def made(self) -> list[list[str]]:
         """[began, made or twice, process, video], oldest first."""
         return [line.split(" ", 2) for line in self._lines("made")]
-
-    @property
-    def log(self) -> str:
-        return Path(f"{self._file}.log").read_text()
 
     def _lines(self, suffix: str) -> list[str]:
         file = Path(f"{self._file}.{suffix}")

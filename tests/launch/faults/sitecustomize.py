@@ -5,8 +5,7 @@ one for each gang in turn: FILE is a JSON list of [rank, where, how, seconds lat
 
 * FILE.met: when each was met, in seconds since the epoch, one a line;
 * FILE.made: "began PROCESS VIDEO" and "made PROCESS VIDEO" for each video that a gang's first rank began and finished,
-  "twice PROCESS VIDEO" for one that it began while another process was at it;
-* FILE.driver is read: the process id of the command that started the gang, for the fault "driver".
+  "twice PROCESS VIDEO" for one that it began while another process was at it.
 
 WHERE is one of `MOMENTS`, a stage ("load"), or the index of the denoise step just done ("3"); HOW one of the names in
 `_FAULTS`. Nothing of this is in the product, which has no test hooks.
@@ -57,6 +56,18 @@ def _freeze() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def _driver() -> None:
+    """The server of a gang has the same plan as its ranks."""
+    plan = os.environ["LOCKSTEP_FAULT"].encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            is_server = b"\0launch.cluster.serve\0" in (process / "cmdline").read_bytes()
+            if is_server and b"LOCKSTEP_FAULT=" + plan in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            pass  # of somebody else, or gone
+
+
 def _node() -> None:
     os.kill(os.getppid(), signal.SIGKILL)  # the raylet, which has started this worker
     _hang()
@@ -69,6 +80,7 @@ _FAULTS = {
     "hang": _hang,
     "full-disk": _full_disk,
     "freeze": _freeze,
+    "driver": _driver,
     "node": _node,
 }
 
@@ -128,10 +140,7 @@ class _InTurn:
     def _strike(self, how: str) -> None:
         with self._met.open("a") as file:
             file.write(f"{time.time()}\n")
-        if how == "driver":
-            os.kill(int(Path(f"{self._file}.driver").read_text()), signal.SIGKILL)
-        else:
-            _FAULTS[how]()
+        _FAULTS[how]()
 
     @property
     def _met(self) -> Path:
