@@ -1,5 +1,7 @@
 # make demo    a first video, from nothing but Python 3.11
 # make test    the whole test suite, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own
+# make soak    gangs that serve a queue are killed 200 times (KILLS=N, SOAK_SEED=N), half an hour on two cores; every job
+#              must come to a good end, once, with the right video
 # make lint    everything that can be checked without running the code
 # make tiny-model    train the small model anew into outputs/tiny_wan (hours on two cores)
 #
@@ -9,9 +11,11 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
 TEST_PROCESSES ?= 2
+KILLS ?= 200
+SOAK_SEED ?= 0
 BIN := .venv/bin
 
-.PHONY: demo test lint tiny-model setup clean
+.PHONY: demo test soak lint tiny-model setup clean
 
 demo: setup
 	$(BIN)/lockstep generate configs/tiny-wan.yaml --ranks 2 \
@@ -19,6 +23,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+soak: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(KILLS) --seed $(SOAK_SEED)
 
 lint: setup
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

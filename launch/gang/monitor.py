@@ -14,7 +14,7 @@ from engine.config import Config
 from engine.progress import Progress
 from launch.failures import Failure
 from launch.gang.member import Outcome
-from launch.gang.places import Place
+from launch.gang.places import Place, living
 from launch.gang.recorder import Status
 from parallel.control import Control
 
@@ -187,10 +187,9 @@ def _in_collective(stack: Sequence[str]) -> bool:
 
 
 def _why_it_died(error: RayActorError, place: Place) -> str:
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     if getattr(error, "preempted", False):
         return f"{place} was pre-empted"
-    if place.node_id not in alive:
+    if not living({place.node_id}):
         return f"{place} was lost"
     if "running low on memory" in str(error):  # by Ray; any other death says that memory might be the reason
         return f"the process on {place} was ended because the node was running out of memory"

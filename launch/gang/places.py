@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray.util.placement_group import (
 from engine.errors import InvalidInput
 
 Bundle = Mapping[str, float]
+_CONNECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Places:
 
     def are_intact(self) -> bool:
         """Whether a gang can be started here again: every node lives, and every bundle is where it was."""
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        alive = living(set(self.nodes))
         table = placement_group_table(self.group)
         where = table.get("bundles_to_node_id", {})
         return table.get("state") == "CREATED" and all(
@@ -57,6 +59,23 @@ class Places:
     def release(self) -> None:
         """Give the resources back."""
         remove_placement_group(self.group)
+
+
+def living(node_ids: Container[str]) -> set[str]:
+    """Those of the nodes that are up.
+
+    Ray takes half a minute to say that a node is lost, and would start a gang there meanwhile, so each is asked: the
+    port of its raylet, to which every driver has to find its way in any case.
+    """
+    return {node["NodeID"] for node in ray.nodes() if node["NodeID"] in node_ids and node["Alive"] and _answers(node)}
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def reserve(ranks: int, bundle: Bundle, timeout_seconds: float) -> Places:

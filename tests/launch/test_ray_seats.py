@@ -1,8 +1,11 @@
 """Who is which rank: arithmetic on what Ray says, without a Ray."""
 
-import pytest
+import socket
 
-from launch.gang.places import machines_of, order_by_node
+import pytest
+import ray
+
+from launch.gang.places import living, machines_of, order_by_node
 from launch.gang.recorder import Recorder
 from launch.gang.seat import Resident, assign, carried_environment
 
@@ -61,3 +64,15 @@ def test_what_a_rank_tells_is_told_once() -> None:
     recorder.done()
     assert recorder.status(first.told).events == [("done", ())]
     assert recorder.status(3).events == []
+
+
+def test_a_node_that_ray_has_not_missed_yet_is_lost_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as up, socket.create_server(("127.0.0.1", 0)) as down:
+        ports = {"up": up.getsockname()[1], "other": up.getsockname()[1], "down": down.getsockname()[1]}
+        down.close()
+        known = [
+            {"NodeID": name, "Alive": True, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+            for name, port in ports.items()
+        ]
+        monkeypatch.setattr(ray, "nodes", lambda: [*known, {"NodeID": "missed", "Alive": False}])
+        assert living(["up", "down", "missed"]) == {"up"}
