@@ -3,7 +3,9 @@
 import fcntl
 import json
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,33 +22,47 @@ def hashes(video: Path) -> list[str]:
     return [output["latents_sha256"], output["frames_sha256"]]
 
 
-@pytest.mark.parametrize("where", ["3", "decode"])
-def test_killed_and_resumed(where: str, shell: Shell) -> None:
-    """Bit for bit what it would have been, whether steps, the video or only the files were missing."""
+def test_killed_and_resumed_and_killed_again(shell: Shell) -> None:
+    """Bit for bit what it would have been: first steps are missing, and then the video alone."""
     finish(shell.generate("--prompt=x", "--ranks=2", "--output=whole.mp4"))
     assert not (shell.folder / "whole.checkpoint").exists(), "checkpoints are written for those who ask"
-    rank = "1" if where == "3" else "0"  # the first rank writes
+    (shell.folder / "new").mkdir()
+    (shell.folder / "new" / "o.mp4").write_text("the old video")
     options = ("--prompt=x", "--ranks=2", "--output=new/o.mp4", EVERY_TWO)
-    _, err = finish(shell.generate(*options, fault=f"{rank} {where} kill"), expected=1)
-    assert err.splitlines()[-1] == "go on with: lockstep resume new/o.checkpoint"
-    assert [file.suffix for file in (shell.folder / "new").iterdir() if not file.name.startswith(".")] == [
-        ".checkpoint"
-    ]
+    killed = shell.generate(*options, fault="1 3 kill")
+    assert_killed(killed, shell, "rank 1 failed in denoise step 4: the process was ended by SIGKILL")
 
     _, err = finish(shell.generate(*options), expected=2)
     assert "lockstep resume new/o.checkpoint" in err, "a run that was broken off is not overwritten"
 
+    killed = shell.lockstep("resume", "new/o.checkpoint", "--ranks=2", fault="0 decode kill")  # the first rank writes
+    err = assert_killed(killed, shell, "rank 0 failed in decode: the process was ended by SIGKILL")
+    # rank 1 died right after it began to write its part of the fourth step's checkpoint in the background
+    (first,) = (steps for steps in (2, 4) if f"going on after {steps} of 8 denoise steps" in err)
+    assert "denoising" in err
+
     _, err = finish(shell.lockstep("resume", "new/o.checkpoint", "--ranks=2"))
-    # rank 1 dies right after it began to write its part of the fourth step's checkpoint in the background
-    possible = [2, 4] if where == "3" else [8]
-    assert any(f"going on after {steps_done} of 8 denoise steps" in err for steps_done in possible)
-    assert ("denoising" in err) == (where == "3")
+    assert "going on after 8 of 8 denoise steps" in err and "denoising" not in err
     assert hashes(shell.folder / "new" / "o.mp4") == hashes(shell.folder / "whole.mp4")
     resumed, whole = report_of(shell.folder / "new" / "o.mp4"), report_of(shell.folder / "whole.mp4")
     assert actions(resumed) == actions(whole)
-    (resumed_at,) = resumed["resumed_at"]
-    assert resumed_at in possible and whole["resumed_at"] == []
+    assert resumed["resumed_at"] == [first, 8] and whole["resumed_at"] == []
     assert not (shell.folder / "new" / "o.checkpoint").exists()
+
+
+def assert_killed(process: subprocess.Popen[str], shell: Shell, line: str) -> str:
+    """All ranks end at once, and leave the checkpoint and the old video. Returns what was said."""
+    _, err = finish(process, expected=1)
+    newest = max(file.stat().st_mtime for file in (shell.folder / "new" / "o.checkpoint").rglob("step-*"))
+    assert time.time() - newest < 10, "no waiting for a collective's time to be up"
+    shell.await_nobody(seconds=1)
+    failure, hint = err.splitlines()[-2:]
+    assert failure == f"lockstep: {line}"
+    assert hint.startswith("go on with: lockstep resume ") and hint.endswith("new/o.checkpoint")
+    assert (shell.folder / "new" / "o.mp4").read_text() == "the old video"
+    shown = sorted(file.name for file in (shell.folder / "new").iterdir() if not file.name.startswith("."))
+    assert shown == ["o.checkpoint", "o.mp4"]
+    return err
 
 
 def test_a_list_goes_on_with_what_is_missing(shell: Shell) -> None:
