@@ -173,8 +173,13 @@ class Generation:
             snapshots=() if is_final else [controller.snapshot() for controller in self._controllers],
             rows=self._log.rows,
             resumed_at=self._resumed_at,
-            seconds=self._stopwatch.seconds(wait=is_final),
+            # one rank saves the final latents, for all
+            seconds=self._seconds_of_all() if is_final else self._stopwatch.seconds(wait=False),
         )
+
+    def _seconds_of_all(self) -> dict[Any, float]:
+        """Of each step and lane, also of those that other ranks computed; collective over the replica."""
+        return reporting.longest(objects_of_all(self._stopwatch.seconds(), self._model.ranks))
 
     def _start(self, noise: Tensor, encoded: Encoded) -> Tensor:
         """The latents of all samples before the first step; what a sample's lanes have of its image is the same."""

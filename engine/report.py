@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,10 @@ class StepLog:
             )
 
     def fill_seconds(self, seconds: dict[Any, float]) -> None:
-        """Take the seconds of each (step, lane)."""
+        """Take the seconds of each (step, lane). A run that broke off on a GPU may not have known those of its last
+        step yet."""
         for row in self.rows:
-            row["seconds"] = seconds[row["step"], Lane(row["sample"], row["branch"])]
+            row["seconds"] = seconds.get((row["step"], Lane(row["sample"], row["branch"])))
 
     @property
     def skipped(self) -> int:
@@ -75,15 +76,20 @@ class RankUsage:
     def largest(usages: list["RankUsage"]) -> "RankUsage":
         """The largest of each number over the ranks."""
         kinds = sorted({kind for usage in usages for kind in usage.collective_bytes})
-        lanes = {key for usage in usages for key in usage.lane_seconds}
         return RankUsage(
             weight_bytes=max(usage.weight_bytes for usage in usages),
             cache_bytes=max(usage.cache_bytes for usage in usages),
             collective_bytes={kind: max(u.collective_bytes.get(kind, 0) for u in usages) for kind in kinds},
             agreement_seconds=max(usage.agreement_seconds for usage in usages),
             peak_memory_bytes=max(usage.peak_memory_bytes for usage in usages),
-            lane_seconds={key: max(u.lane_seconds.get(key, 0.0) for u in usages) for key in lanes},
+            lane_seconds=longest([usage.lane_seconds for usage in usages]),
         )
+
+
+def longest(by_rank: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
+    """The largest of what ranks have measured, by key; a rank may have measured other keys than the next."""
+    keys = {key for seconds in by_rank for key in seconds}
+    return {key: max(seconds.get(key, 0.0) for seconds in by_rank) for key in keys}
 
 
 def describe_request(

@@ -37,15 +37,21 @@ class BrokenOff(Exception):
 
 
 class BreaksOff(Progress):
-    def __init__(self, after: int | None) -> None:
+    """After so many steps; or at a stage, as the one in which the first rank alone writes what is left to write."""
+
+    def __init__(self, after: int | str | None) -> None:
         self._after = after
+
+    def stage(self, name: str) -> None:
+        if name == self._after:
+            raise BrokenOff
 
     def step(self, index: int, total: int, action: str) -> None:
         if index + 1 == self._after:
             raise BrokenOff
 
 
-def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | None]) -> tuple[Tensor, str, list[int]]:
+def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | str | None]) -> tuple[Tensor, str, list[int]]:
     """Start the request as often as there are stops; the last one is None. Latents, actions, and where it went on."""
     config = tiny_config(*SMALL, *CACHES[cache], "checkpoint.every=2")
     model = load_model(config, ranks)
@@ -56,6 +62,7 @@ def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | None]) 
         except BrokenOff:
             continue
     rows = result.report["steps"] if result.report else []
+    assert all(row["seconds"] > 0 for row in rows), "those of other ranks' lanes as well"
     actions = "".join(row["action"][0] for row in rows)
     return result.latents, actions, result.report["resumed_at"] if result.report else []
 
@@ -64,12 +71,12 @@ def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | None]) 
 def test_the_same_bits_at_the_same_layout(cache: str, gang: Gang, tmp_path: Path) -> None:
     degrees = Degrees(cfg=2, ulysses=2)
     whole, actions, _ = gang.run(run, degrees, cache, None, [None])[0]
-    resumed = gang.run(run, degrees, cache, tmp_path / "request", [3, 7, None])
+    resumed = gang.run(run, degrees, cache, tmp_path / "request", [3, 7, "write", None])
     assert "s" in actions and "c" in actions
     for latents, *_ in resumed:
         assert torch.equal(latents, whole)
     assert resumed[0][1] == actions
-    assert resumed[0][2] == [2, 6]
+    assert resumed[0][2] == [2, 6, 12]
     assert [file.name for file in (tmp_path / "request").iterdir()] == ["done.json"]
 
 
