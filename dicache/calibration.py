@@ -2,16 +2,12 @@
 are made of them."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from dicache.estimators import Estimate
-from dicache.steps import History, Step
-from dicache.sums import Sum
+from dicache.fitted import Products
 
 
 class Budget(BaseModel):
@@ -20,27 +16,42 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     compute: tuple[int, ...]
-    weights: dict[int, tuple[float, ...]]
-    """Of each skipped step, by the computed steps before it, newest first."""
     damage: float
-    """What was expected to be lost, in the sampler's metric: comparable within one file."""
+    """What was expected to be lost: comparable within one file."""
 
 
 class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_: Literal[1] = 1
+    schema_: Literal[2] = 2
     made_with: dict[str, Any]
     """What a run must have in common with it."""
     versions: dict[str, str]
     prompts: tuple[str, ...]
     """Hashes of the prompts that it has seen."""
     steps: int
+    step_sizes: tuple[float, ...]
+    """What a unit of error in each step's guided velocity was taken to come to in the end."""
+    branches: tuple[str, ...]
+    mixing: tuple[float, ...]
+    products: tuple[tuple[float, ...], ...]
+    """As :class:`dicache.fitted.Products` has them."""
     budgets: tuple[Budget, ...]
     ratios: dict[str, tuple[float, ...]] = {}
     """Of each guidance branch, MagCache's table for this model; files of before have none."""
     polynomials: dict[str, tuple[float, ...]] = {}
     """TeaCache's for this model, by what they look at."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        rows = self.steps * len(self.branches)
+        if len(self.products) != rows or len(self.step_sizes) != self.steps or len(self.mixing) != len(self.branches):
+            raise ValueError("not as many numbers as steps and branches")
+        self.as_products()
+        return self
+
+    def as_products(self) -> Products:
+        return Products(self.branches, self.mixing, self.products)
 
     def nearest(self, steps_skipped: float) -> Budget:
         """The budget that skips nearest to that share of the steps."""
@@ -62,25 +73,5 @@ def read_calibration(path: Path) -> Calibration:
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
     except ValidationError:
-        reason = "is no calibration"
+        reason = "is no calibration, or is one of another version of Lockstep"
     raise ValueError(f"cache.calibration {str(path)!r} {reason}: give the file that `lockstep calibrate` wrote.")
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Weights of the computed steps' velocities that were fitted for this very step (L2P, arXiv 2604.26365, in its
-    step form; :func:`dicache.placement.place_steps`).
-
-    They hold for the list that they were fitted with: where a rule has had another step computed, it is reuse.
-    """
-
-    weights: Mapping[int, tuple[float, ...]]
-    compute: tuple[int, ...]
-    depth: ClassVar[int] = 2
-    sums: ClassVar[tuple[Sum, ...]] = ()
-
-    def estimate(self, step: Step, history: History, sums: Mapping[Sum, float]) -> Estimate:
-        weights = self.weights.get(step.index, ())
-        fitted_to = [index for index in reversed(self.compute) if index < step.index][: len(weights)]
-        newest = [past.index for past in reversed(history.computed)][: len(weights)]
-        return Estimate(weights if weights and newest == fitted_to else (1.0,))

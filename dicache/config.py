@@ -41,7 +41,7 @@ PAIRS: dict[MethodName, tuple[GateName, EstimatorName]] = {
     "teacache": ("teacache", "reuse"),
     "magcache": ("magcache", "reuse"),
     "easycache": ("easycache", "reuse"),
-    "innovation": ("innovation", "ridge"),
+    "innovation": ("innovation", "alignment"),
     "interval": ("interval", "reuse"),
     "taylorseer": ("interval", "taylor"),
     "hicache": ("interval", "hermite"),
@@ -56,7 +56,7 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "teacache": {"threshold": 0.1, "warmup_ratio": None, "warmup_steps": 1, "force_last": True},
     "magcache": {"threshold": 0.12, "max_consecutive_skips": 2},
     "easycache": {"threshold": 0.05, "warmup_ratio": None, "warmup_steps": 10, "force_last": True},
-    "innovation": {"threshold": 0.002, "warmup_ratio": 0.1},  # Lockstep's own
+    "innovation": {"threshold": 0.005, "warmup_ratio": None, "warmup_steps": 3},  # Lockstep's own
     "interval": {"warmup_ratio": 0.0},
     "taylorseer": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 1},
     "hicache": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 2},
@@ -193,6 +193,19 @@ class CacheConfig(BaseModel):
     steps_skipped: float = Field(
         0.65, gt=0, lt=1, description="Share of the steps to skip (calibrated): the nearest that the file has."
     )
+    brake: float | None = Field(
+        3.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Compute early once a gap's damage comes to so many times what was planned (calibrated); "
+        "null keeps to the plan, and measures nothing.",
+    )
+    release: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Skip a planned step where the damage stays below that share of its gap's plan (calibrated).",
+    )
     interval: int = Field(
         default_factory=_published("interval", 2),
         ge=1,
@@ -278,7 +291,7 @@ class CacheConfig(BaseModel):
             )
         if self.estimator_name == "fitted" and self.gate_name != "calibrated":
             raise ValueError(
-                f"cache.estimator is fitted, but its weights hold for calibrated steps and the gate is "
+                f"cache.estimator is fitted, but its weights come with calibrated steps and the gate is "
                 f"{self.gate_name}: use the gate calibrated."
             )
         if self.estimator_name == "fitted" and self.anchor not in (None, "nothing"):

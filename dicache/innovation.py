@@ -10,6 +10,8 @@ from dicache.gates import Vote, relative
 from dicache.steps import History, Lane, Step
 from dicache.sums import InnerSum, Operand, SquareSum, Sum
 
+NO_SIGNAL = 0.03
+"""Added to the share of signal in the latents, 1 - σ, which is 0 at the first step."""
 SIZE = SquareSum(Operand("probe_residual", 1))
 
 
@@ -23,9 +25,11 @@ def _product(i: int, j: int) -> InnerSum:
 class InnovationGate:
     """The innovation of the probe (as in Kalman 1960: what was seen minus what was expected), in the sampler's metric.
 
-    ‖p - Σ cᵢ p₋ᵢ‖ / ‖p₋₁‖, with the weights cᵢ that the estimator would give the residuals, times the sampler's step
-    |σ - σ_next|, accumulates over skipped steps; a step is skipped while that is under the threshold. So it asks how
-    good *this* estimate is, and how much the sampler makes of its error, where other gates ask how much has changed.
+    ‖p - Σ cᵢ p₋ᵢ‖ / ‖p₋₁‖, with the weights cᵢ that the estimator would give the residuals, times
+    |σ - σ_next| / (1.03 - σ) accumulates over skipped steps; a step is skipped while that is under the threshold. So it
+    asks how good *this* estimate is, and how much comes of its error, where other gates ask how much has changed: the
+    sampler's step is counted against the signal that is in the latents already, 1 - σ, because what is laid down first
+    steers the rest.
 
     The weights add up to 1, so the miss is d₀ - Σ aᵢ dᵢ with aᵢ = c₁ + … + cᵢ - 1, and its square follows from the
     inner products of differences alone, in the same collective as the estimator's own sums.
@@ -54,6 +58,6 @@ class InnovationGate:
         for i, j in combinations_with_replacement(range(len(weights)), 2):
             square += (1 if i == j else 2) * weights[i] * weights[j] * sums[_product(i, j)]
         miss = relative(math.sqrt(max(square, 0.0)), math.sqrt(sums[SIZE]))
-        indicator = miss * abs(step.sigma - step.sigma_next)
+        indicator = miss * abs(step.sigma - step.sigma_next) / (1.0 + NO_SIGNAL - step.sigma)
         accumulated = history.accumulated + indicator
         return Vote(accumulated < self.threshold, indicator, accumulated)

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from dicache.calibrated import CalibratedGate
 from dicache.calibrated_numbers import calibrated_polynomial, calibrated_ratios, other_steps
-from dicache.calibration import Budget, Fitted, read_calibration
+from dicache.calibration import Calibration, read_calibration
 from dicache.clock import AdamsBashforth, FoCa, Hermite, Taylor
 from dicache.conditions import MEASURED_AT
 from dicache.config import CacheConfig
 from dicache.easycache import EasyCacheGate
 from dicache.estimators import Alignment, Estimator, NoEstimate, Reuse
+from dicache.fitted import Fitted
 from dicache.gates import FirstBlockGate, FixedGate, Gate, ProbeGate
 from dicache.innovation import InnovationGate
 from dicache.magcache import MagCacheGate, interpolate_nearest
@@ -103,7 +105,7 @@ def build_method(
     if config.method == "none":
         return Method(FixedGate({}), NoEstimate())
     anchor = config.anchor or ("nothing" if config.estimator_name == "fitted" else _ANCHORS.get(config.method, "input"))
-    estimator = _estimator(config)
+    estimator = _estimator(config, num_steps, span)
     if config.replay is None:
         gate, warmup_steps = _gate(config, lanes, num_steps, span, published, shift)
         return Method(gate, estimator, warmup_steps, anchor)
@@ -113,7 +115,7 @@ def build_method(
     return Method(FixedGate(skips), estimator, warmup_steps, anchor)
 
 
-def _estimator(config: CacheConfig) -> Estimator:
+def _estimator(config: CacheConfig, num_steps: int, span: range) -> Estimator:
     match config.estimator_name:
         case "reuse":
             return Reuse()
@@ -132,8 +134,7 @@ def _estimator(config: CacheConfig) -> Estimator:
         case "ridge":
             return Ridge(config.shrinkage, config.differences)
         case "fitted":
-            budget = _budget(config)
-            return Fitted(budget.weights, budget.compute)
+            return Fitted(_calibration(config, num_steps, span).as_products())
 
 
 def _gate(
@@ -158,9 +159,16 @@ def _gate(
         case "easycache":
             return EasyCacheGate(config.threshold), warmup_steps
         case "calibrated":
-            return FixedGate(dict.fromkeys(lanes, frozenset(span) - _calibrated(config, num_steps, span))), 0
+            calibration = _calibration(config, num_steps, span)
+            return CalibratedGate(
+                calibration.nearest(config.steps_skipped).compute,
+                calibration.as_products(),
+                calibration.step_sizes,
+                config.brake,
+                config.release,
+            ), 0
         case "innovation":
-            return InnovationGate(config.threshold, _estimator(config).depth), warmup_steps
+            return InnovationGate(config.threshold, _estimator(config, num_steps, span).depth), warmup_steps
         case "interval" if config.compute_steps is None:
             # counted from the last step of the warm-up, as TaylorSeer does
             compute = {*span[:warmup_steps], *span[max(warmup_steps, 1) - 1 :: config.interval]}
@@ -169,21 +177,16 @@ def _gate(
             return FixedGate(dict.fromkeys(lanes, frozenset(span) - _listed(config, num_steps))), 0
 
 
-def _budget(config: CacheConfig) -> Budget:
+def _calibration(config: CacheConfig, num_steps: int, span: range) -> Calibration:
     assert config.calibration is not None, "checked with the configuration"
-    return read_calibration(config.calibration).nearest(config.steps_skipped)
-
-
-def _calibrated(config: CacheConfig, num_steps: int, span: range) -> frozenset[int]:
-    budget = _budget(config)
-    steps = len(budget.compute) + len(budget.weights)
-    if steps != num_steps:
-        raise ValueError(other_steps(config, steps, num_steps))
+    calibration = read_calibration(config.calibration)
+    if calibration.steps != num_steps:
+        raise ValueError(other_steps(config, calibration.steps, num_steps))
     if len(span) < num_steps:
         raise ValueError(
             "The gate of the cache is calibrated, which is for models with one transformer: use another method."
         )
-    return frozenset(budget.compute)
+    return calibration
 
 
 def _warmup_steps(config: CacheConfig, span: range) -> int:

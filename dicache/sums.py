@@ -91,6 +91,21 @@ class InnerSum:
 
 
 @dataclass(frozen=True)
+class ProductSum:
+    """⟨a, b⟩, the sum over the products of elements."""
+
+    a: Operand
+    b: Operand
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return self.a, self.b
+
+    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
+        return torch.sum(tensors[self.a] * tensors[self.b])
+
+
+@dataclass(frozen=True)
 class SquareSum:
     """Σ a²."""
 

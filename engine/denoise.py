@@ -16,7 +16,7 @@ from parallel.control import Control
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
-OnVelocity = Callable[[Step, Tensor], None]
+OnVelocity = Callable[[Step, dict[str, Tensor]], None]
 OnPause = Callable[[int, Tensor], None]
 
 
@@ -38,8 +38,8 @@ def denoise(
         control: asked before each step; what any rank answers holds for all.
         on_step: called after each step with its timestep, every lane's decision and the new latents.
         steps_done: in an earlier run, which this one continues.
-        on_velocity: shown each step's guided velocity, of the shape of the latents and equal on every rank, before
-            the sampler takes it.
+        on_velocity: shown each step's velocity of every guidance branch, of the shape of the latents and equal on every
+            rank, before the sampler takes what they make.
         on_pause: told the steps done and the latents where a pause ends the loop; the step that it came at has
             changed neither sampler nor cache.
 
@@ -50,13 +50,13 @@ def denoise(
     for index, timestep in enumerate(scheduler.timesteps[steps_done:], start=steps_done):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
         try:
-            velocity, decisions = experts.predict(latents, timestep, step, control())
+            velocity, branches, decisions = experts.predict(latents, timestep, step, control())
         except Paused:
             if on_pause is not None:
                 on_pause(index, latents)
             raise
         if on_velocity is not None:
-            on_velocity(step, velocity)
+            on_velocity(step, branches)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         on_step(step, float(timestep), decisions, latents)
     latents = experts.finish(latents)

@@ -108,7 +108,7 @@ class Engine:
                 same step: :attr:`Control.PAUSE` leaves a checkpoint of that step, should there be a folder for it;
                 :attr:`Control.CANCEL` leaves nothing. A video that is being decoded is decoded to its end first, and
                 is then not written if it was cancelled; a pause that comes so late lets the video be finished.
-            on_velocity: shown each step's guided velocity, equal on every rank.
+            on_velocity: shown each step's velocity of every guidance branch, equal on every rank.
             observer: shown each computed step of this rank's lanes and tokens.
 
         Raises:

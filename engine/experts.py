@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from dicache.controller import Decision, Lane, Step
-from engine.predictor import VelocityPredictor
+from dicache.controller import Step
+from engine.predictor import Prediction, VelocityPredictor
 from parallel.control import Control
 
 
@@ -43,9 +43,7 @@ class Experts:
         self._number: int | None = None
         self._predictor: VelocityPredictor
 
-    def predict(
-        self, latents: Tensor, timestep: Tensor, step: Step, control: Control
-    ) -> tuple[Tensor, dict[Lane, Decision]]:
+    def predict(self, latents: Tensor, timestep: Tensor, step: Step, control: Control) -> Prediction:
         """As :meth:`VelocityPredictor.predict`."""
         number = next(i for i, span in enumerate(self._spans) if step.index in span)
         if number != self._number:

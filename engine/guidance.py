@@ -27,14 +27,14 @@ def own_lanes(lanes: tuple[Lane, ...], ranks: Ranks) -> tuple[Lane, ...]:
     return tuple(lane for lane in lanes if lane.branch == BRANCHES[ranks.cfg_rank])
 
 
-def combine(velocities: dict[Lane, Tensor], guidance: float, ranks: Ranks, meter: CollectiveMeter) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): uncond + guidance (cond − uncond).
+def collect(velocities: dict[Lane, Tensor], ranks: Ranks, meter: CollectiveMeter) -> dict[str, Tensor]:
+    """Bring the branches together where cfg-parallel splits them.
 
     Args:
         velocities: [1, channels, frames, height, width] for each lane of this rank.
 
     Returns:
-        The guided velocity of all samples, [samples, channels, frames, height, width], on every rank.
+        Of each branch all samples, [samples, channels, frames, height, width], on every rank.
     """
     own = {branch: [v for lane, v in velocities.items() if lane.branch == branch] for branch in BRANCHES}
     if ranks.cfg_group is not None:
@@ -42,10 +42,21 @@ def combine(velocities: dict[Lane, Tensor], guidance: float, ranks: Ranks, meter
         both = mine.new_empty(2 * mine.shape[0], *mine.shape[1:])
         dist.all_gather_single(both, mine, group=ranks.cfg_group)
         meter.count("guidance", mine, 1)
-        cond, uncond = both.chunk(2)
-    else:
-        cond = torch.cat(own["cond"])
-        if not own["uncond"]:
-            return cond
-        uncond = torch.cat(own["uncond"])
-    return uncond + guidance * (cond - uncond)
+        return dict(zip(BRANCHES, both.chunk(2), strict=True))
+    return {branch: torch.cat(samples) for branch, samples in own.items() if samples}
+
+
+def combine(branches: dict[str, Tensor], guidance: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022, eq. 6): uncond + guidance (cond − uncond).
+
+    Args:
+        branches: the velocity of each, of any one shape; where there is but one, that is the answer.
+    """
+    if "uncond" not in branches:
+        return branches["cond"]
+    return branches["uncond"] + guidance * (branches["cond"] - branches["uncond"])
+
+
+def mixing(guidance: float, num_branches: int) -> tuple[float, ...]:
+    """The weights that :func:`combine` gives the branches."""
+    return (1.0,) if num_branches == 1 else (guidance, 1.0 - guidance)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from dicache.controller import Controller, Decision, Lane, Step
 from dicache.sums import Signal, StepSignal
 from engine.control import stop_if_asked
-from engine.guidance import combine, own_lanes
+from engine.guidance import collect, combine, own_lanes
 from engine.models.adapter import Activations, Adapter
 from engine.timing import Stopwatch
 from parallel.agreement import Agreed, Agreement
@@ -30,6 +30,17 @@ class Observer(Protocol):
     def see(
         self, step: Step, lane: Lane, x: Tensor, y: Tensor, velocity: Tensor, shown: Mapping[str, Tensor]
     ) -> None: ...
+
+
+class Prediction(NamedTuple):
+    """One step's answer, the same on every rank of the replica.
+
+    velocity: guided, [samples, channels, frames, height, width]; branches: what it was made of, each of that shape.
+    """
+
+    velocity: Tensor
+    branches: dict[str, Tensor]
+    decisions: dict[Lane, Decision]
 
 
 class VelocityPredictor:
@@ -71,10 +82,9 @@ class VelocityPredictor:
         self._lanes = lanes
         self._own = own_lanes(lanes, ranks)
 
-    def predict(
-        self, latents: Tensor, timestep: Tensor, step: Step, control: Control
-    ) -> tuple[Tensor, dict[Lane, Decision]]:
-        """The guided velocity [samples, channels, frames, height, width], and what was decided for each lane.
+    def predict(self, latents: Tensor, timestep: Tensor, step: Step, control: Control) -> Prediction:
+        """The velocity at these latents [samples, channels, frames, height, width], and what was decided for each lane;
+        collective over the replica.
 
         Raises:
             Stopped: some rank's control word said so; on all ranks, before the step has changed anything.
@@ -98,7 +108,8 @@ class VelocityPredictor:
                 shown = entering.pop(lane), probes.pop(lane), signals.pop(lane)
                 velocities[lane] = self._velocity(step, lane, decisions[lane], *shown)
         laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
-        return combine(laid_out, self._guidance, self._ranks, self._meter), decisions
+        branches = collect(laid_out, self._ranks, self._meter)
+        return Prediction(combine(branches, self._guidance), branches, decisions)
 
     def finish(self, latents: Tensor) -> Tensor:
         """The sampler's last latents [samples, channels, frames, height, width], with what the conditions give put

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from dicache.calibration import Budget, Calibration, hash_prompt
 from dicache.config import CacheConfig
@@ -26,6 +27,10 @@ from engine.task import Outputs, make_tasks
 from engine.versions import describe_versions
 from launch.signals import say
 from parallel.degrees import Degrees
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SHARES = tuple(percent / 100 for percent in range(30, 81, 5))  # of the steps, skipped
 
@@ -105,11 +110,9 @@ def prepare_calibration(
 
 def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | None:
     """Measure what is missing, place the steps, write the file. Collective: every rank calls it."""
-    import numpy as np
-
     import_ahead("engine.engine")  # torch and diffusers, which takes seconds
     from engine.loaded import load_model
-    from launch.velocities import measure_gram
+    from launch.velocities import measure_products
     from parallel.ranks import join, leave, pick_device
 
     kept = [_kept(job, request) for request in job.requests]  # before any rank can have written another
@@ -117,34 +120,39 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     ranks = join(job.degrees, pick_device(job.config.runtime.device), job.config.runtime.load_timeout_seconds)
     progress.stage("load")
     model = load_model(job.config, ranks)
-    runs, sizes = [], []
+    measured = []
     for index, (request, known) in enumerate(zip(job.requests, kept, strict=True)):
         if known is None:
             progress.video(index, len(job.requests))
-            known = measure_gram(model, request, progress)
+            known = measure_products(model, request, progress)
             if rank == 0:
                 _keep(job, request, known)
-        runs.append(known)
-        sizes = known["step_sizes"]
+        measured.append(known)
     progress.stage("write")
     if rank == 0:
-        _write(job, np.array([run["gram"] for run in runs], dtype=np.float64), sizes, runs)
+        _write(job, measured)
     progress.done()
     leave()
     return job.output if rank == 0 else None
 
 
-def _write(job: CalibrateJob, grams: Any, sizes: Sequence[float], runs: Sequence[Mapping[str, Any]] = ()) -> None:
-    from dicache.placement import place_steps
+def _write(job: CalibrateJob, measured: Sequence[Mapping[str, Any]]) -> None:
+    import numpy as np
 
-    placements, num_steps = place_steps(grams, sizes), len(sizes)
+    from dicache.placement import growth, place_steps
+    from engine.guidance import mixing
+
+    one, num_steps = measured[0], len(measured[0]["sigmas"])
+    branches = one["branches"]
+    weights = mixing(job.config.sampling.guidance, len(branches))
+    # what is placed is what the file says, so first as many digits as that has
+    products = _rounded(np.mean([known["products"] for known in measured], axis=0))
+    sizes = [taken * growth(sigma) for taken, sigma in zip(one["sampler"], one["sigmas"], strict=True)]
+    by_step = products.reshape(num_steps, len(branches), num_steps, len(branches))
+    placements = place_steps(by_step, weights, sizes)
     counts = dict.fromkeys(round(num_steps * (1 - share)) for share in _SHARES)
     budgets = [
-        Budget(
-            compute=placement.compute,
-            weights={step: tuple(round(w, 6) for w in weights) for step, weights in placement.weights.items()},
-            damage=round(placement.damage, 6),
-        )
+        Budget(compute=placement.compute, damage=float(f"{placement.damage:.6g}"))
         for count in counts
         if (placement := placements.get(count)) is not None
     ]
@@ -153,11 +161,15 @@ def _write(job: CalibrateJob, grams: Any, sizes: Sequence[float], runs: Sequence
         versions=describe_versions(),
         prompts=tuple(hash_prompt(request.prompts[0]) for request in job.requests),
         steps=num_steps,
+        step_sizes=tuple(float(f"{size:.6g}") for size in sizes),
+        branches=tuple(branches),
+        mixing=weights,
+        products=tuple(tuple(products[row, : row + 1].tolist()) for row in range(len(products))),
         budgets=tuple(budgets),
-        **_of_other_methods(runs),
+        **_of_other_methods(measured),
     )
     with StagedFiles() as files:
-        files.stage(job.output).write_text(calibration.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        files.stage(job.output).write_text(_readable(calibration), encoding="utf-8")
     shutil.rmtree(_folder(job), ignore_errors=True)
 
 
@@ -165,14 +177,24 @@ def _of_other_methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """MagCache's table and TeaCache's polynomials, measured as their authors do, over all prompts."""
     from dicache.measurements import fit_polynomial, mean_ratios
 
-    if not runs:
-        return {}
     ratios = {
         branch: tuple(round(ratio, 5) for ratio in means)
         for branch, means in mean_ratios([run["ratios"] for run in runs]).items()
     }
     points = {name: [point for run in runs for point in run["changes"][name]] for name in runs[0]["changes"]}
     return {"ratios": ratios, "polynomials": {name: fit_polynomial(found) for name, found in points.items() if found}}
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """To 10 digits: neighbouring velocities differ in the third or fourth."""
+    import numpy as np
+
+    return np.vectorize(lambda value: float(f"{value:.10g}"))(values)
+
+
+def _readable(calibration: Calibration) -> str:
+    """JSON with a line for each list of numbers."""
+    return re.sub(r"(?<=[\d,\[\"])\s+(?=[-\d\]])", "", calibration.model_dump_json(indent=1)) + "\n"
 
 
 def _folder(job: CalibrateJob) -> Path:

@@ -1,4 +1,4 @@
-"""The guided velocities of an uncached run, and their inner products."""
+"""The velocities of an uncached run, their inner products, and what the sampler makes of them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,53 @@ from engine.request import GenerationRequest
 from parallel.broadcast import objects_of_all
 
 
-def measure_gram(model: LoadedModel, request: GenerationRequest, progress: Progress) -> dict[str, Any]:
+def measure_products(model: LoadedModel, request: GenerationRequest, progress: Progress) -> dict[str, Any]:
     """Run a request without a cache; collective over the replica, and equal on all of its ranks.
 
-    Holds the velocities of all steps at once, in float32 on the CPU: 8 MB a step for 81 frames of 832 × 480 with Wan.
+    Holds the velocities of all steps at once, in float32 on the CPU: 16 MB a step for 81 frames of 832 × 480 with Wan.
 
     Returns:
-        ``gram``: inner products [steps, steps] of the guided velocities, ``step_sizes``: |σ - σ_next|, and ``ratios``
+        ``products``: inner products [steps × branches, steps × branches] of the branches' velocities, ``branches``:
+        their names, ``sigmas``: the noise level of each step, ``sampler``: as of :func:`sampler_weights`; ``ratios``
         and ``changes`` as in :class:`dicache.measurements.Measured`.
     """
     measurements = Measurements(model.facts.family.signals)
     velocities: list[Tensor] = []
-    sizes: list[float] = []
+    sigmas: list[float] = []
+    names: list[str] = []
 
-    def keep(step: Step, velocity: Tensor) -> None:
-        velocities.append(velocity.flatten().float().cpu())
-        sizes.append(abs(step.sigma - step.sigma_next))
+    def keep(step: Step, branches: dict[str, Tensor]) -> None:
+        names[:] = branches
+        velocities.extend(velocity.flatten().float().cpu() for velocity in branches.values())
+        sigmas.append(step.sigma)
 
     Engine(model, progress).generate(request, on_velocity=keep, observer=measurements)
     measured = conclude(objects_of_all(measurements.sums, model.ranks), measurements.signals)
     every = torch.stack(velocities)
-    gram = torch.zeros(len(every), len(every), dtype=torch.float64)
+    products = torch.zeros(len(every), len(every), dtype=torch.float64)
     for part in every.split(1 << 18, dim=1):  # in float64, but not all of them at once
         wide = part.double()
-        gram += wide @ wide.T
-    return {"gram": gram.tolist(), "step_sizes": sizes, **asdict(measured)}
+        products += wide @ wide.T
+    return {
+        "products": products.tolist(),
+        "branches": names,
+        "sigmas": sigmas,
+        "sampler": sampler_weights(model, request),
+        **asdict(measured),
+    }
+
+
+def sampler_weights(model: LoadedModel, request: GenerationRequest) -> list[float]:
+    """How much of each step's velocity the sampler has put into the final latents, were it not for what the model makes
+    of them in between.
+
+    A sampler adds up velocities and latents with numbers that depend on the noise levels alone, so it is asked
+    what it makes of one velocity after the other. A first-order one gives |σ - σ_next|; UniPC's corrector moves weight
+    between neighbours, and its last steps differ by a factor of four.
+    """
+    scheduler = model.parts.make_scheduler(model.scheduler_config, request.sampling, torch.device("cpu"))
+    each = torch.eye(len(scheduler.timesteps))[:, None, :, None, None]  # a batch with one step's velocity in each
+    latents = torch.zeros_like(each[0])[None]
+    for index, timestep in enumerate(scheduler.timesteps):
+        latents = scheduler.step(each[index][None], timestep, latents, return_dict=False)[0]
+    return [abs(weight) for weight in latents.flatten().tolist()]

@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path
 
 _SAMPLE_BYTES = 1 << 16
+_NOT_THE_MODEL = (".py", ".pyc", ".md")
+"""What may lie beside it, and comes and goes."""
 _SMALL = (".json", ".txt", ".model")
 
 
 def fingerprint(path: str | Path) -> str:
     """A hash of a file, or of a folder's files: of configurations, tokenizers and lists of shards all of it, of weights
-    the size, the header and the end.
+    the size, the header and the end. Programs and their traces are left out, and what is written for people.
 
     Raises:
         OSError: a file cannot be read.
@@ -21,7 +23,11 @@ def fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256()
     for file in files:
         relative = file.relative_to(root)
-        if file.is_file() and not any(part.startswith(".") for part in relative.parts):
+        if (
+            file.suffix not in _NOT_THE_MODEL
+            and file.is_file()
+            and not any(part.startswith(".") for part in relative.parts)
+        ):
             digest.update(f"{relative.as_posix()} {file.stat().st_size}\n".encode())
             digest.update(_looked_at(file))
     return digest.hexdigest()

@@ -91,7 +91,7 @@ def test_what_is_left_out_is_as_its_authors_publish_it():
     assert of("teacache") == (0.1, 1, None, True)
     assert of("teacache", use_ret_steps=True) == (0.1, 5, None, False)
     assert of("easycache") == (0.05, 10, None, True)
-    assert of("innovation") == of("dicache", gate="innovation") == (0.002, 0.1, None, False)
+    assert of("innovation") == of("dicache", gate="innovation") == (0.005, 3, None, False)
     assert of("dicache", gate="magcache") == (0.12, 0.2, 2, False), "thresholds belong to the gate"
     assert of("easycache", gate="magcache") == (0.12, 0.2, 2, False)
     assert of("taylorseer", gate="interval") == of("taylorseer") == (0.2, 3, None, False)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
-from dicache.placement import place_steps
+from dicache.placement import growth, place_steps
 from engine.config import Config
 from engine.engine import Engine
 from engine.errors import InvalidInput
@@ -18,7 +19,7 @@ from engine.request import GenerationRequest, make_request
 from engine.task import Outputs, Task
 from launch.calibration import CalibrateJob, CalibrateOptions, _write, prepare_calibration
 from launch.sweep.job import SweepOptions, prepare_sweep
-from launch.velocities import measure_gram
+from launch.velocities import measure_products
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.checkpoints import write_published_wan
@@ -33,7 +34,7 @@ def request_of(config: Config, seed: int = 7) -> GenerationRequest:
 
 
 def measure(ranks: Ranks, config: Config) -> dict[str, Any]:
-    return measure_gram(load_model(config, ranks), request_of(config), Progress())
+    return measure_products(load_model(config, ranks), request_of(config), Progress())
 
 
 def generate(ranks: Ranks, config: Config) -> tuple[torch.Tensor, str]:
@@ -50,21 +51,24 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
     job: CalibrateJob = prepare_calibration(CalibrateOptions(str(CONFIG), prompts, output, overrides), ranks=1)
 
     alone = measure(Ranks(), job.config)
-    gram = np.array(alone["gram"])
+    products = np.array(alone["products"])
     for degrees in (Degrees(ring=3), Degrees(cfg=2)):
         for shared in gang.run(measure, degrees, job.config):
-            np.testing.assert_allclose(shared["gram"], gram, rtol=1e-4)
-            assert shared["step_sizes"] == alone["step_sizes"]
+            np.testing.assert_allclose(shared["products"], products, rtol=1e-4)
+            summed = ("products", "ratios", "changes")
+            assert {**shared, **dict.fromkeys(summed)} == {**alone, **dict.fromkeys(summed)}
             for branch in ("cond", "uncond"):
                 np.testing.assert_allclose(shared["ratios"][branch], alone["ratios"][branch], rtol=1e-5)
             for name in ("timestep_embedding", "timestep_modulation"):
                 np.testing.assert_allclose(shared["changes"][name], alone["changes"][name], rtol=1e-4)
-    assert sum(alone["step_sizes"]) > 0.9
+    assert alone["branches"] == ["cond", "uncond"]
+    assert sum(alone["sampler"]) == pytest.approx(alone["sigmas"][0], rel=1e-3), "of noise, nothing is left"
 
-    _write(job, gram[None], alone["step_sizes"])
+    _write(job, [alone])
     config = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}")
     latents, actions = generate(Ranks(), config)
-    placed = place_steps(gram[None], alone["step_sizes"])[actions.count("c")]
+    sizes = [weight * growth(sigma) for weight, sigma in zip(alone["sampler"], alone["sigmas"], strict=True)]
+    placed = place_steps(products.reshape(12, 2, 12, 2), (5.0, -4.0), sizes)[actions.count("c")]
     assert [index for index, action in enumerate(actions) if action == "c"] == list(placed.compute)
     assert actions.count("s") == 8, "65% of 12, to the nearest"
     for degrees in (Degrees(ring=3), Degrees(ulysses=2), Degrees(cfg=2)):

@@ -1,0 +1,114 @@
+"""The brake and the release against their formulas written out again, on velocities that are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dicache.calibrated import CalibratedGate
+from dicache.estimators import Estimate
+from dicache.fitted import Products
+from dicache.steps import Decision, History, Step
+from tests.dicache.test_placement import BRANCHES, GRAM, MIXING, PLACED, SIZES, STEPS, V, rows, velocities
+from tests.dicache.toy import COND
+
+COMPUTE = PLACED[5].compute
+PRODUCTS = Products(BRANCHES, MIXING, tuple(map(tuple, rows(GRAM))))
+SKIP = Estimate((1.0,))
+
+
+def gate(**changes):
+    return CalibratedGate(**{"compute": COMPUTE, "products": PRODUCTS, "sizes": SIZES.tolist(), "brake": 3.0} | changes)
+
+
+def measured(term, velocities, computed):
+    a, b = (velocities[computed[-operand.age], 0] for operand in term.operands)
+    return float(a @ b)
+
+
+def follow(gate, velocities):
+    """One lane through all steps of a prompt, [steps, branches, dim]: the steps that it computes, and all votes."""
+    history, votes = History(COND), {}
+    for index in range(STEPS):
+        step, computed = Step(index, 1.0, 0.9), [past.index for past in history.computed]
+        skip = bool(computed) and gate.may_skip(step, COND)
+        if skip:
+            known = [term for term in gate.sums if all(operand.exists(history) for operand in term.operands)]
+            sums = {term: measured(term, velocities, computed) for term in known}
+            votes[index] = gate.vote(step, history, sums, SKIP)
+            skip = votes[index].skip
+        vote = votes.get(index)
+        history.advance(step, Decision("skip" if skip else "compute", accumulated=vote and vote.accumulated))
+    return [past.index for past in history.computed], votes
+
+
+def surprise_by_hand(velocities, computed):
+    newest, *known = computed[::-1][:4]
+    columns = np.stack([V[:, index, 0].ravel() for index in known], axis=1)
+    weights = np.linalg.lstsq(columns, V[:, newest, 0].ravel(), rcond=None)[0]
+    seen = np.linalg.norm(V[:, newest, 0].ravel() - columns @ weights) / np.linalg.norm(V[:, newest, 0])
+    own = velocities[:, 0]
+    expected = seen * np.linalg.norm(own[newest])
+    missed = np.linalg.norm(own[newest] - weights @ own[known])
+    return missed / min(expected, np.linalg.norm(own[newest] - own[known[0]]))
+
+
+def expected_damage(step, known):
+    return SIZES[step] * PRODUCTS.miss(step, known, PRODUCTS.fit(step, known))
+
+
+def test_prompts_like_the_calibrations_keep_to_the_plan():
+    for prompt in V:
+        computed, votes = follow(gate(), prompt)
+        assert tuple(computed) == COMPUTE
+        for index, vote in votes.items():
+            before = [step for step in COMPUTE if step < index]
+            if len(before) > 1:
+                assert vote.indicator == pytest.approx(surprise_by_hand(prompt, before), rel=1e-2)
+            skipped = range(before[-1] + 1, index + 1)
+            planned = sum(expected_damage(step, before[::-1][:3]) for step in skipped)
+            assert vote.accumulated == pytest.approx(vote.indicator * planned, rel=1e-6)
+
+
+def test_the_brake_computes_where_a_prompt_goes_another_way():
+    other = velocities(seed=4)[0] + np.random.default_rng(2).normal(size=V[0].shape)
+    computed, _ = follow(gate(), other)
+    assert set(COMPUTE) < set(computed)
+    braked = min(set(computed) - set(COMPUTE))
+    assert surprise_by_hand(other, [step for step in COMPUTE if step < braked]) > 3
+    assert tuple(follow(gate(brake=1e9), other)[0]) == COMPUTE
+    assert tuple(follow(gate(brake=None), other)[0]) == COMPUTE
+
+
+def test_a_shuffled_calibration_is_caught():
+    """Its weights do worse than reuse, though it expects as much."""
+    order = np.random.default_rng(0).permutation(STEPS)
+    shuffled = GRAM[order][:, :, order]
+    computed, _ = follow(gate(products=Products(BRANCHES, MIXING, tuple(map(tuple, rows(shuffled))))), V[0])
+    assert len(computed) > len(COMPUTE)
+
+
+def test_the_release_skips_a_planned_step_where_little_is_lost():
+    foretold, alone = V[0].copy(), PRODUCTS.alone("cond")
+    for position, newest in enumerate(COMPUTE[1:], start=1):  # each exactly what the weights make of those before it
+        known = COMPUTE[:position][::-1][:3]
+        weights = alone.fit(newest, known)
+        foretold[newest, 0] = sum(w * foretold[step, 0] for w, step in zip(weights, known, strict=True))
+    computed, votes = follow(gate(release=0.5), foretold)
+    released = min(set(COMPUTE) - set(computed))
+    before = [step for step in COMPUTE if step < released]
+    plan = sum(expected_damage(step, before[::-1][:3]) for step in range(before[-1] + 1, released))
+    assert plan > 0 and votes[released].accumulated <= 0.5 * plan
+    for prompt in V:
+        assert tuple(follow(gate(release=1e-9), prompt)[0]) == COMPUTE
+
+
+def test_what_moves_though_it_was_never_seen_to_move_is_computed():
+    still = np.ones((1, STEPS, 2, 4))
+    gram = np.einsum("pibd,pjcd->ibjc", still, still)
+    vote_gate = gate(products=Products(BRANCHES, MIXING, tuple(map(tuple, rows(gram)))))
+    moving = np.concatenate([still[0], V[0, :, :, :4]], axis=-1)
+    computed, votes = follow(vote_gate, moving)
+    assert computed != list(COMPUTE) and all(
+        vote.indicator is None or not math.isnan(vote.indicator) for vote in votes.values()
+    )
