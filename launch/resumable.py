@@ -170,11 +170,20 @@ class JobFolder:
         """After the whole job."""
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def remove_unless_begun(self) -> None:
+        """After a job that has left nothing to go on from."""
+        if not self._is_begun:
+            self.remove()
+
+    @property
+    def _is_begun(self) -> bool:
+        return any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*"))
+
     @contextmanager
     def hint_unless_finished(self) -> Iterator[None]:
         """Say how to go on, should the run inside break off and have left something to go on from."""
         try:
             yield
         finally:
-            if any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*")):
+            if self._is_begun:
                 say(f"go on with: lockstep resume {self.path}")

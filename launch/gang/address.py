@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 
 from engine.errors import InvalidInput
+
+_CONNECT_SECONDS = 10.0
 
 
 def check_address(given: str | None) -> str | None:
@@ -19,3 +22,22 @@ def check_address(given: str | None) -> str | None:
             f"--ray-address {address} is for Ray's client: run on a machine of the cluster, and give HOST:PORT or auto."
         )
     return address
+
+
+def refuse_deaf(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Args:
+        address: HOST:PORT; what else there is Ray looks up on this machine.
+
+    Raises:
+        InvalidInput: nobody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InvalidInput(f"There is no Ray cluster at {address} ({reason}): check --ray-address.") from None

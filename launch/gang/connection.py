@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from engine.errors import InvalidInput, sentence
-from launch.gang.address import check_address
+from launch.gang.address import check_address, refuse_deaf
 from launch.signals import ENDING, Interrupted
 
 _STORE_BYTES = 100 << 20  # nothing but plain data travels through it
@@ -47,6 +47,8 @@ def connected(address: str | None, ranks: int) -> Iterator[None]:
         InvalidInput: there is no such cluster.
     """
     address = check_address(address)
+    if address:
+        refuse_deaf(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with ExitStack() as closing:
         # what ranks print goes to Ray's log files; what Ray itself prints here, about a rank that died for instance,

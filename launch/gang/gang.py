@@ -104,7 +104,12 @@ class Gang:
         Raises:
             GangFailure: a rank cannot do it. If it was not ``lost``, the gang can take another job.
         """
-        self._monitor.watch([actor.take.remote(job) for actor in self._actors])
+        try:
+            self._monitor.watch([actor.take.remote(job) for actor in self._actors])
+        except GangFailure as error:
+            if not error.lost:
+                self._monitor.watch([actor.let_go.remote() for actor in self._actors])
+            raise
 
     def generate(self, wish: Callable[[], Control] = lambda: Control.RUN) -> Ending:
         """Make the videos of the job that was taken. The gang can take another one afterwards, unless this raises.

@@ -117,7 +117,6 @@ class Member:
         self._recorder.begin("start")
         try:
             assert self._engine is not None, "load comes first"
-            self._at_work.close()  # of a job that another rank could not do
             self._job, self._job_engine = job, self._engine
             if job != self._loaded_for:
                 config = _check_here(job, self._seat, self._recorder.note)
@@ -143,6 +142,11 @@ class Member:
             return Outcome(stopped=Control.CANCEL if isinstance(stopped, Cancelled) else Control.PAUSE)
         except Exception as error:
             return Outcome(describe(error, self._seat.rank, self._recorder.phase))
+
+    def let_go(self) -> Outcome:
+        """Of a job that was taken, for another rank could not do it."""
+        self._at_work.close()
+        return Outcome()
 
     def stand_by(self) -> Outcome:
         """Do nothing, in the thread that works."""
