@@ -70,11 +70,16 @@ def become_rank() -> None:
     """
     for signum in ENDING:
         signal.signal(signum, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     launcher = os.environ.get(PARENT_PID)
     if launcher and os.getppid() != int(launcher):
         os._exit(1)  # the launcher died before prctl was called
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the one that started it is gone, even by SIGKILL. To be called at once."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def say(line: str) -> None:

@@ -1,108 +1,56 @@
-"""The server of one gang, which `lockstep cluster up` starts: `python -m launch.cluster CONFIG ...`.
+"""What `lockstep cluster up` leaves running: the server of a gang, and this process, which starts it again.
 
-It writes to stderr what happens, a line each.
+Ray ends the process of a driver that has lost the cluster's head for a minute, without a chance to do anything.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import time
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Sequence
+from types import FrameType
 
-import typer
+from launch.signals import ENDING
 
-from engine.errors import InvalidInput, sentence
-from launch import options as opt
-from launch.cli import leave, run
-from launch.cluster.reply import Reply
-from launch.cluster.setup import Setup
-from launch.cluster.stopping import Stop
-from launch.queue.records import GangState
-from launch.quiet import quiet_libraries
-from launch.signals import Interrupted
-from launch.threads import spin_briefly
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+ORDERLY = 70
+"""Exit code of a server that has said why it cannot go on."""
+_REPLY, _LOG = "--reply=", "--log="  # options that are for the first server alone
+_PATIENCE_SECONDS = 600.0  # that a server which is started again waits for the cluster
+_TRIES = 5
+_STEADY_SECONDS = 600.0
 
 
-@app.command()
-def serve(
-    config: opt.ConfigFile,
-    state: Annotated[Path, typer.Option("--state")],
-    log: Annotated[Path, typer.Option("--log")],
-    ranks: opt.Ranks = None,
-    ray_address: opt.RayAddress = None,
-    set_: opt.Overrides = None,
-    reply: Annotated[int | None, typer.Option("--reply")] = None,
-) -> int:
-    """Load a gang, and serve the queue in the folder ``state`` until this process is told to end."""
-    answer = Reply(reply)
-    try:
-        _serve(Setup(config, set_ or (), ranks), ray_address, state, log, answer)
-    except InvalidInput as error:
-        return _failed(answer, sentence(error), 2)
-    except Interrupted as interrupted:
-        return _failed(answer, str(interrupted), interrupted.exit_code)
-    except Exception as error:
-        from launch.gang.monitor import GangFailure
+def supervise(arguments: Sequence[str]) -> int:
+    """Run a server until it ends of itself, is killed, or has died too often in a row. Returns the exit code."""
+    servers: list[subprocess.Popen[bytes]] = []
+    stopping = False
 
-        if not isinstance(error, GangFailure):
-            raise
-        return _failed(answer, str(error.failure), error.failure.exit_code)
-    return 0
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        if servers:
+            servers[-1].send_signal(signal.SIGTERM)
 
-
-def _serve(setup: Setup, address: str | None, state: Path, log: Path, answer: Reply) -> None:
-    stop = Stop()
-    stop.listen()
-    stream = sys.stderr  # Ray gets another one
-
-    def write(line: str) -> None:
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=stream, flush=True)
-
-    from launch.cluster.loaded import LoadedGang  # imports ray, which takes seconds
-    from launch.cluster.membership import Membership
-    from launch.cluster.metrics import Metrics
-    from launch.cluster.server import Server
-    from launch.cluster.watch import GangWatch
-    from launch.gang.connection import connected
-    from launch.queue.store import Queue
-
-    def tell(line: str) -> None:
-        write(line)
-        answer.tell("note", line=line)
-
-    with ExitStack() as closing:
-        with stop.at_once():
-            job = setup.job(setup.ranks)
-            queue, ranks = Queue(state), setup.ranks or job.degrees.world_size
-            membership = Membership(queue, ranks, job.model_path)
-            closing.callback(membership.leave)
-            log.rename(log.with_name(f"{membership.name}.log"))
-            closing.enter_context(connected(address, ranks))
-            stop.listen()  # Ray has taken the signals
-            watch = GangWatch(tell, lambda name: answer.tell("stage", name=name))
-            loaded = LoadedGang(setup, watch)
-            closing.callback(loaded.stop)
-            loaded.start()
-        tell(f"{membership.name} is ready: {len(loaded.nodes)} ranks, {job.model_path}")
-        answer.tell("ready", name=membership.name, ranks=len(loaded.nodes), model=job.model_path)
-        answer.close()
-        membership.say(GangState.READY)
-        Server(queue, membership, loaded, watch, stop, Metrics(membership.name), write).serve()
-        write(f"{membership.name} ends")
-        membership.say(GangState.STOPPING)
-
-
-def _failed(answer: Reply, message: str, code: int) -> int:
-    print(message, file=sys.stderr)
-    answer.tell("failed", message=message, code=code)
-    return code
+    for signum in ENDING:
+        signal.signal(signum, stop)
+    died = 0
+    while True:
+        started = time.monotonic()
+        servers.append(subprocess.Popen([sys.executable, "-m", "launch.cluster.serve", *arguments], close_fds=False))
+        for argument in arguments:
+            if argument.startswith(_REPLY):  # of which the server alone holds the end that is written to from now on
+                os.close(int(argument.removeprefix(_REPLY)))
+        code = servers[-1].wait()
+        died = 1 if time.monotonic() - started > _STEADY_SECONDS else died + 1
+        # whoever kills it means it
+        if stopping or code in (0, ORDERLY, -signal.SIGKILL, -signal.SIGTERM) or died > _TRIES:
+            return max(code, 0)
+        print(f"the server died (exit code {code}): it is started again", file=sys.stderr, flush=True)
+        arguments = [f"--patience={_PATIENCE_SECONDS:g}", *(a for a in arguments if not a.startswith((_REPLY, _LOG)))]
 
 
 if __name__ == "__main__":
-    quiet_libraries()
-    spin_briefly()
-    leave(run(app))
+    sys.exit(supervise(sys.argv[1:]))

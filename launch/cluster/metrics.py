@@ -29,6 +29,7 @@ class Metrics:
         )
         self._skip_share = Gauge("lockstep_skip_share", "Share of skipped steps in the newest finished job.", ("gang",))
         self._queued = Gauge("lockstep_queue_length", "Jobs that wait, whichever gang they wait for.", ("gang",))
+        self._newest_share: float | None = None
         for metric in (self._jobs, self._restarts, self._preemptions, self._steps, self._skip_share, self._queued):
             metric.set_default_tags(tags)
 
@@ -40,16 +41,19 @@ class Metrics:
         """A job's ranks are started again."""
         (self._preemptions if preempted else self._restarts).inc()
 
-    def queued(self, jobs: int) -> None:
-        """So many jobs wait."""
-        self._queued.set(jobs)
+    def refresh(self, queued: int) -> None:
+        """Say again what is the case, and that so many jobs wait: Ray forgets a gauge that is not set for a while."""
+        self._queued.set(queued)
+        if self._newest_share is not None:
+            self._skip_share.set(self._newest_share)
 
     def made(self, report: Mapping[str, Any]) -> None:
         """A video is finished; what its steps took is in the report."""
         for action, seconds in step_seconds(report):
             self._steps.observe(seconds, tags={"action": action})
         totals = report["totals"]
-        self._skip_share.set(totals["skipped"] / (totals["computed"] + totals["skipped"]))
+        self._newest_share = totals["skipped"] / (totals["computed"] + totals["skipped"])
+        self._skip_share.set(self._newest_share)
 
 
 def step_seconds(report: Mapping[str, Any]) -> list[tuple[str, float]]:

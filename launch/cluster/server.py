@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from engine.errors import InvalidInput, sentence
 from launch.cluster.loaded import LoadedGang
@@ -25,7 +26,8 @@ from parallel.control import Control
 LEASE_SECONDS = 60.0
 _IDLE_SECONDS = 0.5  # between two looks into the queue
 _TELL_SECONDS = 0.5  # between two records of a job's progress
-_STAND_BY_SECONDS = 5.0
+_STAND_BY_SECONDS = 5.0  # between two looks whether all ranks are there, while there is nothing to do
+_MEASURE_SECONDS = 5.0
 _STARTS = 5  # in a row that may fail before the server gives up
 _WISHES = {Wish.RUN: Control.RUN, Wish.PAUSE: Control.PAUSE, Wish.CANCEL: Control.CANCEL}
 
@@ -59,7 +61,7 @@ class Server:
         self._stop = stop
         self._metrics = metrics
         self._log = log
-        self._stood_by = 0.0
+        self._stood_by = self._measured = 0.0
         self._told: tuple[float, JobProgress | None] = (0.0, None)
 
     def serve(self) -> None:
@@ -95,8 +97,8 @@ class Server:
         if record is None:
             if time.monotonic() - self._stood_by > _STAND_BY_SECONDS:
                 self._stood_by = time.monotonic()
-                self._metrics.queued(sum(job.state is State.QUEUED for job in self._queue.jobs()))
                 self._loaded.gang.stand_by()
+            self._measure()
             time.sleep(_IDLE_SECONDS)
         return record
 
@@ -148,12 +150,18 @@ class Server:
             LeaseLost: it is another gang's by now.
         """
         self._membership.check()
+        self._measure()
         wish = _WISHES[self._queue.wish_of(record.id, record.attempts)]
         told_at, told = self._told
         if time.monotonic() - told_at >= _TELL_SECONDS and (progress := self._watch.job) != told:
             self._queue.progress(record.id, record.attempts, progress)
             self._told = time.monotonic(), progress
         return max(wish, Control.PAUSE if self._stop.asked else Control.RUN)
+
+    def _measure(self) -> None:
+        if time.monotonic() - self._measured > _MEASURE_SECONDS:
+            self._measured = time.monotonic()
+            self._metrics.refresh(sum(job.state is State.QUEUED for job in self._queue.jobs()))
 
     def _settle(self, record: JobRecord, job: Job, ending: Ending) -> None:
         if ending.stopped is Control.PAUSE:
@@ -170,6 +178,8 @@ class Server:
 
     def _finish(self, record: JobRecord, state: State, error: str | None = None) -> None:
         self._queue.finish(record.id, record.attempts, state, error)
+        if state is State.FAILED:
+            JobFolder.beside(record.video).remove_unless_begun()
         self._metrics.ended(state)
         self._log(f"job {record.id} {state.value}" + (f": {error}" if error else ""))
 
@@ -186,6 +196,8 @@ class Server:
                 return
             except (GangFailure, InvalidInput) as error:
                 self._log(str(error))
+                with suppress(LeaseLost):
+                    self._membership.say(GangState.STARTING, str(error))
                 if failed + 1 == _STARTS:
                     raise
                 with self._stop.at_once():

@@ -1,0 +1,133 @@
+"""The server of one gang: `python -m launch.cluster.serve CONFIG ...`, which `launch.cluster` runs.
+
+It writes to stderr what happens, a line each.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.errors import InvalidInput, sentence
+from launch import options as opt
+from launch.cli import leave, run
+from launch.cluster.__main__ import ORDERLY
+from launch.cluster.reply import Reply
+from launch.cluster.setup import Setup
+from launch.cluster.stopping import Stop
+from launch.queue.records import GangState
+from launch.quiet import quiet_libraries
+from launch.signals import Interrupted, die_with_parent
+from launch.threads import spin_briefly
+
+_RETRY_SECONDS = 5.0
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def serve(
+    config: opt.ConfigFile,
+    state: Annotated[Path, typer.Option("--state")],
+    log: Annotated[Path | None, typer.Option("--log")] = None,
+    ranks: opt.Ranks = None,
+    ray_address: opt.RayAddress = None,
+    set_: opt.Overrides = None,
+    reply: Annotated[int | None, typer.Option("--reply")] = None,
+    patience: Annotated[float, typer.Option("--patience")] = 0.0,
+) -> int:
+    """Load a gang, and serve the queue in the folder ``state`` until this process is told to end.
+
+    ``log`` is the file behind stderr, which is given the gang's name; ``reply`` the descriptor to say "ready" to;
+    ``patience`` the seconds to wait for a cluster that is not there.
+    """
+    answer = Reply(reply)
+    try:
+        _serve(Setup(config, set_ or (), ranks), ray_address, state, log, answer, patience)
+    except InvalidInput as error:
+        return _failed(answer, sentence(error), 2)
+    except Interrupted as interrupted:
+        return _failed(answer, str(interrupted), interrupted.exit_code)
+    except Exception as error:
+        from launch.gang.monitor import GangFailure
+
+        if not isinstance(error, GangFailure):
+            raise
+        return _failed(answer, str(error.failure), error.failure.exit_code)
+    return 0
+
+
+def _serve(
+    setup: Setup, address: str | None, state: Path, log: Path | None, answer: Reply, patience_seconds: float
+) -> None:
+    stop = Stop()
+    stop.listen()
+    stream = sys.stderr  # Ray gets another one
+
+    def write(line: str) -> None:
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=stream, flush=True)
+
+    from launch.cluster.loaded import LoadedGang  # imports ray, which takes seconds
+    from launch.cluster.membership import Membership
+    from launch.cluster.metrics import Metrics
+    from launch.cluster.server import Server
+    from launch.cluster.watch import GangWatch
+    from launch.queue.store import Queue
+
+    def tell(line: str) -> None:
+        write(line)
+        answer.tell("note", line=line)
+
+    with ExitStack() as closing:
+        with stop.at_once():
+            job = setup.job(setup.ranks)
+            queue, ranks = Queue(state), setup.ranks or job.degrees.world_size
+            membership = Membership(queue, ranks, job.model_path)
+            closing.callback(membership.leave)
+            if log:
+                log.rename(log.with_name(f"{membership.name}.log"))
+            _connect(closing, address, ranks, patience_seconds)
+            stop.listen()  # Ray has taken the signals
+            watch = GangWatch(tell, lambda name: answer.tell("stage", name=name))
+            loaded = LoadedGang(setup, watch)
+            closing.callback(loaded.stop)
+            loaded.start()
+        tell(f"{membership.name} is ready: {len(loaded.nodes)} ranks, {job.model_path}")
+        answer.tell("ready", name=membership.name, ranks=len(loaded.nodes), model=job.model_path)
+        answer.close()
+        membership.say(GangState.READY)
+        Server(queue, membership, loaded, watch, stop, Metrics(membership.name), write).serve()
+        write(f"{membership.name} ends")
+        membership.say(GangState.STOPPING)
+
+
+def _connect(closing: ExitStack, address: str | None, ranks: int, patience_seconds: float) -> None:
+    from launch.gang.connection import connected
+
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            closing.enter_context(connected(address, ranks))
+            return
+        except InvalidInput:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+
+
+def _failed(answer: Reply, message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    answer.tell("failed", message=message, code=code)
+    return ORDERLY
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    quiet_libraries()
+    spin_briefly()
+    leave(run(app))

@@ -1,0 +1,254 @@
+"""Gangs that serve the queue: what is submitted is made, whatever happens to gangs, and nothing is made twice."""
+
+import os
+import re
+import signal
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config_file import load_config
+from launch.options import Options
+from launch.queue.records import JobRecord, NewJob, State, Wish
+from launch.queue.store import Queue
+from tests.launch.conftest import CONFIG, Shell
+from tests.launch.test_ray import NODE
+from tests.launch.test_ray import PLAIN as PLAIN_RAY
+from tests.launch.test_resume import hashes
+from tests.launch.test_runs import actions, finish, report_of
+
+pytestmark = pytest.mark.timeout(900)
+PLAIN = PLAIN_RAY | {"RAY_worker_niceness": "0"}  # else tests beside this one take all of the processor
+SECONDS = 300  # for anything to happen on a busy machine
+LONG = ("sampling.frames=17", "sampling.height=128", "sampling.width=128", "checkpoint.every=2")
+
+
+@dataclass
+class Site:
+    """A state folder, and the gangs that serve it."""
+
+    shell: Shell
+    address: str = ""
+    queue: Queue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue = Queue(self.shell.folder / "state")
+
+    def up(self, *arguments: str, gangs: int = 1) -> list[str]:
+        """The names of new gangs, brought up at the same time."""
+        options = [*self.shell.options(*arguments), "--state=state"]
+        if self.address:
+            options.append(f"--ray-address={self.address}")
+        names = []
+        for process in [self.shell.lockstep("cluster", "up", *options, **PLAIN) for _ in range(gangs)]:
+            out, _ = finish(process)
+            match = re.fullmatch(r"(gang-\d+) is ready: (\d+) ranks?, .*\n", out)
+            assert match, out
+            names.append(match[1])
+        return names
+
+    def submit(self, name: str, *settings: str, prompt: str = "x") -> int:
+        """A job as `lockstep submit` would make it."""
+        _, *sets = self.shell.options()
+        config = load_config(CONFIG, [*(option.removeprefix("--set=") for option in sets), *settings])
+        video = self.shell.folder / name
+        options = Options(str(CONFIG), (prompt,), output=video, report=video.with_suffix(".json"))
+        return self.queue.submit([NewJob(options, config.model_dump(mode="json"))])[0]
+
+    def await_job(self, id: int, when: Callable[[JobRecord], bool]) -> JobRecord:
+        """The job once it is as it should be."""
+        deadline = time.monotonic() + SECONDS
+        while not when(job := self.queue.job(id)):
+            assert time.monotonic() < deadline and not job.state.is_final, (job, self.logs())
+            time.sleep(0.05)
+        return job
+
+    def await_end(self, id: int) -> JobRecord:
+        return self.await_job(id, lambda job: job.state.is_final)
+
+    def await_step(self, id: int, step: int) -> JobRecord:
+        return self.await_job(id, lambda job: job.progress is not None and job.progress.step >= step)
+
+    def down(self) -> None:
+        """End all gangs in good order, and see that nothing of them is left."""
+        for name in self.queue.ask_down():
+            assert name
+        deadline = time.monotonic() + SECONDS
+        while self.queue.gangs():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.05)
+        self.shell.await_nobody(seconds=30)
+
+    def logs(self) -> str:
+        return "\n".join(file.read_text() for file in sorted((self.shell.folder / "state" / "logs").iterdir()))
+
+    def ranks(self) -> set[int]:
+        """Processes of actors."""
+        return {
+            pid for pid in self.shell.family() if b"launch.cluster" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        }
+
+    def files(self, stem: str) -> list[str]:
+        """Finished, temporary and hidden ones, and folders."""
+        return sorted(file.name for file in self.shell.folder.iterdir() if stem in file.name)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Two nodes with one CPU each, which export metrics every second."""
+    from ray.cluster_utils import Cluster
+
+    before = {name: os.environ.get(name) for name in PLAIN}
+    os.environ.update(PLAIN)
+    often = {"_system_config": {"metrics_report_interval_ms": 1000}}
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | often)
+    try:
+        cluster.add_node(**NODE)
+        yield cluster
+    finally:
+        cluster.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def test_jobs_through_gangs_that_come_and_go(nodes: Any, shell: Shell) -> None:
+    """First many jobs through one gang. Then it is told to end, the next one loses a rank, and later its server; each
+    time somebody goes on with what was under way."""
+    site = Site(shell, nodes.address)
+    first = site.submit("first.mp4")
+    bad = site.submit("bad.mp4", "sampling.guidance=1.0")
+    other = site.submit("other.mp4", "cache.method=interval")
+    again = site.submit("again.mp4")
+    layout = ("--ranks=2", "--set=parallel.cfg=2")
+    local = shell.generate("--prompt=x", *layout, "--output=local.mp4")
+    site.up(*layout)
+    assert site.await_end(first).state is State.SUCCEEDED
+    ranks = site.ranks()
+    assert len(ranks) == 2
+    refused = site.await_end(bad)
+    assert refused.state is State.FAILED and refused.error is not None
+    assert "parallel.cfg is 2, but sampling.guidance is 1" in refused.error, "it fails alone, in one sentence"
+    for job in (other, again):
+        assert site.await_end(job).state is State.SUCCEEDED, "the queue goes on"
+    assert hashes(shell.folder / "again.mp4") == hashes(shell.folder / "first.mp4"), "nothing came from the job between"
+    assert report_of(shell.folder / "again.mp4")["totals"]["seconds"]["load"] == 0
+    finish(local)
+    assert hashes(shell.folder / "first.mp4") == hashes(shell.folder / "local.mp4")
+    assert actions(report_of(shell.folder / "first.mp4")) == actions(report_of(shell.folder / "local.mp4"))
+
+    unwanted = site.submit("unwanted.mp4", *LONG, "sampling.steps=1000")
+    site.await_step(unwanted, 3)
+    site.queue.wish(unwanted, Wish.CANCEL)
+    cancelled = site.await_end(unwanted)
+    assert cancelled.state is State.CANCELLED and cancelled.progress and cancelled.progress.step < 1000
+    assert site.files("unwanted") == []
+    assert site.ranks() == ranks, "the model was loaded once"
+    _assert_metrics(nodes, site)
+
+    whole = site.submit("whole.mp4", *LONG, "sampling.steps=600")
+    assert site.await_end(whole).state is State.SUCCEEDED
+    paused = site.submit("paused.mp4", *LONG, "sampling.steps=600", "checkpoint.every=0")
+    site.await_step(paused, 5)
+    site.down()
+    waiting = site.queue.job(paused)
+    assert waiting.state is State.QUEUED and waiting.attempts == 1
+    assert site.files("paused") == ["paused.checkpoint"]
+
+    site.up(*layout)
+    resumed = site.await_end(paused)
+    assert resumed.state is State.SUCCEEDED and resumed.attempts == 2
+    report = report_of(shell.folder / "paused.mp4")
+    assert 0 < report["resumed_at"][0] < 600 and len(report["resumed_at"]) == 1
+    assert site.files("paused") == ["paused.json", "paused.mp4"]
+    killed = site.submit("killed.mp4", *LONG, "sampling.steps=600")
+    site.await_step(killed, 5)
+    os.kill(min(site.ranks()), signal.SIGKILL)
+    site.await_job(killed, lambda job: job.restarts == 1)
+    site.await_step(killed, 25)
+    (gang,) = site.queue.gangs()
+    os.kill(gang.pid, signal.SIGKILL)
+    shell.await_nobody(seconds=30)
+
+    site.up(*layout)
+    finished = site.await_end(killed)
+    assert (finished.state, finished.attempts, finished.losses) == (State.SUCCEEDED, 2, 1)
+    assert finished.restarts == 1 and len(report_of(shell.folder / "killed.mp4")["resumed_at"]) == 2
+
+    crashed = site.submit("crashed.mp4", *LONG, "sampling.steps=600")
+    site.await_step(crashed, 5)
+    (gang,) = site.queue.gangs()
+    os.kill(gang.pid, signal.SIGSEGV)  # as Ray may do; nobody has asked for it, so the server comes back
+    finished = site.await_end(crashed)
+    assert (finished.state, finished.attempts, finished.losses) == (State.SUCCEEDED, 2, 1)
+    for name in ("paused", "killed", "crashed"):
+        assert hashes(shell.folder / f"{name}.mp4") == hashes(shell.folder / "whole.mp4")
+        assert actions(report_of(shell.folder / f"{name}.mp4")) == actions(report_of(shell.folder / "whole.mp4"))
+    site.down()
+
+
+def _assert_metrics(nodes: Any, site: Site) -> None:
+    """What Prometheus would read from the node of the server, after a second or two."""
+    reports = [report_of(site.shell.folder / f"{name}.mp4") for name in ("first", "other", "again")]
+    skipped = sum(sum(row["action"] == "skip" for row in r["steps"] if row["branch"] == "cond") for r in reports)
+    wanted = {
+        'lockstep_jobs_total{state="succeeded"}': 3,
+        'lockstep_jobs_total{state="failed"}': 1,
+        'lockstep_jobs_total{state="cancelled"}': 1,
+        'lockstep_step_seconds_count{action="skipped"}': skipped,
+        'lockstep_step_seconds_count{action="computed"}': 24 - skipped,
+        "lockstep_skip_share{}": reports[2]["totals"]["skipped"] / 16,
+        "lockstep_queue_length{}": 0,
+    }
+    deadline = time.monotonic() + SECONDS
+    while (found := _scrape(nodes, wanted)) != wanted:
+        assert time.monotonic() < deadline, (found, wanted)
+        time.sleep(1)
+
+
+def _scrape(nodes: Any, wanted: dict[str, float]) -> dict[str, float]:
+    """The series of those names, reduced to the labels by which they are told apart."""
+    found: dict[str, float] = {}
+    for node in (nodes.head_node, *nodes.worker_nodes):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics_export_port}/metrics", timeout=10) as page:
+                text = page.read().decode()
+        except OSError:
+            continue
+        for name, labels, value in re.findall(r"^ray_(lockstep_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+            kept = [label for label in labels.split(",") if label.startswith(("state=", "action="))]
+            found[f"{name}{{{','.join(kept)}}}"] = float(value)
+    return {name: found[name] for name in wanted if name in found}
+
+
+@pytest.mark.slow
+def test_two_gangs_share_fifty_jobs(shell: Shell) -> None:
+    """Each with a Ray of its own. None is lost, and none is made twice."""
+    site = Site(shell)
+    names = site.up("--ranks=1", gangs=2)
+    jobs = [site.submit(f"{number}.mp4", "sampling.steps=2", prompt=f"x {number}") for number in range(50)]
+    records = [site.await_end(job) for job in jobs]
+    assert {(record.state, record.attempts) for record in records} == {(State.SUCCEEDED, 1)}
+    assert {record.gang for record in records} == set(names), "both had some"
+    begun = [int(number) for number in re.findall(r"job (\d+), attempt", site.logs())]
+    assert sorted(begun) == jobs
+    for number in range(50):
+        assert report_of(shell.folder / f"{number}.mp4")["request"]["prompt"] == f"x {number}"
+    assert not list(shell.folder.glob("*.checkpoint"))
+    site.down()
+
+
+def test_what_a_gang_cannot_be(shell: Shell) -> None:
+    """Refused before a process is started; or said in a line by the one that finds out."""
+    _, err = finish(shell.lockstep("cluster", "up", *shell.options("--set=parallel.data=2"), "--state=s", **PLAIN), 2)
+    assert err.count("\n") == 1 and "parallel.data is 2" in err and "as many gangs" in err
+    assert not (shell.folder / "s").exists()
+    nowhere = ["--ray-address=127.0.0.1:1", "--state=s"]
+    _, err = finish(shell.lockstep("cluster", "up", *shell.options(*nowhere), **PLAIN), 2)
+    assert "There is no Ray cluster at 127.0.0.1:1" in err.splitlines()[-1]
+    shell.await_nobody(seconds=10)
+    assert Queue(shell.folder / "s").gangs() == []

@@ -1,0 +1,109 @@
+"""Parts of a gang's server that need no gang."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import InvalidInput
+from launch.cluster.metrics import step_seconds
+from launch.cluster.setup import Setup, fits
+from launch.cluster.stopping import Stop
+from launch.cluster.watch import GangWatch
+from launch.failures import Failure
+from launch.gang.budget import Budget
+from launch.gang.monitor import GangFailure
+from launch.options import Options
+from launch.queue.records import JobProgress, NewJob, timeline_of
+from launch.queue.store import Queue
+from launch.signals import Interrupted
+from tests.conftest import CONFIG, tiny_config
+
+LOST = GangFailure(Failure(0, "load", "it died", 0), lost=True)
+PREEMPTED = GangFailure(Failure(0, "load", "it was pre-empted", 0), lost=True, preempted=True)
+RAISED = GangFailure(Failure(0, "load", "it raised", 0), lost=False)
+
+
+def test_preemptions_count_apart_and_what_a_rank_raised_is_never_tried_again() -> None:
+    budget = Budget(tiny_config("ray.max_restarts=3", "ray.max_preemptions=2"), restarts=1, preemptions=0)
+    assert not budget.take(RAISED)
+    assert [budget.take(error) for error in (PREEMPTED, LOST, LOST, PREEMPTED)] == [True] * 4
+    assert not budget.take(PREEMPTED)
+    assert not budget.take(LOST)
+
+
+def test_the_timeline_of_a_job_that_was_resumed_is_whole() -> None:
+    watch = GangWatch(lambda line: None, lambda name: None)
+    watch.begin_job(JobProgress("denoise", 5, 8, timeline_of(["warmup", "compute", "skip", "skip", "compute"])))
+    watch.stage("denoise")
+    watch.step(4, 8, "compute")  # from the checkpoint after four steps
+    watch.step(5, 8, "skip")
+    watch.stage("load")  # the ranks are started again, from the same checkpoint
+    watch.stage("denoise")
+    watch.step(4, 8, "compute")
+    told = watch.job
+    assert (told.phase, told.step, told.total_steps, told.timeline) == ("denoise", 5, 8, "wcssc")
+    assert told.seconds_left is None, "after one step nothing is known"
+    time.sleep(0.02)
+    watch.step(5, 8, "skip")
+    left = watch.job.seconds_left
+    assert left is not None and 2 * 0.02 <= left < 20
+    watch.begin_job(None)
+    assert watch.job == JobProgress("start")
+
+
+@pytest.mark.parametrize(("cfg", "seconds"), [(1, 3.0), (2, 2.0)])
+def test_a_step_takes_as_long_as_its_branches(cfg: int, seconds: float) -> None:
+    rows = [
+        {"step": 0, "action": "warmup", "seconds": 1.0},
+        {"step": 0, "action": "warmup", "seconds": 2.0},
+        {"step": 1, "action": "skip", "seconds": 0.5},
+        {"step": 1, "action": "skip", "seconds": 0.5},
+        {"step": 2, "action": "skip", "seconds": 1.0},
+        {"step": 2, "action": "compute", "seconds": 2.0},
+    ]
+    report: dict[str, Any] = {"steps": rows, "layout": {"cfg": cfg}}
+    assert step_seconds(report) == [
+        ("computed", seconds),
+        ("skipped", 1.0 if cfg == 1 else 0.5),
+        ("computed", seconds),
+    ]
+
+
+def test_a_gang_makes_one_video_at_a_time() -> None:
+    with pytest.raises(InvalidInput, match=r"parallel\.data is 2.*as many gangs"):
+        Setup(str(CONFIG), ["parallel.data=2"], 2).job(2)
+    job = Setup(str(CONFIG), ["runtime.device=cpu", "parallel=auto"], 2).job(2)
+    assert job.tasks == () and job.degrees.cfg == 2 and job.notes
+
+
+def test_a_gang_takes_jobs_of_its_own_model_alone(tmp_path: Path) -> None:
+    gang = Setup(str(CONFIG), ["runtime.device=cpu"], 1).job(1)
+    queue = Queue(tmp_path)
+    configs = [tiny_config("model.dtype=auto", *settings) for settings in ([], ["cache.method=none"])]
+    configs.append(tiny_config("model.dtype=auto", "model.vae_dtype=bfloat16"))
+    jobs = [
+        NewJob(Options(str(CONFIG), ("x",), output=tmp_path / f"{i}.mp4"), config.model_dump(mode="json"))
+        for i, config in enumerate(configs)
+    ]
+    assert [fits(queue.job(id), gang) for id in queue.submit(jobs)] == [True, True, False]
+
+
+def test_a_signal_breaks_off_a_start_and_lets_work_end() -> None:
+    stop = Stop()
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
+    try:
+        stop.listen()
+        assert not stop.asked
+        with pytest.raises(Interrupted, match="SIGTERM"), stop.at_once():
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("it went on")
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(Interrupted, match="SIGTERM"), stop.at_once():
+            raise AssertionError("it began")
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
