@@ -114,7 +114,10 @@ class Member:
 
     def take(self, job: Job) -> Outcome:
         """Whether this rank can do the job. No rank begins before all have said so, for none could end alone."""
-        self._recorder.begin("start")
+        if job == self._loaded_for:
+            self._recorder.moved()
+        else:
+            self._recorder.begin("start")
         try:
             assert self._engine is not None, "load comes first"
             self._job, self._job_engine = job, self._engine
