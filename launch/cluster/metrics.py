@@ -58,7 +58,8 @@ class Metrics:
 
 def step_seconds(report: Mapping[str, Any]) -> list[tuple[str, float]]:
     """(computed or skipped, seconds) of each denoise step in a run report: of all guidance branches together, or of the
-    slower one where they run on ranks of their own; computed if any of them was."""
+    slower one where they run on ranks of their own; computed if any of them was. Steps of which a
+    run that broke off did not know the time are left out."""
     branches: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in report["steps"]:
         branches[row["step"]].append(row)
@@ -69,4 +70,5 @@ def step_seconds(report: Mapping[str, Any]) -> list[tuple[str, float]]:
             together(r["seconds"] for r in rows),
         )
         for _, rows in sorted(branches.items())
+        if all(row["seconds"] is not None for row in rows)
     ]

@@ -63,6 +63,8 @@ def test_a_step_takes_as_long_as_its_branches(cfg: int, seconds: float) -> None:
         {"step": 1, "action": "skip", "seconds": 0.5},
         {"step": 2, "action": "skip", "seconds": 1.0},
         {"step": 2, "action": "compute", "seconds": 2.0},
+        {"step": 3, "action": "compute", "seconds": None},
+        {"step": 3, "action": "compute", "seconds": 2.0},
     ]
     report: dict[str, Any] = {"steps": rows, "layout": {"cfg": cfg}}
     assert step_seconds(report) == [
