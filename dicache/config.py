@@ -194,7 +194,7 @@ class CacheConfig(BaseModel):
         0.65, gt=0, lt=1, description="Share of the steps to skip (calibrated): the nearest that the file has."
     )
     brake: float | None = Field(
-        3.0,
+        2.0,
         gt=0,
         allow_inf_nan=False,
         description="Compute early once a gap's damage comes to so many times what was planned (calibrated); "

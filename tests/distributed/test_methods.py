@@ -36,7 +36,7 @@ METHODS = {
     ),
     "magcache": ("method=magcache", "ratios=[1.0,0.97,0.93]"),
     "easycache": ("method=easycache", "threshold=2.0", "warmup_steps=2"),
-    "innovation": ("method=innovation", "threshold=0.15", "warmup_ratio=0.2"),
+    "innovation": ("method=innovation", "threshold=0.3", "warmup_ratio=0.2", "estimator=ridge"),
     "taylorseer": ("method=taylorseer", "interval=3", "order=2"),
     "hicache": ("method=hicache", "interval=3"),
     "abcache": ("method=abcache", "interval=3"),
