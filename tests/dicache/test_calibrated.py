@@ -88,6 +88,16 @@ def test_a_shuffled_calibration_is_caught():
     assert len(computed) > len(COMPUTE)
 
 
+def test_weights_that_do_worse_than_reuse_brake():
+    """Nothing else tells them: with the calibration's own prompts they missed as much."""
+    nearly_still = 1.0 + 1e-3 * V[0]
+    computed, votes = follow(gate(), nearly_still)
+    braked = min(set(computed) - set(COMPUTE))
+    before = [step for step in computed if step < braked]
+    own = nearly_still[:, 0]
+    assert votes[braked].indicator == pytest.approx(surprise_by_hand(nearly_still, before), rel=1e-2)
+
+
 def test_the_release_skips_a_planned_step_where_little_is_lost():
     foretold, alone = V[0].copy(), PRODUCTS.alone("cond")
     for position, newest in enumerate(COMPUTE[1:], start=1):  # each exactly what the weights make of those before it
