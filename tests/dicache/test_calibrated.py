@@ -94,7 +94,6 @@ def test_weights_that_do_worse_than_reuse_brake():
     computed, votes = follow(gate(), nearly_still)
     braked = min(set(computed) - set(COMPUTE))
     before = [step for step in computed if step < braked]
-    own = nearly_still[:, 0]
     assert votes[braked].indicator == pytest.approx(surprise_by_hand(nearly_still, before), rel=1e-2)
 
 
