@@ -103,12 +103,12 @@ def test_a_quality_is_what_was_measured_or_a_multiple_of_what_is_published() -> 
 def calibration(tmp_path: Path) -> Path:
     """A calibration of the small model for 12 steps, which was not measured but holds."""
     made_with = json.loads(json.dumps(calibrated_for(config := tiny_config(), config.sampling)))
-    budgets = [
-        {"compute": compute, "weights": {step: [1.0] for step in range(12) if step not in compute}, "damage": 1.0}
-        for compute in ([0, 1, 3, 5, 8, 11], [0, 3, 7])
-    ]
+    budgets = [{"compute": compute, "damage": 1.0} for compute in ([0, 1, 3, 5, 8, 11], [0, 3, 7])]
+    branches = {"branches": ["cond", "uncond"], "mixing": [5.0, -4.0]}
+    products = [[*[0.0] * row, 1.0] for row in range(24)]
     path = tmp_path / "cal.json"
-    document = {"made_with": made_with, "versions": {}, "prompts": [], "steps": 12, "budgets": budgets}
+    document = {"made_with": made_with, "versions": {}, "prompts": [], "steps": 12, "step_sizes": [1.0] * 12}
+    document |= {**branches, "products": products, "budgets": budgets}
     path.write_text(json.dumps(document))
     return path
 
@@ -134,7 +134,8 @@ def test_auto_takes_a_calibration_that_holds(calibration: Path) -> None:
 
 
 def test_what_was_chosen_is_checked_run_and_reported(calibration: Path) -> None:
-    config = tiny_config("cache.method=auto", "cache.quality=high", f"cache.calibration={calibration}")
+    unmeasured = ("cache.brake=null", f"cache.calibration={calibration}")  # the brake would find out that it is
+    config = tiny_config("cache.method=auto", "cache.quality=high", *unmeasured)
     (task,) = make_tasks([PROMPT], "", [1], config.sampling, Outputs())
     preflight(config, [task], ranks=1)
     result = Engine(load_model(config, Ranks()), Progress()).generate(task.request)
