@@ -10,7 +10,7 @@ from engine.config_file import load_config
 from tests.conftest import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
-OF_THE_MODEL = ("probe_depth", "decide", "gamma_min", "gamma_max")
+OF_THE_MODEL = ("probe_depth", "decide", "gamma_min", "gamma_max", "calibration")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
