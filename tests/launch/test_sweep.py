@@ -58,7 +58,7 @@ def test_two_ranks_measure_together_and_nothing_is_made_twice(shell: Shell) -> N
 REFUSED = {
     "share": ({"shares": "50,x"}, (), "'x'"),
     "method": ({"methods": "magic"}, (), "'magic'"),
-    "not for this model": ({"methods": "magcache"}, (), "magcache"),
+    "not for this model": ({"methods": "magcache"}, ("cache.calibration=null",), "magcache"),
     "tune": ({"tune_prompts": 0}, (), "--tune-prompts is 0"),
     "replicas": ({}, ("parallel.data=2",), "parallel.data is 2"),
     "checkpoints": ({}, ("checkpoint.every=2",), "checkpoint.every"),
