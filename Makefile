@@ -1,5 +1,6 @@
 # make demo    a first video, from nothing but Python 3.11
-# make test    the whole test suite, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own
+# make test    the tests, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own
+# make test-all    those marked slow as well: layouts of five to eight ranks, which take their time on two cores
 # make soak    gangs that serve a queue are killed 200 times (KILLS=N, SOAK_SEED=N), half an hour on two cores; every job
 #              must come to a good end, once, with the right video
 # make lint    everything that can be checked without running the code
@@ -14,15 +15,19 @@ TEST_PROCESSES ?= 2
 KILLS ?= 200
 SOAK_SEED ?= 0
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test soak lint tiny-model setup clean
+.PHONY: demo test test-all soak lint tiny-model setup clean
 
 demo: setup
 	$(BIN)/lockstep generate configs/tiny-wan.yaml --ranks 2 \
 	  --prompt "a red circle moving right on a navy background" --output outputs/demo.mp4
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: setup
+	$(PYTEST)
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(KILLS) --seed $(SOAK_SEED)
