@@ -5,7 +5,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,15 +25,19 @@ Fault = tuple[int, str, str, float]  # rank, where, how, seconds later
 
 
 @contextmanager
-def two_nodes() -> Iterator[Any]:
-    """Two nodes with one CPU each, so that two ranks are on different ones."""
+def two_nodes(environment: Mapping[str, str] = PLAIN, **head: Any) -> Iterator[Any]:
+    """Two nodes with one CPU each, so that two ranks are on different ones.
+
+    Args:
+        environment: of them, and of this process meanwhile.
+        head: more settings of the first one.
+    """
     from ray.cluster_utils import Cluster
 
-    before = {name: os.environ.get(name) for name in PLAIN}
-    os.environ.update(PLAIN)
-    cluster = Cluster()
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | head)
     try:
-        cluster.add_node(**NODE)
         cluster.add_node(**NODE)
         yield cluster
     finally:

@@ -17,8 +17,8 @@ from launch.options import Options
 from launch.queue.records import JobRecord, NewJob, State, Wish
 from launch.queue.store import Queue
 from tests.launch.conftest import CONFIG, Shell
-from tests.launch.test_ray import NODE
-from tests.launch.test_ray import PLAIN as PLAIN_RAY
+from tests.launch.ray_nodes import PLAIN as PLAIN_RAY
+from tests.launch.ray_nodes import two_nodes
 from tests.launch.test_resume import hashes
 from tests.launch.test_runs import actions, finish, report_of
 
@@ -100,20 +100,9 @@ class Site:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """Two nodes with one CPU each, which export metrics every second."""
-    from ray.cluster_utils import Cluster
-
-    before = {name: os.environ.get(name) for name in PLAIN}
-    os.environ.update(PLAIN)
-    often = {"_system_config": {"metrics_report_interval_ms": 1000}}
-    cluster = Cluster(initialize_head=True, head_node_args=NODE | often)
-    try:
-        cluster.add_node(**NODE)
+    """Two nodes, which export metrics every second."""
+    with two_nodes(PLAIN, _system_config={"metrics_report_interval_ms": 1000}) as cluster:
         yield cluster
-    finally:
-        cluster.shutdown()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 def test_jobs_through_gangs_that_come_and_go(nodes: Any, shell: Shell) -> None:
