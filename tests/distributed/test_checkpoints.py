@@ -136,7 +136,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: str, gang: Gan
                 file.write_bytes(content[: len(content) // 2])
             case _:
                 file.write_bytes(content)
+    # a third one stays where the first rank was quicker with its part of the newest than the other
+    left = [2] if tmp_path / "step-00002" in older else []
     whole = gang.run(run, degrees, "dicache", None, [None])[0][0]
     latents, _, resumed_at = gang.run(run, degrees, "dicache", tmp_path, [None])[0]
     assert torch.equal(latents, whole)
-    assert resumed_at == ([] if damage == "all" else [4])
+    assert resumed_at == (left if damage == "all" else [4])

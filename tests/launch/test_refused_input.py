@@ -264,7 +264,9 @@ def test_no_new_options() -> None:
     group = typer.main.get_command(app)
     commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config"}
     queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause"}
-    assert set(group.commands) == commands | queue  # type: ignore[attr-defined]
+    assert set(group.commands) == commands | queue | {"cluster"}  # type: ignore[attr-defined]
+    cluster = group.commands["cluster"].commands  # type: ignore[attr-defined]
+    assert set(cluster) == {"up", "down"}
     sweep = ["prompts", "output", "methods", "shares", "tune-prompts", "negative-prompt", "image", "last-image"]
     calibrate = ["prompts", "output", "negative-prompt", "image", "last-image"]
     for command, expected in (
@@ -276,6 +278,8 @@ def test_no_new_options() -> None:
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
+        (cluster["up"], ["ranks", "ray-address", "state", "set"]),
+        (cluster["down"], ["state", "timeout"]),
         (group.commands["submit"], [*(name for name in names if name != "ranks"), "state"]),  # type: ignore[attr-defined]
         *((group.commands[name], ["state"]) for name in queue - {"submit"}),  # type: ignore[attr-defined]
         (typer.main.get_command(generate.app), [name for name in names if name != "ranks"]),
