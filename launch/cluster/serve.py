@@ -97,7 +97,7 @@ def _serve(
             loaded = LoadedGang(setup, watch)
             closing.callback(loaded.stop)
             loaded.start()
-        tell(f"{membership.name} is ready: {len(loaded.nodes)} ranks, {job.model_path}")
+        write(f"{membership.name} is ready: {len(loaded.nodes)} ranks, {job.model_path}")
         answer.tell("ready", name=membership.name, ranks=len(loaded.nodes), model=job.model_path)
         answer.close()
         membership.say(GangState.READY)
