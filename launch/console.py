@@ -96,6 +96,11 @@ class _PatientConsole(Console):
         self.quiet = True
 
 
+def draws_unicode(console: Console) -> bool:
+    """Whether letters beyond ASCII arrive."""
+    return (console.encoding or "").lower().startswith("utf")
+
+
 def make_console(stream: IO[str]) -> Console:
     """A console as wide as the terminal behind ``stream``, which need not be the process's own stdout."""
     try:
@@ -114,7 +119,7 @@ def restore_terminal() -> None:
 def print_summary(reports: Sequence[Mapping[str, Any]], stream: IO[str]) -> None:
     """Where the videos are, what was computed and skipped, and how long it took."""
     console = make_console(stream)
-    unicode = (console.encoding or "").lower().startswith("utf")
+    unicode = draws_unicode(console)
     lines = summary_lines(reports[0], unicode) if len(reports) == 1 else list_lines(reports, unicode)
     for label, value in lines:
         console.print(Text.assemble((f"{label:<9}", "bold"), value))

@@ -12,7 +12,7 @@ from dicache.config import MethodName
 from engine.errors import InvalidInput
 from engine.memory import choose_degrees, estimate, num_branches
 from engine.models.catalog import CATALOG, PublishedModel
-from launch.console import make_console
+from launch.console import draws_unicode, make_console
 from parallel.degrees import Degrees
 
 TABLED = ("teacache", "magcache")
@@ -35,7 +35,7 @@ def print_models(ranks: int, stream: IO[str]) -> None:
         raise InvalidInput(f"--ranks is {ranks}, but it should be a number from 1 to {_LARGEST}.")
     counts = (1, ranks) if ranks > 1 else (1,)
     console = make_console(stream)
-    times = "×" if (console.encoding or "").lower().startswith("utf") else "x"
+    times = "×" if draws_unicode(console) else "x"
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for name in ("model and recipe", "tasks", "video", "ulysses", "cfg", *(f"GB on {count}" for count in counts)):
         # folded, never cut: a narrow terminal shows the same in more lines

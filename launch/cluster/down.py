@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import InvalidInput
+from launch.queue.lost import LEASE_SECONDS
 from launch.queue.processes import own_host
 from launch.queue.records import GangRecord
 from launch.queue.store import Queue
 from launch.signals import say
 
 _LOOK_SECONDS = 0.2
-_LEASE_SECONDS = 60.0
 
 
 def take_down(names: Sequence[str], state: Path, timeout_seconds: float) -> int:
@@ -30,18 +30,18 @@ def take_down(names: Sequence[str], state: Path, timeout_seconds: float) -> int:
         InvalidInput: there is no such gang, or no queue.
     """
     queue = Queue(state)
-    queue.take_back_lost(_LEASE_SECONDS)  # and forget gangs that are dead already
+    queue.take_back_lost()  # and forget gangs that are dead already
     asked = [name for given in names or (None,) for name in queue.ask_down(given)]
     if not asked:
         say("lockstep: no gang is up")
         return 0
     deadline = time.monotonic() + timeout_seconds
     while left := [gang for gang in queue.gangs() if gang.name in asked]:
-        queue.take_back_lost(_LEASE_SECONDS)
+        queue.take_back_lost()
         if time.monotonic() > deadline:
             for gang in left:
                 _kill(gang)
-            deadline += _LEASE_SECONDS
+            deadline += LEASE_SECONDS
         time.sleep(_LOOK_SECONDS)
     for name in asked:
         print(f"{name} is down")

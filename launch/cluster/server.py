@@ -23,7 +23,6 @@ from launch.queue.store import LeaseLost, Queue
 from launch.resumable import JobFolder
 from parallel.control import Control
 
-LEASE_SECONDS = 60.0
 _IDLE_SECONDS = 0.5  # between two looks into the queue
 _TELL_SECONDS = 0.5  # between two records of a job's progress
 _STAND_BY_SECONDS = 5.0  # between two looks whether all ranks are there, while there is nothing to do
@@ -89,7 +88,7 @@ class Server:
 
     def _claim(self) -> JobRecord | None:
         """The next job; where there is none, after a moment."""
-        for lost in self._queue.take_back_lost(LEASE_SECONDS):
+        for lost in self._queue.take_back_lost():
             self._log(f"job {lost.id} was lost with its gang, and is {lost.described_state}")
             if lost.state is State.CANCELLED:
                 JobFolder.beside(lost.video).remove()

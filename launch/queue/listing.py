@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launch.console import make_console, stage_in_words
+from launch.console import draws_unicode, make_console, stage_in_words
 from launch.queue import words
 from launch.queue.records import GangRecord, JobRecord, State
 from launch.queue.words import duration, moment, one_line
@@ -68,7 +68,7 @@ def print_job(job: JobRecord, gangs: Sequence[GangRecord], now: float, stream: I
         ("mishaps", words.mishaps(job)),
         ("phase", stage_in_words(progress.phase) if progress and not job.state.is_final else ""),
         ("step", words.steps(job)),
-        ("timeline", words.timeline(job, _unicode(console))),
+        ("timeline", words.timeline(job, draws_unicode(console))),
         ("left", _left(job)),
     ]
     for label, value in lines:
@@ -138,7 +138,3 @@ def _gang(job: JobRecord, gangs: Sequence[GangRecord]) -> str:
 def _left(job: JobRecord) -> str:
     seconds = job.progress.seconds_left if job.progress and job.state is State.RUNNING else None
     return "" if seconds is None else duration(seconds)
-
-
-def _unicode(console: Console) -> bool:
-    return (console.encoding or "").lower().startswith("utf")

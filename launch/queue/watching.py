@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from launch.console import make_console
+from launch.console import draws_unicode, make_console
 from launch.queue import words
 from launch.queue.records import JobRecord, State
 from launch.queue.submissions import Submissions
@@ -65,7 +65,7 @@ def _looks(queue: Submissions, job: JobRecord, look_seconds: float) -> Iterator[
 
 
 def _picture(job: JobRecord, console: Console) -> Group:
-    unicode = (console.encoding or "").lower().startswith("utf")
+    unicode = draws_unicode(console)
     now = time.time()
     parts: list[Text] = [
         Text.assemble((f"job {job.id}", "bold"), f" {words.in_a_line(job)}"),
