@@ -10,11 +10,11 @@ from engine.config import Config
 from engine.errors import InvalidInput
 from engine.images import read_image
 from engine.layout import lay_out
-from engine.models.facts import ModelFacts, read_facts
+from engine.models.facts import ModelFacts
 from engine.models.loras import check_lora_files
 from engine.models.published import published_names
 from engine.models.single_files import check_single_files
-from engine.preflight_model import check_device, check_size, check_weights
+from engine.preflight_model import check_device, check_weights, read_checked_facts
 from engine.preflight_outputs import check_outputs
 from engine.request import GenerationRequest
 from engine.task import Task
@@ -48,11 +48,8 @@ def preflight(
     Raises:
         InvalidInput: one sentence that names the value and what to do instead.
     """
-    if ranks is not None and ranks < 1:
-        raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
-    facts = read_facts(config.model.path, config.model.single_files)
     request = tasks[0].request
-    check_size(request.sampling, facts)
+    facts = read_checked_facts(config, request.sampling, ranks)
     _check_family(request, facts)
     _check_guidance(request, facts)
     _check_images(request, facts)

@@ -32,10 +32,7 @@ def preflight_model(
     Raises:
         InvalidInput: one sentence that names the value and what to do instead.
     """
-    if ranks is not None and ranks < 1:
-        raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
-    facts = read_facts(config.model.path, config.model.single_files)
-    check_size(config.sampling, facts)
+    facts = read_checked_facts(config, config.sampling, ranks)
     placement = lay_out(config, config.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
     check_single_files(config, facts, placement.degrees.replica_size)
     check_lora_files(config, facts)
@@ -43,6 +40,19 @@ def preflight_model(
     if not elsewhere:
         check_device(config, local_ranks if local_ranks is not None else placement.degrees.world_size)
     return placement
+
+
+def read_checked_facts(config: Config, sampling: SamplingConfig, ranks: int | None) -> ModelFacts:
+    """What a model's files say of it, where every check begins.
+
+    Raises:
+        InvalidInput: there is no such model, it cannot make that size, or there is no rank to.
+    """
+    if ranks is not None and ranks < 1:
+        raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
+    facts = read_facts(config.model.path, config.model.single_files)
+    check_size(sampling, facts)
+    return facts
 
 
 def check_weights(config: Config, facts: ModelFacts) -> None:
