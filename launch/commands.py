@@ -50,19 +50,8 @@ def generate(
     ray_address: opt.RayAddress = None,
 ) -> int:
     """Generate videos from prompts, on one or more processes of this machine or of a Ray cluster."""
-    options = Options(
-        config,
-        prompt or (),
-        prompts,
-        negative_prompt,
-        seed or (0,),
-        image,
-        last_image,
-        output,
-        report,
-        latents,
-        audit,
-        set_ or (),
+    options = Options.typed(
+        config, prompt, prompts, negative_prompt, seed, image, last_image, output, report, latents, audit, set_
     )
     _refuse_address(launcher, ray_address)
     program, argv = "launch.generate", options.to_argv()

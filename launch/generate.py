@@ -37,19 +37,8 @@ def generate(
     set_: opt.Overrides = None,
 ) -> int:
     """Run one rank of a generation; the number of ranks is torchrun's."""
-    options = Options(
-        config,
-        prompt or (),
-        prompts,
-        negative_prompt,
-        seed or (0,),
-        image,
-        last_image,
-        output,
-        report,
-        latents,
-        audit,
-        set_ or (),
+    options = Options.typed(
+        config, prompt, prompts, negative_prompt, seed, image, last_image, output, report, latents, audit, set_
     )
     return run_own_rank(lambda: options)
 

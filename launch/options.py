@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -127,6 +128,26 @@ class Options:
     audit: bool = False
     overrides: Sequence[str] = field(default_factory=tuple)
 
+    @classmethod
+    def typed(
+        cls,
+        config: str,
+        prompts: Sequence[str] | None,
+        prompts_file: Path | None,
+        negative_prompt: str,
+        seeds: Sequence[int] | None,
+        image: Path | None,
+        last_image: Path | None,
+        output: Path | None,
+        report: Path | None,
+        latents: Path | None,
+        audit: bool,
+        overrides: Sequence[str] | None,
+    ) -> Options:
+        """As typer hands them over: None for a list of which nothing was typed."""
+        files = (image, last_image, output, report, latents)
+        return cls(config, prompts or (), prompts_file, negative_prompt, seeds or (0,), *files, audit, overrides or ())
+
     @property
     def video_path(self) -> Path:
         """The video's, or what the names of several begin with."""
@@ -164,6 +185,25 @@ class Options:
         }
         values += [f"{name}={path}" for name, path in files.items() if path is not None]
         return [*values, "--", self.config]
+
+
+_PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents")
+_LISTS = ("prompts", "seeds", "overrides")
+
+
+def options_to_json(options: Options, indent: int | None = None) -> str:
+    """Text from which :func:`options_from_json` makes them again."""
+    return json.dumps(asdict(options), default=str, indent=indent)
+
+
+def options_from_json(text: str) -> Options:
+    """
+    Raises:
+        ValueError, TypeError, KeyError: the text is not of :func:`options_to_json`.
+    """
+    values: dict[str, Any] = json.loads(text)
+    paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
+    return Options(**values | paths | {name: tuple(values[name]) for name in _LISTS})
 
 
 def slug(prompt: str) -> str:

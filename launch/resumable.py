@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ from engine.config import Config
 from engine.errors import InvalidInput
 from engine.files import StagedFiles
 from engine.task import Task
-from launch.options import Options
+from launch.options import Options, options_from_json, options_to_json
 from launch.signals import say
 
 _CONFIG, _OPTIONS, _LOCK = "config.yaml", "job.json", "lock"
@@ -51,7 +51,7 @@ class JobFolder:
         with StagedFiles() as files:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             files.stage(self.path / _CONFIG).write_text(text, encoding="utf-8")
-            files.stage(self.path / _OPTIONS).write_text(json.dumps(asdict(whole), default=str, indent=1))
+            files.stage(self.path / _OPTIONS).write_text(options_to_json(whole, indent=1))
 
     def read(self, overrides: Sequence[str]) -> Options:
         """The job again, with some keys of its configuration changed.
@@ -66,9 +66,8 @@ class JobFolder:
                     f"of {', '.join(_SECTIONS)} alone."
                 )
         try:
-            values: dict[str, Any] = json.loads((self.path / _OPTIONS).read_text())
-            values |= {name: Path(values[name]) for name in _PATHS if values[name] is not None}
-            options = Options(**values | {"config": str(self.path / _CONFIG), "overrides": tuple(overrides)})
+            begun_with = options_from_json((self.path / _OPTIONS).read_text())
+            options = replace(begun_with, config=str(self.path / _CONFIG), overrides=tuple(overrides))
         except (OSError, ValueError, TypeError, KeyError):
             raise InvalidInput(
                 f"{self.path} holds no job that could be resumed: give the folder that ends in .checkpoint."

@@ -46,19 +46,8 @@ def submit(
     from launch.queue.submit import prepare_jobs
     from launch.queue.words import hint, one_line, unserved
 
-    options = Options(
-        config,
-        prompt or (),
-        prompts,
-        negative_prompt,
-        seed or (0,),
-        image,
-        last_image,
-        output,
-        report,
-        latents,
-        audit,
-        set_ or (),
+    options = Options.typed(
+        config, prompt, prompts, negative_prompt, seed, image, last_image, output, report, latents, audit, set_
     )
     queue = _queue(state)
     submitted = prepare_jobs(options)

@@ -5,24 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from launch.options import Options
+from launch.options import Options, options_from_json, options_to_json
 from launch.queue.records import GangRecord, GangState, GangWish, JobProgress, JobRecord, NewJob, State, Wish
 
-_PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents")
 _PREFIX = "gang-"
 
 
 def job_values(job: NewJob, submitted: float) -> tuple[Any, ...]:
     """Of the columns state, wish, options, config, submitted."""
-    options = json.dumps(asdict(job.options), default=str)
-    return State.QUEUED.value, Wish.RUN.value, options, json.dumps(job.config), submitted
+    return State.QUEUED.value, Wish.RUN.value, options_to_json(job.options), json.dumps(job.config), submitted
 
 
 def job_record(row: sqlite3.Row) -> JobRecord:
+    """A row of the table of jobs, whole."""
     values = dict(row)
     progress = values["progress"] and JobProgress(**json.loads(values["progress"]))
     return JobRecord(
@@ -30,17 +27,11 @@ def job_record(row: sqlite3.Row) -> JobRecord:
         | {
             "state": State(values["state"]),
             "wish": Wish(values["wish"]),
-            "options": _options(values["options"]),
+            "options": options_from_json(values["options"]),
             "config": json.loads(values["config"]),
             "progress": progress,
         }
     )
-
-
-def _options(text: str) -> Options:
-    values: dict[str, Any] = json.loads(text)
-    values |= {name: Path(values[name]) for name in _PATHS if values[name] is not None}
-    return Options(**values | {name: tuple(values[name]) for name in ("prompts", "seeds", "overrides")})
 
 
 def output_paths(options: Options) -> list[bytes]:
@@ -56,6 +47,11 @@ def storable(text: str | None) -> str | None:
 
 
 def gang_record(row: sqlite3.Row, alive: bool) -> GangRecord:
+    """A row of the table of gangs, whole.
+
+    Args:
+        alive: as far as that can be seen from here.
+    """
     return GangRecord(
         name=gang_name(row["id"]),
         host=row["host"],
