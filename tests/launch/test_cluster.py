@@ -157,8 +157,9 @@ def test_jobs_through_gangs_that_come_and_go(nodes: Any, shell: Shell) -> None:
     killed = site.submit("killed.mp4", *LONG, "sampling.steps=600")
     site.await_step(killed, 5)
     os.kill(min(site.ranks()), signal.SIGKILL)
-    site.await_job(killed, lambda job: job.restarts == 1)
-    site.await_step(killed, 25)
+    lost = site.await_job(killed, lambda job: job.restarts == 1).progress
+    assert lost is not None
+    site.await_step(killed, lost.step + 25)  # of the new ranks, which begin below that, and have saved since
     (gang,) = site.queue.gangs()
     os.kill(gang.pid, signal.SIGKILL)
     shell.await_nobody(seconds=30)
