@@ -1,20 +1,17 @@
 """The denoise loop."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from dicache.controller import Decision, Lane, Step
-from engine.config import Config, SamplingConfig
 from engine.errors import Paused
 from engine.experts import Experts
+from engine.samplers import Scheduler
 from parallel.agreement import NotFiniteError
 from parallel.control import Control
 
-Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
 OnVelocity = Callable[[Step, dict[str, Tensor]], None]
 OnPause = Callable[[int, Tensor], None]
@@ -65,24 +62,8 @@ def denoise(
     return latents
 
 
-def make_scheduler(pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device) -> Scheduler:
-    """The sampler of a request, its timesteps set, from the checkpoint's scheduler configuration."""
-    if sampling.scheduler == "unipc":
-        scheduler = UniPCMultistepScheduler.from_config(pretrained, flow_shift=sampling.shift)
-    else:
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
-    scheduler.set_timesteps(sampling.steps, device=device)
-    scheduler.set_begin_index(0)  # else each step searches its timestep and waits for the device
-    return scheduler
-
-
 def draw_noise(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
     """Float32 noise of that shape from one CPU generator, so a seed means the same on any device and
     number of ranks, and the same as in a diffusers pipeline given that generator."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
-
-
-def load_scheduler_config(config: Config) -> dict[str, Any]:
-    """What the checkpoint says about its sampler."""
-    return dict(UniPCMultistepScheduler.load_config(config.model.path, subfolder="scheduler"))

@@ -17,7 +17,7 @@ from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.cache_choice import choose_cache
 from engine.checkpoints.keeper import RequestCheckpoints
-from engine.checkpoints.state import RequestState, restore_scheduler, scheduler_state
+from engine.checkpoints.state import RequestState
 from engine.components.dtypes import resolved_dtypes
 from engine.conditions import encode
 from engine.control import stop_if_asked
@@ -30,6 +30,7 @@ from engine.models.published import published_names
 from engine.predictor import Observer, VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
+from engine.samplers import restore_scheduler, scheduler_state
 from engine.timing import StageClock, Stopwatch
 from engine.versions import describe_versions
 from engine.video import drop_frames, write_video

@@ -9,11 +9,11 @@ from engine.components.loras import add_loras, describe_loras
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
-from engine.denoise import load_scheduler_config
 from engine.imports import import_ahead
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
 from engine.residency import Residency, fits, weight_bytes
+from engine.samplers import load_scheduler_config
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards

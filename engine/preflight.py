@@ -111,8 +111,8 @@ def _spans(config: Config, request: GenerationRequest, facts: ModelFacts) -> tup
         return (range(request.sampling.steps),)
     import torch  # and diffusers, for what only the sampler knows
 
-    from engine.denoise import load_scheduler_config, make_scheduler
     from engine.experts import split_steps
+    from engine.samplers import load_scheduler_config, make_scheduler
 
     scheduler = make_scheduler(load_scheduler_config(config), request.sampling, torch.device("cpu"))
     return split_steps(scheduler.timesteps, facts.boundary_timestep)

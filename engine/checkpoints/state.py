@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dicache.controller import History, Lane, Snapshot, Step
-from engine.denoise import Scheduler
 
 LaneSeconds = dict[tuple[int, Lane], float]
 ReadTokens = Callable[[str], Tensor]
@@ -31,16 +30,6 @@ class RequestState:
     rows: Sequence[dict[str, Any]] = ()
     resumed_at: Sequence[int] = ()
     seconds: LaneSeconds = field(default_factory=dict)
-
-
-def scheduler_state(scheduler: Scheduler) -> dict[str, Any]:
-    """All attributes in which a scheduler keeps what it has seen."""
-    return {name: value for name, value in vars(scheduler).items() if name != "_internal_dict"}  # its configuration
-
-
-def restore_scheduler(scheduler: Scheduler, state: Mapping[str, Any]) -> None:
-    """Put a scheduler that was made alike where another one was."""
-    vars(scheduler).update(state)
 
 
 def shared_tensors(state: RequestState) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from engine.config import Config, SamplingConfig
-from engine.denoise import Scheduler
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts
 from engine.models.families import Family
 from engine.request import GenerationRequest
+from engine.samplers import Scheduler
 from parallel.broadcast import Named
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks

@@ -6,8 +6,8 @@ from engine.components.autoencoder import load_autoencoder
 from engine.components.parts import Parts
 from engine.components.text_encoder import TextEncoder
 from engine.components.wan_images import WanImageConditioner
-from engine.denoise import make_scheduler
 from engine.models.wan import WanAdapter
+from engine.samplers import make_scheduler
 
 PARTS = Parts(
     transformer=WanTransformer3DModel,
