@@ -56,7 +56,8 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
     "teacache": {"threshold": 0.1, "warmup_ratio": None, "warmup_steps": 1, "force_last": True},
     "magcache": {"threshold": 0.12, "max_consecutive_skips": 2},
     "easycache": {"threshold": 0.05, "warmup_ratio": None, "warmup_steps": 10, "force_last": True},
-    "innovation": {"threshold": 0.005, "warmup_ratio": None, "warmup_steps": 3},  # Lockstep's own
+    "innovation": {"threshold": 0.005, "warmup_ratio": None, "warmup_steps": 3, "corrector": True},  # Lockstep's own
+    "calibrated": {"corrector": True},
     "interval": {"warmup_ratio": 0.0},
     "taylorseer": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 1},
     "hicache": {"interval": 5, "warmup_ratio": None, "warmup_steps": 3, "order": 2},
@@ -85,8 +86,9 @@ def _published(name: str, otherwise: Any) -> Callable[[dict[str, Any]], Any]:
         method = values.get("method", "dicache")
         settings = _PUBLISHED.get(method, {})
         gate: GateName | None = values.get("gate")
-        if gate is not None and gate != PAIRS.get(method, (None,))[0]:  # all but the order is the gate's
-            settings = _PUBLISHED.get(METHOD_OF_GATE.get(gate, ""), {}) | {"order": settings.get("order", 1)}
+        if gate is not None and gate != PAIRS.get(method, (None,))[0]:  # all but these is the gate's
+            own = {"order": settings.get("order", 1), "corrector": settings.get("corrector", False)}
+            settings = _PUBLISHED.get(METHOD_OF_GATE.get(gate, ""), {}) | own
         if values.get("use_ret_steps") and "teacache" in (method, gate):
             settings = settings | {"warmup_steps": 5, "force_last": False}
         return settings.get(name, otherwise)
@@ -231,6 +233,11 @@ class CacheConfig(BaseModel):
     )
     differences: int = Field(
         2, ge=1, le=2, description="Differences of computed steps to fit (ridge): 2 keeps one residual more."
+    )
+    corrector: bool = Field(
+        default_factory=_published("corrector", False),
+        description="Go back over skipped steps once the computed step after them is known, and sample them again with "
+        "interpolated velocities.",
     )
     polynomial: tuple[Finite, ...] | None = Field(
         None, min_length=1, description="Coefficients of your own, highest power first (teacache)."

@@ -129,6 +129,11 @@ class Controller:
         output = signals["velocity"] if self.estimates_velocity else y
         self._trajectories[lane].record_computed(x, probe, output, signals)
 
+    def carry(self, lane: Lane, added: Tensor) -> None:
+        """Add to the velocity of the step just computed, [1, tokens_local, dim]; nothing to do where no velocity is
+        kept as it is."""
+        self._trajectories[lane].carry(added)
+
     @property
     def cache_bytes(self) -> int:
         """Bytes of all tensors that this rank keeps between steps now."""

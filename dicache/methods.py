@@ -32,8 +32,9 @@ _ANCHORS: dict[str, Anchor] = {
     "easycache": "latents",
     "taylorseer": "nothing",
     "abcache": "nothing",
+    "innovation": "nothing",  # so that its velocities can follow a corrector
 }
-"""Where a method's published form does not add what it estimates to the input of block 0."""
+"""Where a method does not add what it estimates to the input of block 0."""
 
 _Published = TypeVar("_Published", Polynomial, Table)
 

@@ -18,7 +18,7 @@ _OF_THE_GATE = (
 """Each gate has these on a scale of its own."""
 _HOW_MUCH = ("threshold", "interval", "steps_skipped", "compute_steps", "replay")
 """In the place of which a quality stands, or they in its."""
-_OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "order", "compute_steps", "steps_skipped")
+_OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "order", "compute_steps", "steps_skipped", "corrector")
 
 
 def override(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -173,6 +173,11 @@ class Trajectory:
             else:
                 torch.sub(y, base, out=self._residuals.next_slot(y if self._anchor != "latents" else base))
 
+    def carry(self, added: Tensor) -> None:
+        """Add to the newest residual, if that is a velocity."""
+        if self._anchor == "nothing":
+            self._residuals.newest(1).add_(added)
+
     def _base(self, x: Tensor, probe: Tensor, signals: Signals) -> Tensor | None:
         match self._anchor:
             case "input":

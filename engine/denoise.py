@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dicache.controller import Decision, Lane, Step
+from engine.corrector import Corrector
 from engine.errors import Paused
 from engine.experts import Experts
 from engine.samplers import Scheduler
@@ -26,6 +27,7 @@ def denoise(
     steps_done: int = 0,
     on_velocity: OnVelocity | None = None,
     on_pause: OnPause | None = None,
+    corrector: Corrector | None = None,
 ) -> Tensor:
     """Turn noise into clean latents; every rank of a replica runs this with the same arguments.
 
@@ -39,6 +41,7 @@ def denoise(
             rank, before the sampler takes what they make.
         on_pause: told the steps done and the latents where a pause ends the loop; the step that it came at has
             changed neither sampler nor cache.
+        corrector: takes the sampler's steps where skipped ones are to be mended.
 
     Raises:
         Paused, Cancelled: some rank's control word said so; on all ranks at the same step.
@@ -54,7 +57,10 @@ def denoise(
             raise
         if on_velocity is not None:
             on_velocity(step, branches)
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        if corrector is None:
+            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        else:
+            latents = corrector.advance(step, timestep, latents, velocity, decisions)
         on_step(step, float(timestep), decisions, latents)
     latents = experts.finish(latents)
     if not latents.isfinite().all():  # no later step would look at what the last one did; all ranks hold the same

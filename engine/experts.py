@@ -50,6 +50,10 @@ class Experts:
             self._predictor, self._number = self._make(number), number
         return self._predictor.predict(latents, timestep, step, control)
 
+    def carry(self, added: Tensor) -> None:
+        """As :meth:`VelocityPredictor.carry`, by the expert of the last step."""
+        self._predictor.carry(added)
+
     def finish(self, latents: Tensor) -> Tensor:
         """As :meth:`VelocityPredictor.finish`, by the expert of the last step."""
         return self._predictor.finish(latents)

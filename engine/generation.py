@@ -21,6 +21,7 @@ from engine.checkpoints.state import RequestState
 from engine.components.dtypes import resolved_dtypes
 from engine.conditions import encode
 from engine.control import stop_if_asked
+from engine.corrector import Corrector
 from engine.denoise import OnVelocity, denoise, draw_noise
 from engine.experts import Experts, split_steps
 from engine.files import StagedFiles, numbered
@@ -77,6 +78,7 @@ class Generation:
         self._latents_shape = torch.Size((len(request.prompts), *shape))
         self._shards = plan_shards(model.adapter.num_tokens(self._latents_shape), model.ranks)
         self._checkpoints = checkpoints
+        self._corrector: Corrector | None = None
         self._resumed: RequestState | None = None
         self._cache_bytes = 0
         self._agreement = Agreement(model.ranks, self._meter)
@@ -140,6 +142,7 @@ class Generation:
                 self._audit_inputs(encoded)
             experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise, observer))
             latents = resumed.latents if resumed else self._start(noise, encoded)
+            self._corrector = self._make_corrector(experts)
             latents = denoise(
                 experts,
                 self._scheduler,
@@ -149,12 +152,21 @@ class Generation:
                 self._steps_done,
                 on_velocity,
                 self._on_pause,
+                self._corrector,
             )
             for controller in self._controllers:
                 controller.release()  # decoding wants the memory
             if self._checkpoints:
                 self._checkpoints.save_final(self._state(self._request.sampling.steps, latents))
             return latents
+
+    def _make_corrector(self, experts: Experts) -> Corrector | None:
+        if not self._cache.corrector:
+            return None
+        corrector = Corrector(self._scheduler, {span.start for span in self._spans}, experts.carry)
+        if self._resumed is not None:
+            corrector.restore(self._resumed.corrector)
+        return corrector
 
     def stop_if_asked(self, control: Control, where: str) -> None:
         """Between two stages, where no step carries the control word; collective over the replica.
@@ -172,6 +184,7 @@ class Generation:
             latents,
             scheduler={} if is_final else scheduler_state(self._scheduler),
             snapshots=() if is_final else [controller.snapshot() for controller in self._controllers],
+            corrector=self._corrector.state if self._corrector and not is_final else {},
             rows=self._log.rows,
             resumed_at=self._resumed_at,
             # one rank saves the final latents, for all

@@ -111,6 +111,13 @@ class VelocityPredictor:
         branches = collect(laid_out, self._ranks, self._meter)
         return Prediction(combine(branches, self._guidance), branches, decisions)
 
+    def carry(self, added: Tensor) -> None:
+        """The velocities of the step just computed are taken to be so much more, [samples, channels, frames, height,
+        width], in every branch: a corrector has moved the latents below them."""
+        for lane in self._own:
+            tokens = shard(self._adapter.patchify(added[lane.sample, None]), self._shards)
+            self._controller.carry(lane, tokens)
+
     def finish(self, latents: Tensor) -> Tensor:
         """The sampler's last latents [samples, channels, frames, height, width], with what the conditions give put
         in."""

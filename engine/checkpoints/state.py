@@ -18,9 +18,9 @@ class RequestState:
     """What a rank needs to go on as if nothing had happened. Noise comes from the seed, and no generator outlives it.
 
     steps_done: of the request. latents: float32 [samples, channels, frames, height, width], equal on every rank.
-    scheduler: its attributes. snapshots: of the controllers, one for each expert. rows: of the run report, so far.
-    resumed_at: steps that were done when the request was resumed, each time. seconds: of each (step, lane) that this
-    rank computed.
+    scheduler: its attributes. corrector: its state, if there is one. snapshots: of the controllers, one for each
+    expert. rows: of the run report, so far. resumed_at: steps that were done when the request was resumed, each time.
+    seconds: of each (step, lane) that this rank computed.
     """
 
     steps_done: int
@@ -30,6 +30,7 @@ class RequestState:
     rows: Sequence[dict[str, Any]] = ()
     resumed_at: Sequence[int] = ()
     seconds: LaneSeconds = field(default_factory=dict)
+    corrector: Mapping[str, Any] = field(default_factory=dict)
 
 
 def shared_tensors(state: RequestState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,6 +39,7 @@ def shared_tensors(state: RequestState) -> tuple[dict[str, Tensor], dict[str, An
     plain = {
         "steps_done": state.steps_done,
         "scheduler": {name: _pack(f"scheduler.{name}", value, tensors) for name, value in state.scheduler.items()},
+        "corrector": {name: _pack(f"corrector.{name}", value, tensors) for name, value in state.corrector.items()},
         "histories": [
             [[asdict(lane), asdict(history)] for lane, history in snapshot.histories.items()]
             for snapshot in state.snapshots
@@ -93,6 +95,7 @@ def unpack(
         rows=plain["rows"],
         resumed_at=plain["resumed_at"],
         seconds=seconds,
+        corrector={name: _unpack(value, read_shared, device) for name, value in plain["corrector"].items()},
     )
 
 

@@ -29,6 +29,12 @@ CACHES = {
         "cache.polynomial=[1.0,0.0]",
         "cache.signal=timestep_embedding",
     ),
+    "a corrector": (  # both breaks are inside a gap
+        "cache.method=taylorseer",
+        "cache.interval=4",
+        "cache.corrector=true",
+        "cache.warmup_steps=1",
+    ),
 }
 
 

@@ -36,6 +36,7 @@ METHODS = {
     ),
     "magcache": ("method=magcache", "ratios=[1.0,0.97,0.93]"),
     "easycache": ("method=easycache", "threshold=2.0", "warmup_steps=2"),
+    "a corrector over hidden states": ("method=dicache", "threshold=1.2", "corrector=true"),
     "innovation": ("method=innovation", "threshold=0.3", "warmup_ratio=0.2", "estimator=ridge"),
     "taylorseer": ("method=taylorseer", "interval=3", "order=2"),
     "hicache": ("method=hicache", "interval=3"),
