@@ -18,7 +18,8 @@ import typer
 
 from engine.progress import Progress
 from launch import options as opt
-from launch.calibration import CalibrateOptions, prepare_calibration, print_calibration, run_calibration
+from launch.calibration.job import CalibrateOptions, prepare_calibration
+from launch.calibration.run import print_calibration, run_calibration
 from launch.rank import Place, run_as_program, run_part
 from launch.sweep import options as sweep_opt
 

@@ -177,7 +177,8 @@ def calibrate(
     set_: opt.Overrides = None,
 ) -> int:
     """Find out on a few prompts which steps to compute, for the cache method `calibrated`."""
-    from launch.calibration import CalibrateOptions, prepare_calibration, print_calibration, run_calibration
+    from launch.calibration.job import CalibrateOptions, prepare_calibration
+    from launch.calibration.run import print_calibration, run_calibration
 
     options = CalibrateOptions(config, prompts, output, set_ or (), negative_prompt, image, last_image)
     job = prepare_calibration(options, ranks)

@@ -17,9 +17,10 @@ from engine.preflight import preflight
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from engine.task import Outputs, Task
-from launch.calibration import CalibrateJob, CalibrateOptions, _write, prepare_calibration
+from launch.calibration.file import write
+from launch.calibration.job import CalibrateJob, CalibrateOptions, prepare_calibration
+from launch.calibration.velocities import measure_products
 from launch.sweep.job import SweepOptions, prepare_sweep
-from launch.velocities import measure_products
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.checkpoints import write_published_wan
@@ -64,7 +65,7 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
     assert alone["branches"] == ["cond", "uncond"]
     assert sum(alone["sampler"]) == pytest.approx(alone["sigmas"][0], rel=1e-3), "of noise, nothing is left"
 
-    _write(job, [alone])
+    write(job, [alone])
     config = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}")
     latents, actions = generate(Ranks(), config)
     sizes = [weight * growth(sigma) for weight, sigma in zip(alone["sampler"], alone["sigmas"], strict=True)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.calibration import CalibrateOptions
+from launch.calibration.job import CalibrateOptions
 from tests.launch.conftest import Shell
 
 pytestmark = pytest.mark.timeout(300)

@@ -16,7 +16,8 @@ from engine.models.published import published_names
 from engine.preflight import preflight
 from engine.progress import Progress
 from engine.task import Outputs, Task, make_tasks
-from launch.calibration import CalibrateOptions, prepare_calibration, run_calibration
+from launch.calibration.job import CalibrateOptions, prepare_calibration
+from launch.calibration.run import run_calibration
 from launch.sweep.job import SweepOptions, prepare_sweep
 from launch.sweep.run import run_sweep
 from parallel.ranks import Ranks

@@ -1,0 +1,72 @@
+"""From what was measured to the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicache.calibration import Budget, Calibration, hash_prompt
+from dicache.measurements import fit_polynomial, mean_ratios
+from dicache.placement import growth, place_steps
+from engine.files import StagedFiles
+from engine.guidance import mixing
+from engine.versions import describe_versions
+from launch.calibration.job import CalibrateJob
+
+_SHARES = tuple(percent / 100 for percent in range(30, 81, 5))  # of the steps, skipped
+
+
+def write(job: CalibrateJob, measured: Sequence[Mapping[str, Any]]) -> None:
+    """Place the steps and write the file."""
+    one, num_steps = measured[0], len(measured[0]["sigmas"])
+    branches = one["branches"]
+    weights = mixing(job.config.sampling.guidance, len(branches))
+    # what is placed is what the file says, so first as many digits as that has
+    products = _rounded(np.mean([known["products"] for known in measured], axis=0))
+    sizes = [taken * growth(sigma) for taken, sigma in zip(one["sampler"], one["sigmas"], strict=True)]
+    by_step = products.reshape(num_steps, len(branches), num_steps, len(branches))
+    placements = place_steps(by_step, weights, sizes)
+    counts = dict.fromkeys(round(num_steps * (1 - share)) for share in _SHARES)
+    budgets = [
+        Budget(compute=placement.compute, damage=float(f"{placement.damage:.6g}"))
+        for count in counts
+        if (placement := placements.get(count)) is not None
+    ]
+    calibration = Calibration(
+        made_with=dict(job.made_with),
+        versions=describe_versions(),
+        prompts=tuple(hash_prompt(request.prompts[0]) for request in job.requests),
+        steps=num_steps,
+        step_sizes=tuple(float(f"{size:.6g}") for size in sizes),
+        branches=tuple(branches),
+        mixing=weights,
+        products=tuple(tuple(products[row, : row + 1].tolist()) for row in range(len(products))),
+        budgets=tuple(budgets),
+        **_of_other_methods(measured),
+    )
+    with StagedFiles() as files:
+        files.stage(job.output).write_text(_readable(calibration), encoding="utf-8")
+
+
+def _of_other_methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """MagCache's table and TeaCache's polynomials, measured as their authors do, over all prompts."""
+    ratios = {
+        branch: tuple(round(ratio, 5) for ratio in means)
+        for branch, means in mean_ratios([run["ratios"] for run in runs]).items()
+    }
+    points = {name: [point for run in runs for point in run["changes"][name]] for name in runs[0]["changes"]}
+    return {"ratios": ratios, "polynomials": {name: fit_polynomial(found) for name, found in points.items() if found}}
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """To 10 digits: neighbouring velocities differ in the third or fourth."""
+    return np.vectorize(lambda value: float(f"{value:.10g}"))(values)
+
+
+def _readable(calibration: Calibration) -> str:
+    """JSON with a line for each list of numbers."""
+    return re.sub(r"(?<=[\d,\[\"])\s+(?=[-\d\]])", "", calibration.model_dump_json(indent=1)) + "\n"
