@@ -18,6 +18,8 @@ class Budget(BaseModel):
     compute: tuple[int, ...]
     damage: float
     """What was expected to be lost: comparable within one file."""
+    trials: int = 0
+    """Lists that were tried beside the one that was placed; 0 where that is the one."""
 
 
 class Calibration(BaseModel):

@@ -296,10 +296,9 @@ class CacheConfig(BaseModel):
             raise ValueError(
                 "cache.calibration is left out, but the gate is calibrated: give the file of `lockstep calibrate`."
             )
-        if self.estimator_name == "fitted" and self.gate_name != "calibrated":
+        if self.estimator_name == "fitted" and self.calibration is None:
             raise ValueError(
-                f"cache.estimator is fitted, but its weights come with calibrated steps and the gate is "
-                f"{self.gate_name}: use the gate calibrated."
+                "cache.calibration is left out, but the estimator is fitted: give the file of `lockstep calibrate`."
             )
         if self.estimator_name == "fitted" and self.anchor not in (None, "nothing"):
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -163,6 +163,21 @@ class RayConfig(_Section):
     )
 
 
+class CalibrateConfig(_Section):
+    refine: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (),
+        strict=False,
+        description="Shares of the steps skipped whose lists `lockstep calibrate` betters by trial runs: what "
+        "`cache.steps_skipped` will be.",
+    )
+    trials: int = Field(
+        40,
+        ge=1,
+        le=10000,
+        description="Lists to try for each of these shares, at most; most are given up after three prompts.",
+    )
+
+
 class Config(_Section):
     """Everything about a run but the prompt. Immutable; paths in it are absolute."""
 
@@ -177,6 +192,7 @@ class Config(_Section):
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
+    calibrate: CalibrateConfig = Field(default_factory=CalibrateConfig)
 
 
 # a model on the Hugging Face hub: organisation/name, and perhaps a branch, tag or commit

@@ -14,8 +14,8 @@ class Progress:
         """Something about the run that a person wants to know, in one line."""
 
     def stage(self, name: str) -> None:
-        """A stage begins: "join", "load", "encode", "denoise", "decode", "write" or
-        "wait" (for other replicas)."""
+        """A stage begins: "join", "load", "encode", "denoise", "decode", "write",
+        "wait" (for other replicas) or "refine" (of a calibration)."""
 
     def doing(self, name: str) -> None:
         """Within a stage, this rank turns to the work of another one, as decoding and writing take turns."""

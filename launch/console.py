@@ -28,6 +28,7 @@ _STAGES = {
     "denoise": "denoising",
     "decode": "decoding video",
     "write": "writing files",
+    "refine": "trying lists of steps",
     "wait": "waiting for other replicas",
 }
 _SECONDS = ("load", "encode", "denoise", "decode", "write", "total")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dicache.calibration import Budget, Calibration, hash_prompt
 from dicache.measurements import fit_polynomial, mean_ratios
-from dicache.placement import growth, place_steps
+from dicache.placement import TRUST, Placement, growth, place_steps
 from engine.files import StagedFiles
 from engine.guidance import mixing
 from engine.versions import describe_versions
@@ -20,36 +20,52 @@ from launch.calibration.job import CalibrateJob
 _SHARES = tuple(percent / 100 for percent in range(30, 81, 5))  # of the steps, skipped
 
 
-def write(job: CalibrateJob, measured: Sequence[Mapping[str, Any]]) -> None:
-    """Place the steps and write the file."""
-    one, num_steps = measured[0], len(measured[0]["sigmas"])
-    branches = one["branches"]
-    weights = mixing(job.config.sampling.guidance, len(branches))
-    # what is placed is what the file says, so first as many digits as that has
-    products = _rounded(np.mean([known["products"] for known in measured], axis=0))
-    sizes = [taken * growth(sigma) for taken, sigma in zip(one["sampler"], one["sigmas"], strict=True)]
-    by_step = products.reshape(num_steps, len(branches), num_steps, len(branches))
-    placements = place_steps(by_step, weights, sizes)
-    counts = dict.fromkeys(round(num_steps * (1 - share)) for share in _SHARES)
+def build(job: CalibrateJob, measured: Sequence[Mapping[str, Any]]) -> Calibration:
+    """Place the steps of each budget."""
+    one = measured[0]
+    products = products_of(measured)
+    placements = place(job, measured, products)
+    counts = dict.fromkeys(round(len(one["sigmas"]) * (1 - share)) for share in _SHARES)
     budgets = [
         Budget(compute=placement.compute, damage=float(f"{placement.damage:.6g}"))
         for count in counts
         if (placement := placements.get(count)) is not None
     ]
-    calibration = Calibration(
+    return Calibration(
         made_with=dict(job.made_with),
         versions=describe_versions(),
         prompts=tuple(hash_prompt(request.prompts[0]) for request in job.requests),
-        steps=num_steps,
-        step_sizes=tuple(float(f"{size:.6g}") for size in sizes),
-        branches=tuple(branches),
-        mixing=weights,
+        steps=len(one["sigmas"]),
+        step_sizes=tuple(float(f"{size:.6g}") for size in _sizes(one, TRUST)),
+        branches=tuple(one["branches"]),
+        mixing=mixing(job.config.sampling.guidance, len(one["branches"])),
         products=tuple(tuple(products[row, : row + 1].tolist()) for row in range(len(products))),
         budgets=tuple(budgets),
         **_of_other_methods(measured),
     )
+
+
+def write(job: CalibrateJob, calibration: Calibration) -> None:
     with StagedFiles() as files:
-        files.stage(job.output).write_text(_readable(calibration), encoding="utf-8")
+        files.stage(job.output).write_text(readable(calibration), encoding="utf-8")
+
+
+def products_of(measured: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Means over the prompts, [steps × branches, steps × branches], with as many digits as the file has."""
+    return _rounded(np.mean([known["products"] for known in measured], axis=0))
+
+
+def place(
+    job: CalibrateJob, measured: Sequence[Mapping[str, Any]], products: NDArray[np.float64], trust: float = TRUST
+) -> dict[int, Placement]:
+    """The best list for each number of computed steps; ``trust`` as of :func:`dicache.placement.growth`."""
+    num_steps, num_branches = len(measured[0]["sigmas"]), len(measured[0]["branches"])
+    by_step = products.reshape(num_steps, num_branches, num_steps, num_branches)
+    return place_steps(by_step, mixing(job.config.sampling.guidance, num_branches), _sizes(measured[0], trust))
+
+
+def _sizes(one: Mapping[str, Any], trust: float) -> list[float]:
+    return [taken * growth(sigma, trust) for taken, sigma in zip(one["sampler"], one["sigmas"], strict=True)]
 
 
 def _of_other_methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -67,6 +83,6 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.vectorize(lambda value: float(f"{value:.10g}"))(values)
 
 
-def _readable(calibration: Calibration) -> str:
+def readable(calibration: Calibration) -> str:
     """JSON with a line for each list of numbers."""
     return re.sub(r"(?<=[\d,\[\"])\s+(?=[-\d\]])", "", calibration.model_dump_json(indent=1)) + "\n"

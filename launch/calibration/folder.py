@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dicache.calibration import hash_prompt
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dicache.calibration import Calibration, hash_prompt
 from engine.checkpoints.match import content_hash
 from engine.files import StagedFiles
 from engine.request import GenerationRequest
@@ -20,17 +25,32 @@ def folder_of(job: CalibrateJob) -> Path:
 
 
 def kept(job: CalibrateJob, request: GenerationRequest) -> dict[str, Any] | None:
+    """What an uncached run has shown, if it was made."""
     try:
+        latents_of(job, request)
         found = json.loads((folder_of(job) / f"{_name(request)}.json").read_text())
         return found if found["made_with"] == job.made_with and "ratios" in found else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
 
 
-def keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, Any]) -> None:
+def keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, Any], latents: Tensor) -> None:
+    """Remember it, and the final latents."""
     with StagedFiles() as files:
+        save_file({"latents": latents.contiguous()}, files.stage(folder_of(job) / f"{_name(request)}.safetensors"))
         text = json.dumps({**measured, "made_with": job.made_with})
         files.stage(folder_of(job) / f"{_name(request)}.json").write_text(text)
+
+
+def latents_of(job: CalibrateJob, request: GenerationRequest) -> Tensor:
+    """The final latents of the uncached run."""
+    return load_file(folder_of(job) / f"{_name(request)}.safetensors")["latents"]
+
+
+def trials_file(job: CalibrateJob, calibration: Calibration) -> Path:
+    """Of errors of trial runs with these weights."""
+    weights = hashlib.sha256(json.dumps([calibration.products, calibration.made_with]).encode()).hexdigest()
+    return folder_of(job) / f"trials-{weights[:16]}.json"
 
 
 def _name(request: GenerationRequest) -> str:

@@ -8,7 +8,6 @@ from typing import IO
 
 from engine.imports import import_ahead
 from engine.progress import Progress
-from launch.calibration.folder import folder_of, keep, kept
 from launch.calibration.job import CalibrateJob
 
 
@@ -16,7 +15,10 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     """Measure what is missing, place the steps, write the file. Collective: every rank calls it."""
     import_ahead("engine.engine")  # torch and diffusers, which takes seconds
     from engine.loaded import load_model
-    from launch.calibration.file import write
+    from launch.calibration.bettered import bettered
+    from launch.calibration.file import build, write
+    from launch.calibration.folder import folder_of, keep, kept, latents_of, trials_file
+    from launch.calibration.trials import Trials
     from launch.calibration.velocities import measure_products
     from parallel.broadcast import object_from_first
     from parallel.ranks import join, leave, pick_device
@@ -31,13 +33,23 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     for index, (request, known) in enumerate(zip(job.requests, before, strict=True)):
         if known is None:
             progress.video(index, len(job.requests))
-            known = measure_products(model, request, progress)
+            known, latents = measure_products(model, request, progress)
             if rank == 0:
-                keep(job, request, known)
+                keep(job, request, known, latents)
         measured.append(known)
+    if rank == 0:
+        calibration = build(job, measured)
+        if job.config.calibrate.refine:
+            progress.stage("refine")
+            references = [latents_of(job, request) for request in job.requests]
+            trials = Trials(model, job.requests, progress, references, trials_file(job, calibration))
+            calibration = bettered(job, calibration, measured, trials, progress)
+            trials.end()
+    elif job.config.calibrate.refine:
+        Trials(model, job.requests, progress).serve()
     progress.stage("write")
     if rank == 0:
-        write(job, measured)
+        write(job, calibration)
         shutil.rmtree(folder_of(job), ignore_errors=True)
     progress.done()
     leave()

@@ -17,7 +17,9 @@ from engine.request import GenerationRequest
 from parallel.broadcast import objects_of_all
 
 
-def measure_products(model: LoadedModel, request: GenerationRequest, progress: Progress) -> dict[str, Any]:
+def measure_products(
+    model: LoadedModel, request: GenerationRequest, progress: Progress
+) -> tuple[dict[str, Any], Tensor]:
     """Run a request without a cache; collective over the replica, and equal on all of its ranks.
 
     Holds the velocities of all steps at once, in float32 on the CPU: 16 MB a step for 81 frames of 832 × 480 with Wan.
@@ -25,7 +27,7 @@ def measure_products(model: LoadedModel, request: GenerationRequest, progress: P
     Returns:
         ``products``: inner products [steps × branches, steps × branches] of the branches' velocities, ``branches``:
         their names, ``sigmas``: the noise level of each step, ``sampler``: as of :func:`sampler_weights`; ``ratios``
-        and ``changes`` as in :class:`dicache.measurements.Measured`.
+        and ``changes`` as in :class:`dicache.measurements.Measured`. And the final latents, on the CPU.
     """
     measurements = Measurements(model.facts.family.signals)
     velocities: list[Tensor] = []
@@ -37,20 +39,21 @@ def measure_products(model: LoadedModel, request: GenerationRequest, progress: P
         velocities.extend(velocity.flatten().float().cpu() for velocity in branches.values())
         sigmas.append(step.sigma)
 
-    Engine(model, progress).generate(request, on_velocity=keep, observer=measurements)
+    latents = Engine(model, progress).generate(request, on_velocity=keep, observer=measurements).latents
     measured = conclude(objects_of_all(measurements.sums, model.ranks), measurements.signals)
     every = torch.stack(velocities)
     products = torch.zeros(len(every), len(every), dtype=torch.float64)
     for part in every.split(1 << 18, dim=1):  # in float64, but not all of them at once
         wide = part.double()
         products += wide @ wide.T
-    return {
+    found = {
         "products": products.tolist(),
         "branches": names,
         "sigmas": sigmas,
         "sampler": sampler_weights(model, request),
         **asdict(measured),
     }
+    return found, latents.cpu()
 
 
 def sampler_weights(model: LoadedModel, request: GenerationRequest) -> list[float]:

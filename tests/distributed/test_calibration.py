@@ -17,7 +17,7 @@ from engine.preflight import preflight
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from engine.task import Outputs, Task
-from launch.calibration.file import write
+from launch.calibration.file import build, write
 from launch.calibration.job import CalibrateJob, CalibrateOptions, prepare_calibration
 from launch.calibration.velocities import measure_products
 from launch.sweep.job import SweepOptions, prepare_sweep
@@ -35,7 +35,7 @@ def request_of(config: Config, seed: int = 7) -> GenerationRequest:
 
 
 def measure(ranks: Ranks, config: Config) -> dict[str, Any]:
-    return measure_products(load_model(config, ranks), request_of(config), Progress())
+    return measure_products(load_model(config, ranks), request_of(config), Progress())[0]
 
 
 def generate(ranks: Ranks, config: Config) -> tuple[torch.Tensor, str]:
@@ -65,7 +65,7 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
     assert alone["branches"] == ["cond", "uncond"]
     assert sum(alone["sampler"]) == pytest.approx(alone["sigmas"][0], rel=1e-3), "of noise, nothing is left"
 
-    write(job, [alone])
+    write(job, build(job, [alone]))
     config = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}")
     latents, actions = generate(Ranks(), config)
     sizes = [weight * growth(sigma) for weight, sigma in zip(alone["sampler"], alone["sigmas"], strict=True)]

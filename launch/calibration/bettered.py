@@ -1,0 +1,54 @@
+"""Lists that were placed, bettered by trial runs of the calibration's own prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from dicache.calibration import Budget, Calibration
+from dicache.fitted import DEPTH
+from dicache.placement import TRUST
+from dicache.refine import Steps, refine
+from engine.progress import Progress
+from launch.calibration.file import place, products_of
+from launch.calibration.job import CalibrateJob
+from launch.calibration.trials import Trials
+
+_TRUSTS = (TRUST, 0.0, 0.375, 1.125)
+"""Which trust in the growth of errors pays is another question with each sampling: lists of each are tried."""
+
+
+def bettered(
+    job: CalibrateJob,
+    calibration: Calibration,
+    measured: Sequence[Mapping[str, Any]],
+    trials: Trials,
+    progress: Progress,
+) -> Calibration:
+    """With other lists for the shares that ``calibrate.refine`` names, as far as trials find better ones."""
+    asked, text = job.config.calibrate, calibration.model_dump_json()
+    products = products_of(measured)
+    placed = [place(job, measured, products, trust) for trust in _TRUSTS]
+    budgets = {len(budget.compute): budget for budget in calibration.budgets}
+    for count in sorted({len(calibration.nearest(share).compute) for share in asked.refine}):
+        starts = [placements[count].compute for placements in placed if count in placements]
+        progress.note(f"{1 - count / calibration.steps:.0%} of steps skipped: trying up to {asked.trials} lists")
+        attempt = partial(trials.errors, text)
+        compute, errors, tried = refine(starts, attempt, calibration.steps, asked.trials)
+        first = attempt(starts[0], None)
+        assert first is not None, "nothing to be worse than"
+        progress.note(f"  {tried} were tried: {sum(errors) / sum(first):.0%} of the error of the one that was placed")
+        damage = float(f"{_damage(calibration, compute):.6g}")
+        budgets[count] = Budget(compute=compute, damage=damage, trials=tried)
+    return calibration.model_copy(update={"budgets": tuple(budgets.values())})
+
+
+def _damage(calibration: Calibration, compute: Steps) -> float:
+    products = calibration.as_products()
+    total = 0.0
+    for step, size in enumerate(calibration.step_sizes):
+        if step not in compute:
+            known = [index for index in compute if index < step][: -DEPTH - 1 : -1]
+            total += size * products.miss(step, known, products.fit(step, known))
+    return total
