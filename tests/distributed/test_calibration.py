@@ -19,6 +19,7 @@ from engine.request import GenerationRequest, make_request
 from engine.task import Outputs, Task
 from launch.calibration.file import build, write
 from launch.calibration.job import CalibrateJob, CalibrateOptions, prepare_calibration
+from launch.calibration.trials import Trials
 from launch.calibration.velocities import measure_products
 from launch.sweep.job import SweepOptions, prepare_sweep
 from parallel.degrees import Degrees
@@ -100,6 +101,50 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
         )
     )
     assert PROMPT in message and "--prompts" in message
+
+
+LISTS = ((0, 1, 2, 5, 8), (0, 2, 4, 6, 9))
+
+
+def try_out(ranks: Ranks, config: Config, calibration: str, file: Path) -> list[list[float] | None]:
+    """Errors of lists, on the first rank; and then of the first one again, with what has been kept."""
+    model = load_model(config, ranks)
+    requests = [request_of(config, seed) for seed in (7, 8)]
+    references = [measure_products(model, request, Progress())[1] for request in requests]
+    trials = Trials(model, requests, Progress(), references, file)
+    if ranks.rank > 0:
+        trials.serve()
+        return []
+    found = [trials.errors(calibration, compute, None) for compute in LISTS]
+    trials.end()
+    again = Trials(model, requests, Progress(), [torch.zeros(1)] * 2, file)  # which would be another error
+    return [*found, again.errors(calibration, LISTS[0], None), again.errors(calibration, LISTS[0], [0.0, 0.0])]
+
+
+def test_lists_are_tried_out_on_ranks_as_on_one(gang: Gang, tmp_path: Path) -> None:
+    model = write_published_wan(tmp_path / "wan", "Wan2.1-T2V-14B")
+    overrides = (f"model.path={model}", "sampling.steps=12", *SIZE)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(PROMPT + "\n")
+    job = prepare_calibration(CalibrateOptions(str(CONFIG), prompts, tmp_path / "cal.json", overrides), ranks=1)
+    calibration = build(job, [measure(Ranks(), job.config)])
+    write(job, calibration)
+    alone = try_out(Ranks(), job.config, calibration.model_dump_json(), tmp_path / "alone.json")
+    first, second, again, given_up = alone
+    assert first == again and given_up is None and first != second
+    for errors, compute in zip((first, second), LISTS, strict=True):
+        steps = f"cache.compute_steps={list(compute)}"
+        cache = ("cache.method=calibrated", "cache.gate=list", steps, f"cache.calibration={job.output}")
+        latents = []
+        for settings in (("cache.method=none",), cache):
+            config = tiny_config(*overrides[:-2], *settings)
+            latents.append(generate(Ranks(), config)[0])
+        assert errors and errors[0] == pytest.approx(float((latents[1] - latents[0]).square().mean().sqrt()), rel=1e-4)
+    together = gang.run(try_out, Degrees(cfg=2), job.config, calibration.model_dump_json(), tmp_path / "together.json")[
+        0
+    ]
+    for ours, theirs in zip(together[:3], alone[:3], strict=True):
+        np.testing.assert_allclose(np.array(ours), np.array(theirs), rtol=1e-3)
 
 
 def refused(what: Any) -> str:

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.timeout(300)
 
 def test_two_ranks_write_a_file_that_generate_takes(shell: Shell) -> None:
     (shell.folder / "prompts.txt").write_text("a red circle\na blue square\n")
-    options = shell.options("--prompts=prompts.txt", "--output=cal.json")
+    refined = ("--set=calibrate.refine=[0.5]", "--set=calibrate.trials=3")
+    options = shell.options("--prompts=prompts.txt", "--output=cal.json", *refined)
     process = shell.lockstep("calibrate", *options, "--ranks=2")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -22,9 +23,17 @@ def test_two_ranks_write_a_file_that_generate_takes(shell: Shell) -> None:
     assert written["steps"] == 8 and len(written["prompts"]) == 2
     for budget in written["budgets"]:
         assert budget["compute"][0] == 0
+    tried = {len(budget["compute"]): budget["trials"] for budget in written["budgets"]}
+    assert 1 <= tried.pop(4) <= 3 and "trying up to 3 lists" in err
+    assert set(tried.values()) == {0}, "what nobody asked for is as it was placed"
     assert [len(row) for row in written["products"]] == list(range(1, 17)), "8 steps of two branches"
     damages = [budget["damage"] for budget in written["budgets"]]
-    assert damages == sorted(damages), "fewer steps, more damage"
+    placed = [
+        damage
+        for damage, count in zip(damages, [len(b["compute"]) for b in written["budgets"]], strict=True)
+        if count != 4
+    ]
+    assert placed == sorted(placed), "fewer steps, more damage"
 
     settings = (
         "--set=cache.method=calibrated",
