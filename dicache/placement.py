@@ -46,8 +46,8 @@ def place_steps(grams: Array, mixing: Sequence[float], step_sizes: Sequence[floa
     The cost of skipping step j after the computed steps a > b > c is sⱼ ‖vⱼ - v̂ⱼ‖, where v is the guided velocity and
     v̂ⱼ what :func:`dicache.fitted.fit` makes of the branches' velocities at a, b and c; the norm is the root of the mean
     square over the prompts. Costs add up; the least sum over all lists of that length is found exactly (as DPCache does
-    with another cost), with at most 12 steps skipped in a row. How many steps are computed at the start is an outcome
-    like all else: there is no warm-up.
+    with another cost), with at most 12 steps skipped in a row. The first two are computed, for the brake skips nothing
+    before it has seen a change; how many more at the start is an outcome like all else: there is no warm-up.
 
     Args:
         grams: inner products of the branches' velocities of an uncached run, mean over the prompts,
@@ -68,7 +68,7 @@ def place_steps(grams: Array, mixing: Sequence[float], step_sizes: Sequence[floa
     misses = {step: _misses(grams, mixing, step) for step in range(1, num_steps)}
     for newest in range(num_steps):
         damage = np.zeros(shape[:2])
-        for gap in range(1, min(LONGEST_GAP, num_steps - newest) + 1):
+        for gap in range(1, min(LONGEST_GAP, num_steps - newest) + 1 if newest else 2):
             following = newest + gap
             if gap > 1:
                 damage = damage + step_sizes[following - 1] * misses[following - 1][gap - 1]

@@ -14,8 +14,8 @@ def refine(starts: Sequence[Steps], attempt: Attempt, num_steps: int, trials: in
     """The best list found: that of the starts which does best, its steps moved one by one for as long as that helps.
 
     Args:
-        starts: lists of equal length, rising, 0 the first of each.
-        attempt: the error of each prompt with a list; or None, if that is worse than the errors it is given.
+        starts: lists of equal length, rising, that begin with steps 0 and 1.
+        attempt: the error of each prompt with a list; or None, if that is no better than the errors it is given.
         num_steps: denoise steps of the request.
         trials: lists to try beside the first, at most.
 
@@ -33,7 +33,7 @@ def refine(starts: Sequence[Steps], attempt: Attempt, num_steps: int, trials: in
             return False
         tried.add(candidate)
         found = attempt(candidate, errors)
-        if found is None or sum(found) >= sum(errors):
+        if found is None:
             return False
         best, errors = candidate, list(found)
         return True
@@ -43,7 +43,7 @@ def refine(starts: Sequence[Steps], attempt: Attempt, num_steps: int, trials: in
     moved = True
     while moved:
         moved = False
-        for place in range(1, len(best)):
+        for place in range(2, len(best)):
             for shift in (1, -1):
                 while (candidate := _moved(best, place, shift, num_steps)) and helps(candidate):
                     moved = True

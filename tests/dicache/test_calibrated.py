@@ -1,6 +1,7 @@
 """The brake and the release against their formulas written out again, on velocities that are known."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ SKIP = Estimate((1.0,))
 
 
 def gate(**changes):
-    return CalibratedGate(**{"compute": COMPUTE, "products": PRODUCTS, "sizes": SIZES.tolist(), "brake": 3.0} | changes)
+    """Of a brake alone: prompts of this toy have little in common."""
+    settings = {"compute": COMPUTE, "products": PRODUCTS, "sizes": SIZES.tolist(), "brake": 3.0, "strange": math.inf}
+    return CalibratedGate(**settings | changes)
 
 
 def measured(term, velocities, computed):
@@ -110,6 +113,34 @@ def test_the_release_skips_a_planned_step_where_little_is_lost():
     assert plan > 0 and votes[released].accumulated <= 0.5 * plan
     for prompt in V:
         assert tuple(follow(gate(release=1e-9), prompt)[0]) == COMPUTE
+
+
+def strangeness_by_hand(velocities, computed):
+    """The mean |ln| of the last three changes over the calibration's."""
+    own, seen, factors = velocities[:, 0], V[:, :, 0], []
+    for older, newer in list(pairwise(computed))[-3:]:
+        change = np.linalg.norm(own[newer] - own[older]) / np.linalg.norm(own[newer])
+        expected = np.linalg.norm(seen[:, newer] - seen[:, older]) / np.linalg.norm(seen[:, newer])
+        factors.append(abs(math.log(change / expected)))
+    return sum(factors) / len(factors)
+
+
+@pytest.mark.parametrize("faster", [0.1, 0.5, 0.9, 1.0, 1.1, 2.0, 10.0])
+def test_nothing_is_skipped_while_changes_are_out_of_proportion(faster):
+    """Too large or too small; nor before there was one."""
+    prompt = 5.0 + V[0].copy()
+    prompt[1:] += (faster - 1) * (V[0, 1:] - V[0, :1])
+    computed, votes = follow(gate(brake=1e9, strange=1.5), prompt)
+    assert computed[:2] == [0, 1]
+    verdicts = set()
+    for index, vote in votes.items():
+        before = [step for step in computed if step < index]
+        if index not in COMPUTE and len(before) > 1:
+            verdicts.add(vote.skip)
+            assert vote.skip == (strangeness_by_hand(prompt, before) <= math.log(1.5)), index
+    assert verdicts
+    for unchecked in (gate(brake=None, strange=1.5), gate(brake=None, release=1e-9, strange=1.5)):
+        assert tuple(follow(unchecked, prompt)[0]) == COMPUTE
 
 
 def test_what_moves_though_it_was_never_seen_to_move_is_computed():

@@ -68,11 +68,14 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
 
     write(job, build(job, [alone]))
     config = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}")
-    latents, actions = generate(Ranks(), config)
+    unbraked = config.model_copy(update={"cache": config.cache.model_copy(update={"brake": None})})
+    _, actions = generate(Ranks(), unbraked)
     sizes = [weight * growth(sigma) for weight, sigma in zip(alone["sampler"], alone["sigmas"], strict=True)]
     placed = place_steps(products.reshape(12, 2, 12, 2), (5.0, -4.0), sizes)[actions.count("c")]
     assert [index for index, action in enumerate(actions) if action == "c"] == list(placed.compute)
     assert actions.count("s") == 8, "65% of 12, to the nearest"
+    latents, actions = generate(Ranks(), config)
+    assert 4 <= actions.count("s") <= 8, "the brake measures"
     for degrees in (Degrees(ring=3), Degrees(ulysses=2), Degrees(cfg=2)):
         shared = gang.run(generate, degrees, config)
         assert shared[0][1] == actions
