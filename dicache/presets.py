@@ -7,7 +7,7 @@ dd7f0de; EasyCache: H-EmbodVis/EasyCache at 5127804; FBCache: chengzeyi/ParaAtte
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dicache.config import METHOD_OF_GATE, PAIRS, CacheConfig, Quality
+from dicache.config import METHOD_OF_GATE, PAIRS, CacheConfig, MethodName, Quality
 
 Settings = Mapping[str, Any]
 
@@ -38,9 +38,10 @@ _STEPS_SKIPPED: Mapping[Quality, float] = {"draft": 0.75, "standard": 0.65, "hig
 _INTERVALS: Mapping[Quality, int] = {"draft": 4, "standard": 3, "high": 2}
 _FACTORS: Mapping[Quality, float] = {"draft": 2.0, "standard": 1.0, "high": 0.5}
 
-# thresholds that came nearest to these shares on four held-out prompts, 50 UniPC steps, shift 3 (docs/methods.md)
+# thresholds that came nearest to these shares on a few held-out prompts, 50 UniPC steps, shift 3 (docs/methods.md)
 _MEASURED: Mapping[str, Mapping[str, Mapping[Quality, float]]] = {
     "tiny-wan": {
+        "innovation": {"draft": 0.014, "standard": 0.005, "high": 0.0018},
         "dicache": {"draft": 0.4, "standard": 0.14, "high": 0.065},
         "fbcache": {"draft": 0.109, "standard": 0.071, "high": 0.046},
         "dbcache": {"draft": 0.226, "standard": 0.095, "high": 0.052},
@@ -48,6 +49,23 @@ _MEASURED: Mapping[str, Mapping[str, Mapping[Quality, float]]] = {
         "teacache": {"draft": 0.1, "standard": 0.05, "high": 0.03},  # with a calibration's polynomial
     }
 }
+
+
+_BEST: Mapping[str, MethodName] = {"tiny-wan": "innovation"}
+"""Of the methods that need no numbers, that which came out best on a model; by docs/methods.md."""
+_BEST_PUBLISHED: MethodName = "dicache"
+"""And where nothing was measured: that which its authors measured on most of the models here."""
+
+
+def best_uncalibrated(names: Sequence[str]) -> tuple[MethodName, str]:
+    """The method that `auto` takes without a calibration, and why.
+
+    Args:
+        names: of the model.
+    """
+    if best := next((_BEST[name] for name in names if name in _BEST), None):
+        return best, "this was measured to be the best here of those that need none"
+    return _BEST_PUBLISHED, "of those that need none, this is published for most models"
 
 
 def for_model(cache: CacheConfig, names: Sequence[str]) -> dict[str, Any]:

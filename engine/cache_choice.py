@@ -9,17 +9,12 @@ from typing import Any
 
 from dicache.conditions import MEASURED_AT, Conditions
 from dicache.config import CacheConfig, MethodName
-from dicache.presets import for_model, for_quality, takes_calibration
+from dicache.presets import best_uncalibrated, for_model, for_quality, takes_calibration
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.published import known_names
 from engine.request import GenerationRequest
-
-UNCALIBRATED: MethodName = "dicache"
-"""Of the methods that need no numbers of the model, the one that was nearest to the uncached videos in the middle of
-the table in docs/methods.md."""
-
 
 _PLAIN_REQUEST = {"negative_prompt": "", "image": False, "last_image": False}
 """Of calibrations that do not say what was asked beside the prompts."""
@@ -49,7 +44,7 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
         return Choice(cache)
     reasons: list[str] = []
     if cache.method == "auto":
-        method, reason = _choose_method(config, request, facts)
+        method, reason = _choose_method(config, request, facts, names)
         cache = _with(cache, {"method": method})
         reasons.append(f"method {method}: {reason}")
     if cache.method == "none":
@@ -101,11 +96,14 @@ def why_not_calibrated(config: Config, request: GenerationRequest, facts: ModelF
     return "the model has two transformers" if facts.boundary_timestep is not None else None
 
 
-def _choose_method(config: Config, request: GenerationRequest, facts: ModelFacts) -> tuple[MethodName, str]:
+def _choose_method(
+    config: Config, request: GenerationRequest, facts: ModelFacts, names: Sequence[str]
+) -> tuple[MethodName, str]:
+    otherwise, reason = best_uncalibrated(names)
     if config.cache.calibration is None:
-        return UNCALIBRATED, "no cache.calibration is named, and this is the best that needs none"
+        return otherwise, f"no cache.calibration is named; {reason}"
     if problem := why_not_calibrated(config, request, facts):
-        return UNCALIBRATED, f"cache.calibration does not hold here, for {problem}"
+        return otherwise, f"cache.calibration does not hold here, for {problem}; {reason}"
     return "calibrated", "cache.calibration holds for this model and sampling"
 
 

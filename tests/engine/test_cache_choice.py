@@ -44,7 +44,9 @@ def test_dicache_is_as_the_recipe_has_it(model: PublishedModel) -> None:
     chosen = choose_for(model, "method=auto")
     keys = ("method", "threshold", "at_threshold", "gamma_min", "gamma_max", "warmup_ratio", "probe_depth", "decide")
     assert {key: getattr(chosen, key) for key in keys} == {key: getattr(written, key) for key in keys}
-    assert chosen.chosen == "method dicache: no cache.calibration is named, and this is the best that needs none"
+    assert chosen.chosen == (
+        "method dicache: no cache.calibration is named; of those that need none, this is published for most models"
+    )
     assert choose_for(model).chosen is None and choose_for(model) == written
 
 
@@ -119,15 +121,16 @@ def test_auto_takes_a_calibration_that_holds(calibration: Path) -> None:
     assert (chosen.cache.method, chosen.cache.steps_skipped) == ("calibrated", 0.75)
     assert chosen.reasons[0] == "method calibrated: cache.calibration holds for this model and sampling"
     other = choose(tiny_config(*auto, "sampling.shift=5"))
-    assert other.cache.method == "dicache"
+    assert other.cache.method == "innovation"
     assert other.reasons == [
-        "method dicache: cache.calibration does not hold here, for sampling.shift was 3.0 and is 5.0"
+        "method innovation: cache.calibration does not hold here, for sampling.shift was 3.0 and is 5.0; "
+        "this was measured to be the best here of those that need none"
     ]
     experts = replace(read_facts(tiny_config().model.path), boundary_timestep=900.0)
     assert (
         choose(tiny_config(*auto), experts)
         .reasons[0]
-        .endswith("does not hold here, for the model has two transformers")
+        .startswith("method innovation: cache.calibration does not hold here, for the model has two transformers; ")
     )
     with pytest.raises(InvalidInput, match=r"cache\.calibration '.*/nothing.json' cannot be read"):
         choose(tiny_config("cache.method=auto", "cache.calibration=nothing.json"))
