@@ -95,6 +95,13 @@ class Corrector:
             **{f"scheduler.{name}": value for name, value in scheduler.items()},
         }
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept between steps: whole latents, on every rank."""
+        state = self.state
+        kept = [item for value in state.values() for item in (value if isinstance(value, list) else [value])]
+        return sum(item.nbytes for item in kept if isinstance(item, Tensor))
+
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from another corrector's state."""
         scheduler = {name.removeprefix("scheduler."): v for name, v in state.items() if name.startswith("scheduler.")}

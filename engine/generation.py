@@ -347,7 +347,8 @@ class Generation:
         if self._audit:
             things: dict[str, Tensor | str] = {"decisions": repr(decisions), "latents": latents, **self._replicated}
             self._audit.check(f"after denoise step {step.index}", things)
-        self._cache_bytes = max(self._cache_bytes, sum(controller.cache_bytes for controller in self._controllers))
+        kept = sum(controller.cache_bytes for controller in self._controllers)
+        self._cache_bytes = max(self._cache_bytes, kept + (self._corrector.nbytes if self._corrector else 0))
         if step.index in (self._steps_done, *(span.start for span in self._spans)):
             # connections are made, memory is allocated and weights are in place: from here on a step is short
             set_timeouts(self._model.config.runtime.step_timeout_seconds)

@@ -109,7 +109,7 @@ def test_same_schedule_and_latents_as_one_rank(
     steps, peers = 12, LAYOUTS[layout][0].world_size - 1
     agreed = totals["collective_bytes_by_kind"]["agreement"] // (8 * peers) - 4 * steps
     assert (agreed == 0) == (method in WITHOUT_DATA), "numbers beyond the four that the ranks always agree on"
-    if layout == "ulysses2":
+    if layout == "ulysses2" and not expected.report["request"]["cache"]["corrector"]:  # which keeps whole latents
         assert totals["cache_bytes_per_rank"] * 2 >= expected.report["totals"]["cache_bytes_per_rank"]
         assert totals["cache_bytes_per_rank"] < 0.6 * expected.report["totals"]["cache_bytes_per_rank"]
 

@@ -136,6 +136,18 @@ def test_goes_on_from_a_state(hand_over: int) -> None:
         assert all(map(torch.equal, corrected(broken, parabola, skips, hand_over=hand_over), expected))
 
 
+def test_counts_what_it_keeps() -> None:
+    scheduler = samplers()[1]
+    corrector = Corrector(scheduler, (0,), lambda added: None)
+    alone = corrector.nbytes
+    latents = NOISE
+    for index, timestep in enumerate(scheduler.timesteps[:4]):
+        step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
+        latents = corrector.advance(step, timestep, latents, latents, {COND: Decision("compute")})
+    of_the_sampler = scheduler.sigmas.nbytes + scheduler.timesteps.nbytes
+    assert alone == 0 and corrector.nbytes == (POINTS + 1) * NOISE.nbytes + of_the_sampler
+
+
 def test_weights_give_the_polynomial_through_the_points() -> None:
     points = [0.3, 0.5, 0.9, 0.95][:POINTS]
     for power in range(POINTS):
