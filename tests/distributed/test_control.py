@@ -70,8 +70,17 @@ def run(ranks: Ranks, stops: list[Stop], every: int, folder: Path) -> list[Run]:
             said, latents, report = "done", result.latents, result.report or {}
         except Stopped as stopped:
             said = f"{type(stopped).__name__}: {stopped}"
-        runs.append(Run(said, sorted(str(file.relative_to(folder)) for file in folder.rglob("*")), latents, report))
+        runs.append(Run(said, listed(folder), latents, report))
     return runs
+
+
+def listed(folder: Path) -> list[str]:
+    """All that is in the folder; the other rank may be removing some of it."""
+    while True:
+        try:
+            return sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+        except FileNotFoundError:
+            continue
 
 
 def whole(ranks: Ranks, folder: Path) -> Run:
