@@ -79,6 +79,11 @@ class CalibratedGate:
         plan = self._plan(range(known[0] + 1, step.index + 1))
         return Vote(self.brake is None or accumulated <= self.brake * plan, surprise, accumulated)
 
+    @property
+    def planned_damage(self) -> float:
+        """What the plan as a whole is expected to lose."""
+        return self._plan(range(len(self.sizes)))
+
     @cached_property
     def _placed(self) -> frozenset[int]:
         return frozenset(self.compute)

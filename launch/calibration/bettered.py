@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from dicache.calibrated import CalibratedGate
 from dicache.calibration import Budget, Calibration
-from dicache.fitted import DEPTH
 from dicache.placement import TRUST
-from dicache.refine import Steps, refine
+from dicache.refine import refine
 from engine.progress import Progress
 from launch.calibration.file import place, products_of
 from launch.calibration.job import CalibrateJob
@@ -39,16 +39,7 @@ def bettered(
         first = attempt(starts[0], None)
         assert first is not None, "nothing to be worse than"
         progress.note(f"  {tried} were tried: {sum(errors) / sum(first):.0%} of the error of the one that was placed")
-        damage = float(f"{_damage(calibration, compute):.6g}")
+        plan = CalibratedGate(compute, calibration.as_products(), calibration.step_sizes)
+        damage = float(f"{plan.planned_damage:.6g}")
         budgets[count] = Budget(compute=compute, damage=damage, trials=tried)
     return calibration.model_copy(update={"budgets": tuple(budgets.values())})
-
-
-def _damage(calibration: Calibration, compute: Steps) -> float:
-    products = calibration.as_products()
-    total = 0.0
-    for step, size in enumerate(calibration.step_sizes):
-        if step not in compute:
-            known = [index for index in compute if index < step][: -DEPTH - 1 : -1]
-            total += size * products.miss(step, known, products.fit(step, known))
-    return total
