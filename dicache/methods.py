@@ -4,26 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dicache.calibrated import CalibratedGate
-from dicache.calibrated_numbers import calibrated_polynomial, calibrated_ratios, other_steps
-from dicache.calibration import Calibration, read_calibration
-from dicache.clock import AdamsBashforth, FoCa, Hermite, Taylor
-from dicache.conditions import MEASURED_AT
+from dicache.calibration.file import Calibration, read_calibration
+from dicache.calibration.numbers import calibrated_polynomial, calibrated_ratios, other_steps
 from dicache.config import CacheConfig
-from dicache.easycache import EasyCacheGate
-from dicache.estimators import Alignment, Estimator, NoEstimate, Reuse
-from dicache.fitted import Fitted
-from dicache.gates import FirstBlockGate, FixedGate, Gate, ProbeGate
-from dicache.innovation import InnovationGate
-from dicache.magcache import MagCacheGate, interpolate_nearest
-from dicache.magnitudes import TABLES, Table
-from dicache.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
-from dicache.presets import takes_calibration
-from dicache.projection import Projection, Ridge
+from dicache.estimators.clock import AdamsBashforth, FoCa, Hermite, Taylor
+from dicache.estimators.estimator import Alignment, Estimator, NoEstimate, Reuse
+from dicache.estimators.fitted import Fitted
+from dicache.estimators.projection import Projection, Ridge
+from dicache.gates.calibrated import CalibratedGate
+from dicache.gates.easycache import EasyCacheGate
+from dicache.gates.gate import FirstBlockGate, FixedGate, Gate, ProbeGate
+from dicache.gates.innovation import InnovationGate
+from dicache.gates.magcache import MagCacheGate, interpolate_nearest
+from dicache.gates.teacache import Polynomial, TeaCacheGate
+from dicache.published.conditions import MEASURED_AT
+from dicache.published.magnitudes import TABLES, Table
+from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
+from dicache.published.presets import takes_calibration
 from dicache.replay import read_schedule
 from dicache.steps import Lane
 from dicache.sums import Operand, StepSignal, Sum
-from dicache.teacache import Polynomial, TeaCacheGate
 from dicache.trajectory import VELOCITY_ANCHORS, Anchor
 
 _ANCHORS: dict[str, Anchor] = {
@@ -95,8 +95,8 @@ def build_method(
     Args:
         num_steps: denoise steps of the request.
         span: those at which the method is asked, in a row.
-        published: the published models that the model may be, by the names in :mod:`dicache.polynomials` and
-            :mod:`dicache.magnitudes`.
+        published: the published models that the model may be, by the names in :mod:`dicache.published.polynomials` and
+            :mod:`dicache.published.magnitudes`.
         shift: flow shift of the sampler; None for that of the authors of such numbers.
 
     Raises:

@@ -15,16 +15,15 @@ from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.match import differences
 from engine.checkpoints.names import DONE
 from engine.config import Config
-from engine.denoise import OnVelocity
+from engine.denoise.loop import OnVelocity
+from engine.denoise.predictor import Observer
 from engine.errors import Cancelled, InvalidInput
+from engine.execution.loaded import LoadedModel, load_model
 from engine.files import StagedFiles
 from engine.generation import Generation
-from engine.loaded import LoadedModel, load_model
-from engine.predictor import Observer
 from engine.progress import Progress
 from engine.report import write_report
-from engine.request import GenerationRequest
-from engine.task import Task
+from engine.request import GenerationRequest, Task
 from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import join, leave, pick_device, set_timeouts

@@ -15,26 +15,26 @@ from torch import Tensor
 
 from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
-from engine.cache_choice import choose_cache
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.state import RequestState
+from engine.checks.cache_choice import choose_cache
 from engine.components.dtypes import resolved_dtypes
-from engine.conditions import encode
-from engine.control import stop_if_asked
-from engine.corrector import Corrector
-from engine.denoise import OnVelocity, denoise, draw_noise
-from engine.experts import Experts, split_steps
+from engine.components.samplers import restore_scheduler, scheduler_state
+from engine.denoise.conditions import encode
+from engine.denoise.control import stop_if_asked
+from engine.denoise.corrector import Corrector
+from engine.denoise.experts import Experts, split_steps
+from engine.denoise.guidance import BRANCHES, all_lanes, own_lanes
+from engine.denoise.loop import OnVelocity, denoise, draw_noise
+from engine.denoise.predictor import Observer, VelocityPredictor
+from engine.execution.loaded import LoadedModel
+from engine.execution.timing import StageClock, Stopwatch
+from engine.execution.versions import describe_versions
 from engine.files import StagedFiles, numbered
-from engine.guidance import BRANCHES, all_lanes, own_lanes
-from engine.loaded import LoadedModel
+from engine.media.video import drop_frames, write_video
 from engine.models.published import published_names
-from engine.predictor import Observer, VelocityPredictor
 from engine.progress import Progress
 from engine.request import GenerationRequest
-from engine.samplers import restore_scheduler, scheduler_state
-from engine.timing import StageClock, Stopwatch
-from engine.versions import describe_versions
-from engine.video import drop_frames, write_video
 from parallel.agreement import Agreement
 from parallel.audit import Audit
 from parallel.broadcast import Named, objects_of_all

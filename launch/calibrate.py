@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from launch.signals import become_rank
+from launch.process.signals import become_rank
 
 if __name__ == "__main__" and "RANK" in os.environ:
     become_rank()  # before the imports below: an early Ctrl-C must not print their tracebacks
@@ -17,11 +17,11 @@ from pathlib import Path
 import typer
 
 from engine.progress import Progress
-from launch import options as opt
 from launch.calibration.job import CalibrateOptions, prepare_calibration
 from launch.calibration.run import print_calibration, run_calibration
-from launch.rank import Place, run_as_program, run_part
-from launch.sweep import options as sweep_opt
+from launch.commands import sweep_options as sweep_opt
+from launch.jobs import options as opt
+from launch.ranks.rank import Place, run_as_program, run_part
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

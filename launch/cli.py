@@ -6,9 +6,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from launch.quiet import quiet_libraries
-from launch.signals import Interrupted, raise_when_interrupted, say
-from launch.threads import spin_briefly
+from launch.process.quiet import quiet_libraries
+from launch.process.signals import Interrupted, raise_when_interrupted, say
+from launch.process.threads import spin_briefly
 
 if TYPE_CHECKING:
     import typer
@@ -21,7 +21,7 @@ def main() -> NoReturn:
     quiet_libraries()
     spin_briefly()
     try:
-        from launch.commands import app  # only now, so that an early Ctrl-C prints no traceback of an import
+        from launch.commands.app import app  # only now, so that an early Ctrl-C prints no traceback of an import
 
         code = run(app)
     except (Interrupted, KeyboardInterrupt) as interruption:

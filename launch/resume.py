@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 
-from launch.signals import become_rank
+from launch.process.signals import become_rank
 
 if __name__ == "__main__" and "RANK" in os.environ:
     become_rank()  # before the imports below: an early Ctrl-C must not print their tracebacks
 
 import typer
 
-from launch import options as opt
-from launch.rank import run_as_program, run_own_rank
-from launch.resumable import JobFolder
+from launch.jobs import options as opt
+from launch.jobs.folder import JobFolder
+from launch.ranks.rank import run_as_program, run_own_rank
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -2,20 +2,13 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: ranks share few cores
 
 import pytest
 import torch
 
-from engine.config import Config
-from engine.config_file import load_config
-from tests.distributed.gang import Gang
-
-ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "configs" / "tiny-wan.yaml"
-PROMPT = "a red circle moving right on a navy background"
+from tests.support.gang import Gang
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,8 +31,3 @@ def gang() -> Iterator[Gang]:
     gang = Gang(8)
     yield gang
     gang.stop()
-
-
-def tiny_config(*overrides: str) -> Config:
-    """The shipped small model's configuration, with few steps, in float32 on the CPU."""
-    return load_config(CONFIG, ["sampling.steps=12", "model.dtype=float32", "runtime.device=cpu", *overrides])

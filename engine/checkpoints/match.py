@@ -9,9 +9,9 @@ from typing import Any
 
 from dicache.config import CacheConfig
 from engine.config import Config, ModelConfig, SamplingConfig
+from engine.execution.versions import describe_versions
 from engine.models.fingerprint import fingerprint
 from engine.request import GenerationRequest
-from engine.versions import describe_versions
 
 
 def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from engine.components.samplers import Scheduler
 from engine.config import Config, SamplingConfig
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts
 from engine.models.families import Family
 from engine.request import GenerationRequest
-from engine.samplers import Scheduler
 from parallel.broadcast import Named
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -24,7 +24,7 @@ class PromptEncoder(Protocol):
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """The named tensors that the adapter's ``conditions`` wants of each lane, in the order of
-        ``engine.guidance.all_lanes``."""
+        ``engine.denoise.guidance.all_lanes``."""
         ...
 
 

@@ -1,7 +1,7 @@
 """The published models that Lockstep has a recipe for: one row each.
 
 `lockstep models` and docs/models.md are made from the rows; tests count each row's parameters from the published
-configurations, and run its recipe on a reduced model of the same layout (tests/tiny_models.py).
+configurations, and run its recipe on a reduced model of the same layout (tests/support/tiny_models.py).
 """
 
 from __future__ import annotations

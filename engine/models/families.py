@@ -104,7 +104,7 @@ def _read_hunyuan_video15(transformer: Settings, vae: Settings) -> Sizes:
 
 WAN = Family(
     "Wan",
-    "engine.components.wan",
+    "engine.components.wan.parts",
     _read_wan,
     signals=("timestep_embedding", "timestep_modulation"),
     lora_loader="WanLoraLoaderMixin",
@@ -120,7 +120,7 @@ WAN = Family(
 
 HUNYUAN_VIDEO = Family(
     "HunyuanVideo",
-    "engine.components.hunyuan_video",
+    "engine.components.hunyuan_video.parts",
     _read_hunyuan_video,
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
@@ -142,7 +142,7 @@ HUNYUAN_VIDEO = Family(
 HUNYUAN_VIDEO_IMAGE = replace(
     HUNYUAN_VIDEO,
     name="HunyuanVideo-I2V",
-    parts="engine.components.hunyuan_video_images",
+    parts="engine.components.hunyuan_video.images",
     needs=(("image_condition_type", ("latent_concat", "token_replace")),),
     settings=("image_processor/preprocessor_config.json",),
     needs_image=True,
@@ -155,7 +155,7 @@ HUNYUAN_VIDEO_IMAGE = replace(
 
 HUNYUAN_VIDEO_15 = Family(
     "HunyuanVideo 1.5",
-    "engine.components.hunyuan_video15",
+    "engine.components.hunyuan_video15.parts",
     _read_hunyuan_video15,
     text_encoders=("text_encoder", "text_encoder_2"),
     chats=True,

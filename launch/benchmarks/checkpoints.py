@@ -18,7 +18,7 @@ import typer
 from engine.config import CheckpointConfig
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks, pick_device

@@ -21,7 +21,7 @@ from engine.components.dtypes import transformer_dtype
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks, pick_device

@@ -20,7 +20,7 @@ from dicache.config import CacheConfig
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.loaded import LoadedModel, load_model
+from engine.execution.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
 from launch.sweep.metrics import psnr, ssim

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from dicache.calibrated import CalibratedGate
-from dicache.calibration import Budget, Calibration
-from dicache.placement import TRUST
-from dicache.refine import refine
+from dicache.calibration.file import Budget, Calibration
+from dicache.calibration.placement import TRUST
+from dicache.calibration.refine import refine
+from dicache.gates.calibrated import CalibratedGate
 from engine.progress import Progress
 from launch.calibration.file import place, products_of
 from launch.calibration.job import CalibrateJob

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dicache.calibration import Budget, Calibration, hash_prompt
-from dicache.measurements import fit_polynomial, mean_ratios
-from dicache.placement import TRUST, Placement, growth, place_steps
+from dicache.calibration.file import Budget, Calibration, hash_prompt
+from dicache.calibration.measurements import fit_polynomial, mean_ratios
+from dicache.calibration.placement import TRUST, Placement, growth, place_steps
+from engine.denoise.guidance import mixing
+from engine.execution.versions import describe_versions
 from engine.files import StagedFiles
-from engine.guidance import mixing
-from engine.versions import describe_versions
 from launch.calibration.job import CalibrateJob
 
 _SHARES = tuple(percent / 100 for percent in range(30, 81, 5))  # of the steps, skipped
@@ -58,7 +58,7 @@ def products_of(measured: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 def place(
     job: CalibrateJob, measured: Sequence[Mapping[str, Any]], products: NDArray[np.float64], trust: float = TRUST
 ) -> dict[int, Placement]:
-    """The best list for each number of computed steps; ``trust`` as of :func:`dicache.placement.growth`."""
+    """The best list for each number of computed steps; ``trust`` as of :func:`dicache.calibration.placement.growth`."""
     num_steps, num_branches = len(measured[0]["sigmas"]), len(measured[0]["branches"])
     by_step = products.reshape(num_steps, num_branches, num_steps, num_branches)
     return place_steps(by_step, mixing(job.config.sampling.guidance, num_branches), _sizes(measured[0], trust))

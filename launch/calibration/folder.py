@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dicache.calibration import Calibration, hash_prompt
+from dicache.calibration.file import Calibration, hash_prompt
 from engine.checkpoints.match import content_hash
 from engine.files import StagedFiles
 from engine.request import GenerationRequest

@@ -10,15 +10,14 @@ from typing import Any
 
 from dicache.config import CacheConfig
 from engine.checkpoints.match import calibrated_for, calibrated_request
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
 from engine.errors import InvalidInput
-from engine.hub import resolve_model
 from engine.models.facts import read_facts
-from engine.preflight import preflight
-from engine.request import GenerationRequest, read_prompts
-from engine.task import Outputs, make_tasks
-from launch.signals import say
+from engine.models.hub import resolve_model
+from engine.request import GenerationRequest, Outputs, make_tasks, read_prompts
+from launch.process.signals import say
 from parallel.degrees import Degrees
 
 
@@ -60,7 +59,7 @@ def prepare_calibration(
     rank: int | None = None,
     nodes: int | None = None,
 ) -> CalibrateJob:
-    """Check everything before weights load or processes start; arguments as of ``launch.job.prepare``.
+    """Check everything before weights load or processes start; arguments as of ``launch.jobs.preparation.prepare``.
 
     Raises:
         InvalidInput: one sentence on what is wrong.

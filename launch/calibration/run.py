@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-from engine.imports import import_ahead
+from engine.execution.imports import import_ahead
 from engine.progress import Progress
 from launch.calibration.job import CalibrateJob
 
@@ -14,7 +14,7 @@ from launch.calibration.job import CalibrateJob
 def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | None:
     """Measure what is missing, place the steps, write the file. Collective: every rank calls it."""
     import_ahead("engine.engine")  # torch and diffusers, which takes seconds
-    from engine.loaded import load_model
+    from engine.execution.loaded import load_model
     from launch.calibration.bettered import bettered
     from launch.calibration.file import build, write
     from launch.calibration.folder import folder_of, keep, kept, latents_of, trials_file

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from dicache.calibration.refine import Steps, race
 from dicache.config import CacheConfig
-from dicache.refine import Steps, race
 from engine.engine import Engine
+from engine.execution.loaded import LoadedModel
 from engine.files import StagedFiles
-from engine.loaded import LoadedModel
 from engine.progress import Progress
 from engine.request import GenerationRequest
 from parallel.broadcast import object_from_first

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dicache.measurements import Measurements, conclude
+from dicache.calibration.measurements import Measurements, conclude
 from dicache.steps import Step
 from engine.engine import Engine
-from engine.loaded import LoadedModel
+from engine.execution.loaded import LoadedModel
 from engine.progress import Progress
 from engine.request import GenerationRequest
 from parallel.broadcast import objects_of_all
@@ -27,7 +27,7 @@ def measure_products(
     Returns:
         ``products``: inner products [steps × branches, steps × branches] of the branches' velocities, ``branches``:
         their names, ``sigmas``: the noise level of each step, ``sampler``: as of :func:`sampler_weights`; ``ratios``
-        and ``changes`` as in :class:`dicache.measurements.Measured`. And the final latents, on the CPU.
+        and ``changes`` as in :class:`dicache.calibration.measurements.Measured`. And the final latents, on the CPU.
     """
     measurements = Measurements(model.facts.family.signals)
     velocities: list[Tensor] = []

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from launch.signals import ENDING
+from launch.process.signals import ENDING
 
 ORDERLY = 70
 """Exit code of a server that has said why it cannot go on."""

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import InvalidInput
+from launch.process.signals import say
 from launch.queue.lost import LEASE_SECONDS
 from launch.queue.processes import own_host
 from launch.queue.records import GangRecord
 from launch.queue.store import Queue
-from launch.signals import say
 
 _LOOK_SECONDS = 0.2
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.progress import Progress
 from launch.cluster.setup import Setup
 from launch.gang.gang import Gang
-from launch.gang.quarters import Quarters
+from launch.gang.reservation import Quarters
 
 
 class LoadedGang:

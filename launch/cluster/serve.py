@@ -14,16 +14,16 @@ from typing import Annotated
 import typer
 
 from engine.errors import InvalidInput, sentence
-from launch import options as opt
 from launch.cli import leave, run
 from launch.cluster.__main__ import ORDERLY
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup
 from launch.cluster.stopping import Stop
+from launch.jobs import options as opt
+from launch.process.quiet import quiet_libraries
+from launch.process.signals import Interrupted, die_with_parent
+from launch.process.threads import spin_briefly
 from launch.queue.records import GangState
-from launch.quiet import quiet_libraries
-from launch.signals import Interrupted, die_with_parent
-from launch.threads import spin_briefly
 
 _RETRY_SECONDS = 5.0
 

@@ -13,14 +13,14 @@ from launch.cluster.metrics import Metrics
 from launch.cluster.setup import StillAtWork, fits, prepare_for
 from launch.cluster.stopping import Stop
 from launch.cluster.watch import GangWatch
-from launch.gang.budget import Budget
 from launch.gang.gang import Ending
 from launch.gang.monitor import GangFailure
+from launch.gang.restarts import Budget
 from launch.gang.run import DYING_SECONDS
-from launch.job import Job
+from launch.jobs.folder import JobFolder
+from launch.jobs.preparation import Job
 from launch.queue.records import GangState, JobProgress, JobRecord, State, Wish
 from launch.queue.store import LeaseLost, Queue
-from launch.resumable import JobFolder
 from parallel.control import Control
 
 _IDLE_SECONDS = 0.5  # between two looks into the queue

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from engine.checks.model import preflight_model
 from engine.config_file import load_config
 from engine.errors import InvalidInput
-from engine.hub import resolve_model
-from engine.preflight_model import preflight_model
+from engine.models.hub import resolve_model
 from launch.gang.places import machines_of
-from launch.job import Job, prepare
-from launch.options import Options
+from launch.jobs.folder import JobFolder
+from launch.jobs.options import Options
+from launch.jobs.preparation import Job, prepare
 from launch.queue.records import JobRecord
-from launch.resumable import JobFolder
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Setup:
         placement = preflight_model(config, ranks, part, count, elsewhere=True)
         notes: list[str] = []
         if config.parallel.is_auto:
-            from launch.layout import explain  # imports what draws tables
+            from launch.screens.layout import explain  # imports what draws tables
 
             notes += explain(placement)
         return Job(config, (), placement.degrees, Options(self.config), notes, model_path=given.model.path)

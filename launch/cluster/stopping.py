@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from launch.signals import ENDING, Interrupted
+from launch.process.signals import ENDING, Interrupted
 
 
 class Stop:

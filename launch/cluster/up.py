@@ -12,9 +12,9 @@ from pathlib import Path
 
 from launch.cluster.reply import listen
 from launch.cluster.setup import Setup
-from launch.local import checkout_environment
-from launch.rank import display
-from launch.signals import Interrupted, say
+from launch.process.signals import Interrupted, say
+from launch.ranks.local import checkout_environment
+from launch.ranks.rank import display
 
 _ENDING_SECONDS = 30.0  # that a server which is told to end while it starts is given
 

@@ -14,7 +14,7 @@ import ray
 
 from engine.errors import InvalidInput, sentence
 from launch.gang.address import check_address, refuse_deaf
-from launch.signals import ENDING, Interrupted
+from launch.process.signals import ENDING, Interrupted
 
 _STORE_BYTES = 100 << 20  # nothing but plain data travels through it
 

@@ -15,13 +15,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from engine.config import Config
 from engine.progress import Progress
-from launch.failures import Failure
+from launch.gang.assignment import Resident, assign, carried_environment
 from launch.gang.member import STATUS_GROUP, Member
 from launch.gang.monitor import GangFailure, Monitor
 from launch.gang.places import Bundle, Place, Places
-from launch.gang.seat import Resident, assign, carried_environment
-from launch.job import Job
-from launch.local import checkout_environment
+from launch.jobs.preparation import Job
+from launch.process.failures import Failure
+from launch.ranks.local import checkout_environment
 from parallel.control import Control
 
 _LOOPBACK = "127.0.0.1"

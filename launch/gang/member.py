@@ -15,14 +15,14 @@ import ray
 
 from engine.config import Config
 from engine.errors import Cancelled, InvalidInput, Stopped
-from engine.imports import import_ahead
-from launch.failures import Failure, describe
+from engine.execution.imports import import_ahead
+from launch.gang.assignment import Resident, Seat
 from launch.gang.recorder import Recorder, Status
-from launch.gang.seat import Resident, Seat
-from launch.job import Job
-from launch.quiet import quiet_libraries
-from launch.rank import at_work
-from launch.threads import spin_briefly
+from launch.jobs.preparation import Job
+from launch.process.failures import Failure, describe
+from launch.process.quiet import quiet_libraries
+from launch.process.threads import spin_briefly
+from launch.ranks.rank import at_work
 from parallel.control import Control
 
 if TYPE_CHECKING:
@@ -194,9 +194,9 @@ def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> Config:
     Raises:
         InvalidInput: it cannot.
     """
-    from engine.hub import resolve_model
-    from engine.preflight import preflight
-    from engine.preflight_model import preflight_model
+    from engine.checks.model import preflight_model
+    from engine.checks.preflight import preflight
+    from engine.models.hub import resolve_model
 
     model = job.config.model.model_copy(update={"path": job.model_path})
     config = resolve_model(job.config.model_copy(update={"model": model}), announce=note)

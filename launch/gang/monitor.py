@@ -12,10 +12,10 @@ from ray.exceptions import RayActorError, RayError
 
 from engine.config import Config
 from engine.progress import Progress
-from launch.failures import Failure
 from launch.gang.member import Outcome
 from launch.gang.places import Place, living
 from launch.gang.recorder import Status
+from launch.process.failures import Failure
 from parallel.control import Control
 
 _LOOK_SECONDS = 0.2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.progress import Progress
-from launch.phase import PhaseKeeper
+from launch.process.phase import PhaseKeeper
 
 _KEPT = 10_000  # far more than a rank tells between two questions; the oldest are lost
 Event = tuple[str, tuple[Any, ...]]

@@ -8,15 +8,15 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from engine.progress import Progress
-from launch.failures import Failure, print_failure
-from launch.gang.budget import Budget
 from launch.gang.connection import connection
 from launch.gang.gang import Gang
 from launch.gang.monitor import GangFailure
 from launch.gang.places import machines_of
-from launch.gang.quarters import Quarters
-from launch.job import Job
-from launch.rank import display, summarise
+from launch.gang.reservation import Quarters
+from launch.gang.restarts import Budget
+from launch.jobs.preparation import Job
+from launch.process.failures import Failure, print_failure
+from launch.ranks.rank import display, summarise
 
 
 def run_on_ray(

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.options import Options
+from launch.jobs.options import Options
 
 if TYPE_CHECKING:
     from engine.config import Config

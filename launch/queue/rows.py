@@ -7,7 +7,7 @@ import os
 import sqlite3
 from typing import Any
 
-from launch.options import Options, options_from_json, options_to_json
+from launch.jobs.options import Options, options_from_json, options_to_json
 from launch.queue.records import GangRecord, GangState, GangWish, JobProgress, JobRecord, NewJob, State, Wish
 
 _PREFIX = "gang-"

@@ -6,16 +6,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
-from engine.hub import resolve_model
-from engine.preflight import preflight
-from engine.request import read_prompts
-from engine.task import Outputs, Task, make_tasks
-from launch.options import Options
+from engine.models.hub import resolve_model
+from engine.request import Outputs, Task, make_tasks, read_prompts
+from launch.jobs.folder import JobFolder
+from launch.jobs.options import Options
+from launch.process.signals import say
 from launch.queue.records import NewJob
-from launch.resumable import JobFolder
-from launch.signals import say
 from parallel.config import ParallelConfig
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from launch.signals import become_rank
+from launch.process.signals import become_rank
 
 if __name__ == "__main__" and "RANK" in os.environ:
     become_rank()  # before the imports below: an early Ctrl-C must not print their tracebacks
@@ -15,9 +15,9 @@ if __name__ == "__main__" and "RANK" in os.environ:
 import typer
 
 from engine.progress import Progress
-from launch import options as opt
-from launch.rank import Place, run_as_program, run_part
-from launch.sweep import options as sweep_opt
+from launch.commands import sweep_options as sweep_opt
+from launch.jobs import options as opt
+from launch.ranks.rank import Place, run_as_program, run_part
 from launch.sweep.job import SweepOptions, prepare_sweep
 from launch.sweep.run import Written, print_table, run_sweep
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dicache.config import CacheConfig
 from engine.engine import Engine
-from engine.loaded import LoadedModel
+from engine.execution.loaded import LoadedModel
+from engine.media.video import drop_frames
 from engine.progress import Progress
 from engine.request import GenerationRequest
-from engine.video import drop_frames
 from parallel.broadcast import object_from_first
 from parallel.meter import CollectiveMeter
 from parallel.ranks import set_timeouts

@@ -8,20 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dicache.calibration import hash_prompt, read_calibration
-from engine.cache_choice import uses_calibration
+from dicache.calibration.file import hash_prompt, read_calibration
 from engine.checkpoints.match import must_match
+from engine.checks.cache_choice import uses_calibration
+from engine.checks.outputs import check_folder
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
 from engine.errors import InvalidInput
-from engine.hub import resolve_model
 from engine.models.facts import read_facts
+from engine.models.hub import resolve_model
 from engine.models.published import known_names, published_names
-from engine.preflight import preflight
-from engine.preflight_outputs import check_folder
-from engine.request import GenerationRequest, read_prompts
-from engine.task import Outputs, Task, make_tasks
-from launch.signals import say
+from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
+from launch.process.signals import say
 from launch.sweep.curves import Curve, make_cache, read_curves
 from launch.sweep.folder import SweepFolder
 from parallel.degrees import Degrees

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from engine.imports import import_ahead
+from engine.execution.imports import import_ahead
 from engine.progress import Progress
 from launch.sweep.job import SweepJob
 
@@ -25,7 +25,7 @@ class Written:
 def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
     """Load, make what is missing, write the files. Collective: every rank calls it; the first one's result counts."""
     import_ahead("engine.engine")  # torch and diffusers, which takes seconds
-    from engine.loaded import load_model
+    from engine.execution.loaded import load_model
     from launch.sweep.bench import Bench
     from launch.sweep.picture import draw
     from launch.sweep.program import Sweep

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller, Lane, Step
-from engine.guidance import all_lanes
+from engine.denoise.guidance import all_lanes
 
 CLOSE_ENOUGH = 0.0101
 """A share within this of the one asked for ends the search: half a step of 50, and what rounding adds."""

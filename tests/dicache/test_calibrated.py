@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from dicache.calibrated import CalibratedGate
-from dicache.estimators import Estimate
-from dicache.fitted import Products
+from dicache.estimators.estimator import Estimate
+from dicache.estimators.fitted import Products
+from dicache.gates.calibrated import CalibratedGate
 from dicache.steps import Decision, History, Step
 from tests.dicache.test_placement import BRANCHES, GRAM, MIXING, PLACED, SIZES, STEPS, V, rows, velocities
-from tests.dicache.toy import COND
+from tests.support.toy import COND
 
 COMPUTE = PLACED[5].compute
 PRODUCTS = Products(BRANCHES, MIXING, tuple(map(tuple, rows(GRAM))))

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
-from dicache.conditions import MEASURED_AT, carry_over
 from dicache.config import CacheConfig
-from dicache.magnitudes import TABLES
 from dicache.methods import build_method
-from dicache.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
+from dicache.published.conditions import MEASURED_AT, carry_over
+from dicache.published.magnitudes import TABLES
+from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
 from dicache.steps import Lane
 
 LANES = (Lane(0, "cond"), Lane(0, "uncond"))

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from dicache.config import CacheConfig
 from dicache.controller import Controller
 from dicache.steps import Lane
-from tests.dicache.toy import drive
+from tests.support.toy import drive
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller
-from dicache.estimators import Alignment, Estimate
-from dicache.gates import FirstBlockGate, ProbeGate, relative
+from dicache.estimators.estimator import Alignment, Estimate
+from dicache.gates.gate import FirstBlockGate, ProbeGate, relative
 from dicache.steps import History
-from tests.dicache.toy import COND, DIM, NUM_BLOCKS, TOKENS, drive, inputs, steps
+from tests.support.toy import COND, DIM, NUM_BLOCKS, TOKENS, drive, inputs, steps
 
 STEPS = steps(10)
 AT = ("compute", "skip")  # what cache.at_threshold may say

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dicache.clock import Taylor
 from dicache.config import CacheConfig
+from dicache.estimators.clock import Taylor
 from dicache.steps import History, Step
-from tests.dicache.toy import COND, NUM_BLOCKS, block, drive, head, inputs, signal, steps
+from tests.support.toy import COND, NUM_BLOCKS, block, drive, head, inputs, signal, steps
 
 NUM_STEPS = 22
 COMPUTED = (0, 1, 4, 6, 7, 12, 13, 14, 20)

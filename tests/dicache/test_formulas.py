@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from tests.dicache.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps
+from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps
 
 
 def forward(lane, step, depth=NUM_BLOCKS):

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from dicache.estimators import Estimate
-from dicache.magcache import MagCacheGate, interpolate_nearest
-from dicache.magnitudes import TABLES
-from dicache.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
+from dicache.estimators.estimator import Estimate
+from dicache.gates.magcache import MagCacheGate, interpolate_nearest
+from dicache.published.magnitudes import TABLES
+from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
 from dicache.steps import History
-from tests.dicache.toy import COND, NUM_BLOCKS, UNCOND, block, drive, head, inputs, signal, steps
+from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, head, inputs, signal, steps
 
 STEPS = steps(20)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dicache.config import CacheConfig
-from tests.dicache.toy import COND, UNCOND, block, drive, inputs, steps
+from tests.support.toy import COND, UNCOND, block, drive, inputs, steps
 
 NUM_STEPS = 20
 

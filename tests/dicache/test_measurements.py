@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dicache.measurements import Measurements, conclude, fit_polynomial, mean_ratios
+from dicache.calibration.measurements import Measurements, conclude, fit_polynomial, mean_ratios
 from dicache.steps import Lane, Step
 
 LANES = (Lane(0, "cond"), Lane(0, "uncond"))

@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, 
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller, Lane, Step
-from tests.oracle import run_oracle
+from tests.support.oracle import run_oracle
 
 GUIDANCE, NUM_STEPS = 4.0, 16
 

@@ -6,11 +6,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dicache.calibration import Budget, Calibration, hash_prompt, read_calibration
+from dicache.calibration.file import Budget, Calibration, hash_prompt, read_calibration
+from dicache.calibration.placement import growth, place_steps
 from dicache.config import CacheConfig
-from dicache.fitted import Products, solve
-from dicache.placement import growth, place_steps
-from tests.dicache.toy import COND, UNCOND, drive, steps
+from dicache.estimators.fitted import Products, solve
+from tests.support.toy import COND, UNCOND, drive, steps
 
 STEPS, PROMPTS, DIM = 8, 3, 40
 SIZES = np.linspace(0.05, 0.3, STEPS)

@@ -5,7 +5,7 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller
-from tests.dicache.toy import COND, NUM_BLOCKS, TOKENS, UNCOND, block, drive, inputs, steps
+from tests.support.toy import COND, NUM_BLOCKS, TOKENS, UNCOND, block, drive, inputs, steps
 
 CONFIGS = [
     CacheConfig(threshold=0.25),

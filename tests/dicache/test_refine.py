@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dicache.placement import LONGEST_GAP
-from dicache.refine import Steps, race, refine
+from dicache.calibration.placement import LONGEST_GAP
+from dicache.calibration.refine import Steps, race, refine
 
 NUM_STEPS = 20
 

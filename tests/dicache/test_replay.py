@@ -7,7 +7,7 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.controller import Lane
-from tests.dicache.toy import COND, UNCOND, drive
+from tests.support.toy import COND, UNCOND, drive
 
 
 def report(run, drop_sample=False):

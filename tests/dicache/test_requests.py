@@ -8,7 +8,7 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller
-from tests.dicache.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps
+from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps
 
 CONFIG = CacheConfig(threshold=0.25)
 

@@ -4,7 +4,7 @@ import pytest
 
 from dicache.config import CacheConfig
 from dicache.controller import Lane
-from tests.dicache.toy import COND, UNCOND, drive
+from tests.support.toy import COND, UNCOND, drive
 
 BATCH = [Lane(sample, branch) for sample in (0, 1) for branch in ("cond", "uncond")]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from dicache.estimators import Estimate, Reuse
-from dicache.gates import FixedGate, Vote
+from dicache.estimators.estimator import Estimate, Reuse
+from dicache.gates.gate import FixedGate, Vote
 from dicache.methods import Method
 from dicache.sums import Operand
-from tests.dicache.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps
+from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps
 
 P = [Operand("probe_residual", age) for age in range(4)]
 

@@ -7,7 +7,7 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller, Snapshot
-from tests.dicache.toy import COND, NUM_BLOCKS, UNCOND, drive
+from tests.support.toy import COND, NUM_BLOCKS, UNCOND, drive
 
 STEPS = 20
 CONFIGS = {

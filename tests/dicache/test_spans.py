@@ -8,7 +8,7 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller
-from tests.dicache.toy import COND, NUM_BLOCKS, UNCOND, Run, drive, inputs, steps
+from tests.support.toy import COND, NUM_BLOCKS, UNCOND, Run, drive, inputs, steps
 
 EARLY, LATE = range(0, 7), range(7, 20)
 METHODS = {

@@ -9,7 +9,7 @@ from dicache.controller import Controller
 from dicache.methods import build_method
 from dicache.sums import AbsoluteSum, Operand, evaluate
 from dicache.trajectory import Ring, Trajectory
-from tests.dicache.toy import COND, DIM, TOKENS, UNCOND, drive, inputs, largest_allocation, steps
+from tests.support.toy import COND, DIM, TOKENS, UNCOND, drive, inputs, largest_allocation, steps
 
 TENSOR_BYTES = TOKENS * DIM * 4
 

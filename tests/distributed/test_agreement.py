@@ -14,7 +14,7 @@ from torch import Tensor
 from dicache.controller import Controller, Lane, Step
 from engine.config import Config
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.wan import WanActivations, WanAdapter
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
@@ -23,8 +23,8 @@ from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks, set_timeouts
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2, ulysses=2)]
 COND = Lane(0, "cond")

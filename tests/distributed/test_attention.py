@@ -10,7 +10,7 @@ from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import gather, plan_shards, shard
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
 
 HEADS, HEAD_DIM = 4, 8
 

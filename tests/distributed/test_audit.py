@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-import engine.conditions
-import engine.predictor
-from dicache.estimators import Alignment
+import engine.denoise.conditions
+import engine.denoise.predictor
+from dicache.estimators.estimator import Alignment
 from engine.config import Config
+from engine.denoise.guidance import combine
 from engine.engine import Engine
-from engine.guidance import combine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 
 def generate(ranks: Ranks, config: Config, prompts: tuple[str, ...] = (PROMPT,)) -> float | str:
@@ -42,7 +42,7 @@ def generate_with_a_wrong_element(ranks: Ranks, config: Config, rank: int, step:
             velocity[0, 0, 0, 0, 0] += 1e-3
         return velocity
 
-    with mock.patch.object(engine.predictor, "combine", err):
+    with mock.patch.object(engine.denoise.predictor, "combine", err):
         return generate(ranks, config)
 
 
@@ -84,7 +84,7 @@ def test_a_decision_that_differs_is_named_as_one(gang: Gang) -> None:
 
 def generate_with_another_prompt(ranks: Ranks, config: Config, rank: int, prompts: tuple[str, ...]) -> float | str:
     """One rank's copy of what the prompt became is damaged, after all ranks had it alike."""
-    received = engine.conditions.broadcast_from_first
+    received = engine.denoise.conditions.broadcast_from_first
 
     def damaged(*args: Any) -> Any:
         *lanes, images = received(*args)
@@ -92,7 +92,7 @@ def generate_with_another_prompt(ranks: Ranks, config: Config, rank: int, prompt
             lanes[0] = {name: tensor + 1e-3 for name, tensor in lanes[0].items()}
         return [*lanes, images]
 
-    with mock.patch.object(engine.conditions, "broadcast_from_first", damaged):
+    with mock.patch.object(engine.denoise.conditions, "broadcast_from_first", damaged):
         return generate(ranks, config, prompts)
 
 

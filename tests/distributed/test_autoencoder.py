@@ -15,19 +15,19 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.components.autoencoder import Autoencoder
+from engine.components.wan.autoencoder import Autoencoder
 from engine.config import Config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
-from parallel.autoencoder import spread_rows
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.rows import plan_strips
-from tests.conftest import PROMPT, ROOT, tiny_config
-from tests.distributed.gang import Gang
+from parallel.wan_autoencoder import spread_rows
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, ROOT, tiny_config
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2, ulysses=2)]
 # rows, columns and frames of the latents: rows that no rank count divides, one row a rank, fewer rows than ranks

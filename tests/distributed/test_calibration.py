@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dicache.placement import growth, place_steps
+from dicache.calibration.placement import growth, place_steps
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.engine import Engine
 from engine.errors import InvalidInput
-from engine.loaded import load_model
-from engine.preflight import preflight
+from engine.execution.loaded import load_model
 from engine.progress import Progress
-from engine.request import GenerationRequest, make_request
-from engine.task import Outputs, Task
+from engine.request import GenerationRequest, Outputs, Task, make_request
 from launch.calibration.file import build, write
 from launch.calibration.job import CalibrateJob, CalibrateOptions, prepare_calibration
 from launch.calibration.trials import Trials
@@ -24,9 +23,9 @@ from launch.calibration.velocities import measure_products
 from launch.sweep.job import SweepOptions, prepare_sweep
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.checkpoints import write_published_wan
-from tests.conftest import CONFIG, PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.checkpoints import write_published_wan
+from tests.support.gang import Gang
+from tests.support.small_model import CONFIG, PROMPT, tiny_config
 
 SIZE = ("sampling.frames=17", "sampling.height=48", "sampling.width=80", "model.dtype=float32", "runtime.device=cpu")
 

@@ -8,13 +8,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.height=48", "sampling.width=112", "sampling.frames=5")  # 42 tokens
 CACHES = {

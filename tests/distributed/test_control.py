@@ -10,15 +10,14 @@ from torch import Tensor
 
 from engine.engine import Engine
 from engine.errors import Stopped
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
-from engine.request import make_request
-from engine.task import Outputs, Task
+from engine.request import Outputs, Task, make_request
 from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.height=32", "sampling.width=32", "sampling.frames=5", "cache.threshold=0.2")
 TWO = Degrees(ulysses=2)

@@ -4,13 +4,13 @@ import pytest
 
 from engine.config import Config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 STEPS, LANES, BLOCKS, DIM, FLOAT = 3, 2, 12, 128, 4
 SIZES = {80: (17, 64, 64), 42: (5, 48, 112)}  # by tokens

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.distributed.gang import Gang
 from tests.distributed.test_checkpoints import BreaksOff, BrokenOff
-from tests.engine.hunyuan_images import (
+from tests.support.gang import Gang
+from tests.support.hunyuan_images import (
     CONCAT,
     KINDS,
     LONG,
@@ -25,7 +25,7 @@ from tests.engine.hunyuan_images import (
     write_models,
     write_pictures,
 )
-from tests.parity import difference
+from tests.support.parity import difference
 
 CACHED = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
 LAYOUTS = {

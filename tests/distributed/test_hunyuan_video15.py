@@ -7,22 +7,22 @@ from typing import Any
 import av
 import pytest
 
-from engine.components.hunyuan_video15 import PARTS
+from engine.components.hunyuan_video15.parts import PARTS
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.distributed.gang import Gang
 from tests.distributed.test_checkpoints import BreaksOff, BrokenOff
-from tests.engine.hunyuan15_inputs import (
+from tests.support.gang import Gang
+from tests.support.hunyuan15_inputs import (
     PLAIN,
     Asked,
     Checkpoints,
     generate,
     write_checkpoints,
 )
-from tests.parity import difference, pipeline_video
+from tests.support.parity import difference, pipeline_video
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=2), Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(ulysses=2, ring=2)]
 CACHE = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")

@@ -12,8 +12,8 @@ from parallel.joint import shard_text
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards, gather, join_shards, plan_shards, plan_text_shards, shard
-from tests.distributed.gang import Gang
-from tests.engine.tiny_hunyuan import KINDS, ask_adapter, make_adapter, make_inputs, make_transformer, one_rank
+from tests.support.gang import Gang
+from tests.support.tiny_hunyuan import KINDS, ask_adapter, make_adapter, make_inputs, make_transformer, one_rank
 
 HEADS = 12
 TIMESTEP = torch.tensor(737.0)

@@ -10,14 +10,14 @@ import torch
 
 from engine.config import Config
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.checkpoints import write_tiny_checkpoint
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 # the trained model has 4 heads; a random one of 6 meets the Ulysses degrees that 4 does not divide by
 FOUR_HEADS = [

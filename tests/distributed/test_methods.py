@@ -11,15 +11,15 @@ import torch
 
 from engine.config import Config
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.checkpoints import write_published_wan
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.checkpoints import write_published_wan
+from tests.support.gang import Gang
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.small_model import PROMPT, tiny_config
 
 METHODS = {
     "ridge": ("method=dicache", "threshold=1.2", "estimator=ridge"),

@@ -16,17 +16,17 @@ from torch import Tensor
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.catalog import CATALOG
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.conftest import ROOT
-from tests.distributed.gang import Gang
-from tests.parity import difference, pipeline_video
-from tests.pictures import write_pictures
-from tests.tiny_models import TINY_MODELS
+from tests.support.gang import Gang
+from tests.support.parity import difference, pipeline_video
+from tests.support.pictures import write_pictures
+from tests.support.small_model import ROOT
+from tests.support.tiny_models import TINY_MODELS
 
 LAYOUTS = (Degrees(ulysses=2), Degrees(ring=2), Degrees(ulysses=2, ring=2), Degrees(cfg=2, ulysses=2))
 PLAIN = ("cache.method=none", "sampling.steps=3")

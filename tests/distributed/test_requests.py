@@ -5,14 +5,14 @@ import torch
 from engine.config import Config
 from engine.engine import Engine
 from engine.errors import Cancelled
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 
 def cancel_then_generate(ranks: Ranks, config: Config) -> tuple[list[str], torch.Tensor, torch.Tensor]:

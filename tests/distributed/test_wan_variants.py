@@ -8,9 +8,9 @@ from engine.models.wan import WanAdapter
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards
-from tests.distributed.gang import Gang
-from tests.engine.published import random_wan
-from tests.engine.wan_inputs import TIMESTEP, wan_inputs
+from tests.support.gang import Gang
+from tests.support.published import random_wan
+from tests.support.wan_inputs import TIMESTEP, wan_inputs
 
 NAME = "Wan2.2-TI2V-5B image"
 

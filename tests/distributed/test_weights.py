@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
-from engine.components.text_encoder import load_sharded_encoder
 from engine.components.transformer import load_sharded_transformer
+from engine.components.wan.text_encoder import load_sharded_encoder
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import Cancelled
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from parallel import slices
@@ -30,9 +30,9 @@ from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.checkpoints import write_tiny_checkpoint
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.frames=5", "sampling.height=48", "sampling.width=112")  # 42 tokens, which 4 does not divide
 PROMPTS = (PROMPT, "a green square moving up on a gray background")

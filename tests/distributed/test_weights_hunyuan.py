@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from engine.components.transformer import load_sharded_transformer
 from engine.config import Config
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.hunyuan_video15 import HunyuanVideo15Adapter
 from engine.progress import Progress
 from engine.request import make_request
@@ -21,10 +21,10 @@ from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards
-from tests.conftest import tiny_config
-from tests.distributed.gang import Gang
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
-from tests.engine.tiny_hunyuan import ask_adapter, make_inputs, make_transformer
+from tests.support.gang import Gang
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.small_model import tiny_config
+from tests.support.tiny_hunyuan import ask_adapter, make_inputs, make_transformer
 
 PROMPTS = ["a red circle", "a blue square moving slowly left on the navy background"]
 

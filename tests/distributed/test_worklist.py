@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 
 from engine.config import Config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
-from engine.task import Outputs, Task, make_tasks
+from engine.request import Outputs, Task, make_tasks
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from parallel.worklist import WorkList
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
+from tests.support.gang import Gang
+from tests.support.small_model import PROMPT, tiny_config
 
 OTHER = "a blue square moving up on a navy background"
 SMALL = ("sampling.frames=5", "sampling.height=48", "sampling.width=48", "cache.threshold=0.2")

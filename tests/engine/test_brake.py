@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dicache.calibration import read_calibration
+from dicache.calibration.file import read_calibration
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.conftest import CONFIG
-from tests.dicache.shuffled import shuffled
+from tests.support.shuffled import shuffled
+from tests.support.small_model import CONFIG
 
 PROMPT = "a red square moving up on a brown background"  # the calibration has not seen it
 

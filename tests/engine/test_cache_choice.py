@@ -8,21 +8,20 @@ from typing import Any, get_args
 import pytest
 
 from dicache.config import PAIRS, CacheConfig, Quality
-from engine.cache_choice import Choice, choose_cache
 from engine.checkpoints.match import calibrated_for
+from engine.checks.cache_choice import Choice, choose_cache
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
 from engine.errors import InvalidInput
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts, read_facts
-from engine.preflight import preflight
 from engine.progress import Progress
-from engine.request import make_request
-from engine.task import Outputs, make_tasks
+from engine.request import Outputs, make_request, make_tasks
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, ROOT, tiny_config
+from tests.support.small_model import PROMPT, ROOT, tiny_config
 
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 PUBLISHED = {model.name: model for model in CATALOG}

@@ -32,12 +32,12 @@ from transformers import (
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from engine.models.catalog import CATALOG, PublishedModel
-from tests.conftest import ROOT
-from tests.engine.published import WAN
 from tests.engine.test_published_sizes_hunyuan import CONFIG as HUNYUAN_VIDEO
 from tests.engine.test_published_sizes_hunyuan import CONFIG_15 as HUNYUAN_VIDEO_15
 from tests.engine.test_published_sizes_hunyuan import VARIANTS as HUNYUAN_VARIANTS
-from tests.tiny_models import TINY_MODELS
+from tests.support.published import WAN
+from tests.support.small_model import ROOT
+from tests.support.tiny_models import TINY_MODELS
 
 # the config.json files beside the weights, as far as they bear on sizes
 UMT5_XXL = {

@@ -12,8 +12,8 @@ from engine.checkpoints.names import step_folder
 from engine.checkpoints.writer import remove_old
 from engine.config import Config
 from engine.request import GenerationRequest, make_request
-from tests.checkpoints import write_tiny_checkpoint
-from tests.conftest import PROMPT, tiny_config
+from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.small_model import PROMPT, tiny_config
 
 
 @pytest.fixture(scope="module")

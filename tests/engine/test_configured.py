@@ -6,11 +6,11 @@ import torch
 from engine.config import Config
 from engine.engine import Engine
 from engine.errors import InvalidInput
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
+from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.height=32", "sampling.width=32", "sampling.frames=5")
 LOADED = tiny_config(*SMALL, "cache.method=none", "runtime.audit=false")

@@ -9,8 +9,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from dicache.controller import Decision, Lane, Step
-from engine import corrector as corrector_module
-from engine.corrector import POINTS, Corrector, lagrange
+from engine.denoise import corrector as corrector_module
+from engine.denoise.corrector import POINTS, Corrector, lagrange
 
 STEPS = 20
 COND, UNCOND = Lane(0, "cond"), Lane(0, "uncond")

@@ -8,22 +8,22 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline, WanPipeline
 from torch import Tensor
 
-from engine.components.autoencoder import Autoencoder, load_autoencoder
 from engine.components.dtypes import resolved_dtypes
-from engine.components.hunyuan_video import HunyuanVideoDecoder, HunyuanVideoPromptEncoder
-from engine.components.text_encoder import TextEncoder
+from engine.components.hunyuan_video.parts import HunyuanVideoDecoder, HunyuanVideoPromptEncoder
+from engine.components.wan.autoencoder import Autoencoder, load_autoencoder
+from engine.components.wan.text_encoder import TextEncoder
 from engine.config import Config
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.checkpoints import write_tiny_checkpoint
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.gang import Gang
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.frames=5", "sampling.height=32", "sampling.width=48", "sampling.steps=2")
 

@@ -5,9 +5,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from dicache.controller import Step
-from engine import residency
-from engine.experts import Experts, split_steps
-from engine.residency import Residency, fits, weight_bytes
+from engine.denoise.experts import Experts, split_steps
+from engine.execution import residency
+from engine.execution.residency import Residency, fits, weight_bytes
 from parallel.control import Control
 
 

@@ -5,12 +5,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
-from tests.oracle import OracleRun, run_oracle
+from tests.support.oracle import OracleRun, run_oracle
+from tests.support.small_model import PROMPT, tiny_config
 
 CASES = {
     "paper": ("cache.threshold=0.2",),

@@ -10,11 +10,11 @@ from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCac
 
 from engine.config import Config
 from engine.engine import Engine
-from engine.loaded import LoadedModel, load_model
+from engine.execution.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
+from tests.support.small_model import PROMPT, tiny_config
 
 STEPS = 14
 SMALL = (f"sampling.steps={STEPS}", "sampling.frames=5", "sampling.height=48", "sampling.width=112")

@@ -14,10 +14,10 @@ import pytest
 from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
-from tests.conftest import CONFIG, ROOT
-from tests.engine.bare_model import edit_json, write_bare_model
-from tests.engine.hub import COMMIT, Hub, serving, write_cache
-from tests.engine.hunyuan15_checkpoint import write_hunyuan15_checkpoint
+from tests.support.bare_model import edit_json, write_bare_model
+from tests.support.hub import COMMIT, Hub, serving, write_cache
+from tests.support.hunyuan15_checkpoint import write_hunyuan15_checkpoint
+from tests.support.small_model import CONFIG, ROOT
 
 ID = "Wan-AI/tiny_Wan.2"
 
@@ -26,7 +26,7 @@ PROGRAM = """
 import json, sys
 from engine.config_file import load_config
 from engine.errors import InvalidInput
-from engine.hub import resolve_model
+from engine.models.hub import resolve_model
 lines = []
 try:
     config = load_config(sys.argv[1], sys.argv[3:])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from parallel.joint import JointAttentionProcessor, drop_masks
 from parallel.sharding import Shards
-from tests.engine.tiny_hunyuan import (
+from tests.support.tiny_hunyuan import (
     KINDS,
     ask_adapter,
     ask_diffusers,

@@ -8,14 +8,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline
 
 from engine.config import Config
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.conftest import tiny_config
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
-from tests.hunyuan_oracle import Prompt, run_hunyuan_oracle
-from tests.oracle import OracleRun
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.hunyuan_oracle import Prompt, run_hunyuan_oracle
+from tests.support.oracle import OracleRun
+from tests.support.small_model import tiny_config
 
 PROMPT = "a blue square moving slowly left"
 PUBLISHED = ("cache.threshold=0.1", "cache.at_threshold=skip", "cache.gamma_max=1.5", "cache.warmup_ratio=0.2")

@@ -6,14 +6,14 @@ import av
 import pytest
 import torch
 
-from engine.components.hunyuan_video import HunyuanVideoDecoder
-from engine.components.hunyuan_video_images import HunyuanVideoImagePromptEncoder
+from engine.components.hunyuan_video.images import HunyuanVideoImagePromptEncoder
+from engine.components.hunyuan_video.parts import HunyuanVideoDecoder
 from engine.errors import RankFailure
+from engine.media.video import drop_frames
 from engine.models.facts import read_facts
-from engine.video import drop_frames
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.engine.hunyuan_images import (
+from tests.support.hunyuan_images import (
     CONCAT,
     KINDS,
     LONG,
@@ -25,7 +25,7 @@ from tests.engine.hunyuan_images import (
     write_models,
     write_pictures,
 )
-from tests.parity import difference, pipeline_video
+from tests.support.parity import difference, pipeline_video
 
 NEGATIVE = "slowly moving"
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
-from engine.preflight import preflight
-from engine.task import Outputs, make_tasks
+from engine.request import Outputs, make_tasks
 from parallel.degrees import Degrees
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
-from tests.engine.hunyuan_images import CONCAT, REPLACE, configured, write_models, write_pictures
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.hunyuan_images import CONCAT, REPLACE, configured, write_models, write_pictures
 
 
 @pytest.fixture(scope="module")

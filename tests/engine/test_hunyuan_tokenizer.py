@@ -8,9 +8,9 @@ from tokenizers import Tokenizer
 from engine.components.parts import parts_of
 from engine.models.facts import read_facts
 from parallel.ranks import Ranks
-from tests.conftest import tiny_config
-from tests.engine.hunyuan_checkpoint import name_classes, write_hunyuan_checkpoint
-from tests.engine.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
+from tests.support.hunyuan_checkpoint import name_classes, write_hunyuan_checkpoint
+from tests.support.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
+from tests.support.small_model import tiny_config
 
 TEXT = "a red circle, moving left.\n\n1. the navy background"
 

@@ -8,23 +8,22 @@ import av
 import pytest
 import torch
 
-from engine.components.hunyuan_video import HunyuanVideoDecoder
+from engine.checks.preflight import preflight
+from engine.components.hunyuan_video.parts import HunyuanVideoDecoder
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import InvalidInput
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.facts import read_facts
-from engine.preflight import preflight
 from engine.progress import Progress
-from engine.request import GenerationRequest, make_request
-from engine.task import Outputs, make_tasks
+from engine.request import GenerationRequest, Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.conftest import tiny_config
-from tests.distributed.gang import Gang
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
-from tests.parity import difference, pipeline_video
+from tests.support.gang import Gang
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.parity import difference, pipeline_video
+from tests.support.small_model import tiny_config
 
 SHORT = "a red circle"
 LONG = "a blue square moving slowly left on the navy background"  # of another length: more tokens, less padding

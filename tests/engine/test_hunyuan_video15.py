@@ -11,15 +11,15 @@ import pytest
 import torch
 from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 
-from engine.components.hunyuan_video15 import PARTS
+from engine.components.hunyuan_video15.parts import PARTS
+from engine.denoise.guidance import all_lanes
 from engine.errors import RankFailure
-from engine.guidance import all_lanes
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.facts import read_facts
 from parallel.joint import JointAttentionProcessor
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.engine.hunyuan15_inputs import (
+from tests.support.hunyuan15_inputs import (
     PLAIN,
     QUOTED,
     Asked,
@@ -27,7 +27,7 @@ from tests.engine.hunyuan15_inputs import (
     generate,
     write_checkpoints,
 )
-from tests.parity import difference, pipeline_video
+from tests.support.parity import difference, pipeline_video
 
 TASKS = ("text", "image")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
-from engine.preflight import preflight
-from engine.task import Outputs, make_tasks
+from engine.request import Outputs, make_tasks
 from parallel.degrees import Degrees
-from tests.engine.hunyuan15_inputs import Checkpoints, write_checkpoints
+from tests.support.hunyuan15_inputs import Checkpoints, write_checkpoints
 
 
 @pytest.fixture(scope="module")

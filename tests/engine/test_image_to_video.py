@@ -8,23 +8,22 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from engine.components.wan_images import mark_given_frames
+from engine.checks.preflight import preflight
+from engine.components.wan.images import mark_given_frames
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import InvalidInput, RankFailure
-from engine.images import fit_last, read_image
-from engine.loaded import load_model
-from engine.preflight import preflight
+from engine.execution.loaded import load_model
+from engine.media.images import fit_last, read_image
 from engine.progress import Progress
-from engine.request import GenerationRequest, make_request
-from engine.task import Outputs, make_tasks
+from engine.request import GenerationRequest, Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.checkpoints import write_image_checkpoint, write_tiny_checkpoint
-from tests.conftest import tiny_config
-from tests.distributed.gang import Gang
-from tests.parity import difference, pipeline_video
-from tests.pictures import picture, write_pictures
+from tests.support.checkpoints import write_image_checkpoint, write_tiny_checkpoint
+from tests.support.gang import Gang
+from tests.support.parity import difference, pipeline_video
+from tests.support.pictures import picture, write_pictures
+from tests.support.small_model import tiny_config
 
 I2V, FLF2V, A14B, TI2V = "Wan2.1-I2V-14B", "Wan2.1-FLF2V-14B", "Wan2.2-I2V-A14B", "Wan2.2-TI2V-5B"
 PROMPTS = ("a red circle", "a wide blue sea")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.imports import import_ahead
+from engine.execution.imports import import_ahead
 
 
 @pytest.fixture

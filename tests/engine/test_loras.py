@@ -22,22 +22,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine, Result
 from engine.errors import InvalidInput, RankFailure
-from engine.loaded import load_model
-from engine.preflight import preflight
+from engine.execution.loaded import load_model
 from engine.progress import Progress
-from engine.request import make_request
-from engine.task import Outputs, make_tasks
+from engine.request import Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.checkpoints import write_tiny_checkpoint
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
-from tests.engine.bare_model import edit_json
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.bare_model import edit_json
+from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.gang import Gang
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.small_model import PROMPT, tiny_config
 
 LAYERS = {
     "wan": ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2", "time_proj", "proj_out"],

@@ -1,4 +1,4 @@
-"""The formula of engine/memory.py: what it counts is counted here at published sizes, on tensors without data."""
+"""The formula of engine/execution/memory.py: what it counts is counted here at published sizes, without data."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,17 +8,17 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLWan
 
 from dicache.config import CacheConfig
-from engine.components.autoencoder import _Decoder, _Encoder
-from engine.memory import choose_degrees, estimate, num_tokens
+from engine.components.wan.autoencoder import _Decoder, _Encoder
+from engine.execution.memory import choose_degrees, estimate, num_tokens
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.hunyuan_video import Condition, HunyuanVideoAdapter
 from engine.models.wan import WanAdapter
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards, plan_text_shards
-from tests.dicache.toy import COND, DIM, TOKENS, UNCOND, drive
 from tests.engine.test_catalog import COMPONENTS, CONFIG_CLASSES, name_of
-from tests.live_tensors import LiveTensors, fake_tensors
+from tests.support.live_tensors import LiveTensors, fake_tensors
+from tests.support.toy import COND, DIM, TOKENS, UNCOND, drive
 
 BY_NAME = {model.name: model for model in CATALOG}
 # of those that are alike in everything that is counted, one
@@ -69,7 +69,7 @@ def hunyuan_activations(model: PublishedModel, transformer: Any, latents: torch.
 
 def hunyuan15_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
     """With as many tokens as text and image have at most."""
-    from engine.components.hunyuan_video15 import PARTS
+    from engine.components.hunyuan_video15.parts import PARTS
     from engine.models.hunyuan_video15 import Condition
     from parallel.sharding import plan_text_shards
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
-from tests.engine.bare_model import add_second, edit_json, write_bare_model, write_json, write_safetensors
+from tests.support.bare_model import add_second, edit_json, write_bare_model, write_json, write_safetensors
 
 INDEX = "model_index.json"
 SHARDS = "transformer/diffusion_pytorch_model.safetensors.index.json"

@@ -7,7 +7,7 @@ import pytest
 
 from dicache.config import CacheConfig, MethodName
 from engine.config_file import load_config
-from tests.conftest import ROOT
+from tests.support.small_model import ROOT
 
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 OF_THE_MODEL = ("probe_depth", "decide", "gamma_min", "gamma_max", "calibration")

@@ -9,19 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.components.autoencoder import load_autoencoder
+from engine.components.wan.autoencoder import load_autoencoder
 from engine.config import Config
 from engine.engine import Engine, Result
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
+from engine.media.video import write_video
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
-from engine.video import write_video
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
-from tests.distributed.gang import Gang
-from tests.parity import difference, pipeline_video
+from tests.support.gang import Gang
+from tests.support.parity import difference, pipeline_video
+from tests.support.small_model import PROMPT, tiny_config
 
 OTHER = "a blue square moving up on a navy background"
 CASES = {

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
+from engine.denoise.guidance import all_lanes
 from engine.errors import InvalidInput
-from engine.guidance import all_lanes
 from engine.models.facts import read_facts
-from engine.preflight import preflight
-from engine.task import Outputs, make_tasks
+from engine.request import Outputs, make_tasks
 from parallel.degrees import Degrees
-from tests.engine.bare_model import INDEX, add_second, write_bare_model, write_json
+from tests.support.bare_model import INDEX, add_second, write_bare_model, write_json
 
 UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
 

@@ -12,12 +12,12 @@ from diffusers import WanPipeline
 from torch import Tensor, nn
 
 from engine.engine import Engine
-from engine.loaded import LoadedModel, load_model
+from engine.execution.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
 from tests.engine.test_hooks_fidelity import SMALL, STEPS, ask
+from tests.support.small_model import PROMPT, tiny_config
 
 POLYNOMIAL = (-3.0, 2.5, 0.4, 0.01)
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from dicache.magnitudes import TABLES
-from dicache.polynomials import POLYNOMIALS
+from dicache.published.magnitudes import TABLES
+from dicache.published.polynomials import POLYNOMIALS
 from engine.config import SamplingConfig
 from engine.models.catalog import CATALOG
 from engine.models.facts import read_facts
 from engine.models.published import published_names
 from engine.request import GenerationRequest, make_request
-from tests.conftest import tiny_config
+from tests.support.small_model import tiny_config
 
 FACTS = {model.name: model.facts for model in CATALOG}
 

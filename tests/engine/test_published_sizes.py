@@ -16,7 +16,7 @@ from diffusers import WanTransformer3DModel
 from engine.models.wan import WanAdapter
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards
-from tests.engine.published import WAN
+from tests.support.published import WAN
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from engine.checks.layout import lay_out
+from engine.checks.model import check_size
+from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.layout import lay_out
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.catalog import CATALOG, PublishedModel
-from engine.preflight import preflight
-from engine.preflight_model import check_size
 from engine.progress import Progress
-from engine.task import Outputs, make_tasks
+from engine.request import Outputs, make_tasks
 from parallel.ranks import Ranks
-from tests.conftest import ROOT
-from tests.pictures import write_pictures
-from tests.tiny_models import TINY_MODELS
+from tests.support.pictures import write_pictures
+from tests.support.small_model import ROOT
+from tests.support.tiny_models import TINY_MODELS
 
 Reduced = Callable[..., Config]
 

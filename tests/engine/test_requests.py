@@ -9,12 +9,12 @@ from dicache.controller import Controller
 from engine.config import Config
 from engine.engine import Engine
 from engine.errors import Cancelled
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from parallel.control import Control
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
+from tests.support.small_model import PROMPT, tiny_config
 
 OTHER = "a blue square moving up on a navy background"
 

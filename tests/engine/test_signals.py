@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from engine.models.wan import WanAdapter
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards
-from tests.engine.published import random_wan
-from tests.engine.tiny_hunyuan import KINDS, ask_diffusers, make_adapter, make_inputs, make_transformer, one_rank
-from tests.engine.wan_inputs import TIMESTEP, diffusers_forward, wan_inputs
+from tests.support.published import random_wan
+from tests.support.tiny_hunyuan import KINDS, ask_diffusers, make_adapter, make_inputs, make_transformer, one_rank
+from tests.support.wan_inputs import TIMESTEP, diffusers_forward, wan_inputs
 
 T2V = "Wan2.1-T2V-14B"
 

@@ -13,23 +13,22 @@ import torch
 from diffusers import AutoencoderKLWan, HunyuanVideoTransformer3DModel, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
+from engine.checks.preflight import preflight
 from engine.components.single_files import _converted, load_weights
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
 from engine.errors import InvalidInput, RankFailure
-from engine.loaded import load_model
-from engine.preflight import preflight
+from engine.execution.loaded import load_model
 from engine.progress import Progress
-from engine.request import make_request
-from engine.task import Outputs, make_tasks
+from engine.request import Outputs, make_request, make_tasks
 from parallel.ranks import Ranks
-from tests.checkpoints import write_tiny_checkpoint
-from tests.conftest import PROMPT, tiny_config
-from tests.engine.bare_model import edit_json
-from tests.engine.hunyuan_checkpoint import write_hunyuan_checkpoint
-from tests.engine.original_format import Tensors, original_hunyuan, original_wan, original_wan_vae
-from tests.engine.tiny_hunyuan import make_transformer
+from tests.support.bare_model import edit_json
+from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.original_format import Tensors, original_hunyuan, original_wan, original_wan_vae
+from tests.support.small_model import PROMPT, tiny_config
+from tests.support.tiny_hunyuan import make_transformer
 
 WAN_KIND, HUNYUAN_KIND = WanTransformer3DModel, HunyuanVideoTransformer3DModel
 

@@ -9,14 +9,14 @@ from diffusers import AutoencoderKLWan
 from configs.tiny_wan.recipe.judge import judge_clip
 from configs.tiny_wan.recipe.shapes import DEMO_CAPTION, all_scenes, draw_clip, split_scenes
 from configs.tiny_wan.recipe.vae import reconstruction_psnr
-from engine.components.autoencoder import load_autoencoder
+from engine.components.wan.autoencoder import load_autoencoder
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.conftest import ROOT, tiny_config
+from tests.support.small_model import ROOT, tiny_config
 
 FOLDER = ROOT / "configs" / "tiny_wan"
 

@@ -10,15 +10,15 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from engine.components.autoencoder import Autoencoder, load_autoencoder
+from engine.components.wan.autoencoder import Autoencoder, load_autoencoder
 from engine.engine import Engine
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
+from engine.media.video import to_uint8, write_video
 from engine.progress import Progress
 from engine.request import make_request
-from engine.video import to_uint8, write_video
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from tests.conftest import PROMPT, tiny_config
+from tests.support.small_model import PROMPT, tiny_config
 
 
 class Counting:

@@ -14,15 +14,15 @@ from dicache.controller import Controller
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import Cancelled
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.conftest import CONFIG, PROMPT, tiny_config
-from tests.distributed.gang import Gang
-from tests.parity import difference, pipeline_video
+from tests.support.gang import Gang
+from tests.support.parity import difference, pipeline_video
+from tests.support.small_model import CONFIG, PROMPT, tiny_config
 
 # with flow shift 8 the first seven of 12 steps are at noise levels of 0.875 and above, and both experts skip
 SAMPLING = ("sampling.shift=8", "cache.threshold=0.3")

@@ -9,8 +9,8 @@ from diffusers import WanTransformer3DModel
 from engine.models.wan import WanAdapter
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards
-from tests.engine.published import WAN_KINDS, random_wan
-from tests.engine.wan_inputs import TIMESTEP, composed_forward, diffusers_forward, wan_inputs
+from tests.support.published import WAN_KINDS, random_wan
+from tests.support.wan_inputs import TIMESTEP, composed_forward, diffusers_forward, wan_inputs
 
 
 def loaded(name: str, dtype: torch.dtype, folder: Path) -> WanTransformer3DModel:

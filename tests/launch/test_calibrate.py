@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from launch.calibration.job import CalibrateOptions
-from tests.launch.conftest import Shell
+from tests.support.shell import Shell
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,10 +7,10 @@ import yaml
 
 from engine.config import Config
 from engine.config_file import load_config
-from launch.configuration import print_config
-from launch.job import prepare
-from launch.options import Options
-from tests.conftest import CONFIG, ROOT
+from launch.jobs.options import Options
+from launch.jobs.preparation import prepare
+from launch.screens.configuration import print_config
+from tests.support.small_model import CONFIG, ROOT
 
 REASONS = [
     "cache: method innovation: no cache.calibration is named; this was measured to be the best here of those that need "

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from engine.config_file import load_config
-from launch.options import Options
+from launch.jobs.options import Options
 from launch.queue.records import JobRecord, NewJob, State, Wish
 from launch.queue.store import Queue
-from tests.launch.conftest import CONFIG, Shell
-from tests.launch.ray_nodes import PLAIN as PLAIN_RAY
-from tests.launch.ray_nodes import two_nodes
-from tests.launch.test_resume import hashes
-from tests.launch.test_runs import actions, finish, report_of
+from tests.support.ray_nodes import PLAIN as PLAIN_RAY
+from tests.support.ray_nodes import two_nodes
+from tests.support.shell import Shell, actions, finish, hashes, report_of
+from tests.support.small_model import CONFIG
 
 pytestmark = pytest.mark.timeout(900)
 PLAIN = PLAIN_RAY | {"RAY_worker_niceness": "0"}  # else tests beside this one take all of the processor

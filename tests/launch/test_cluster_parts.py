@@ -12,14 +12,14 @@ from launch.cluster.metrics import step_seconds
 from launch.cluster.setup import Setup, fits
 from launch.cluster.stopping import Stop
 from launch.cluster.watch import GangWatch
-from launch.failures import Failure
-from launch.gang.budget import Budget
 from launch.gang.monitor import GangFailure
-from launch.options import Options
+from launch.gang.restarts import Budget
+from launch.jobs.options import Options
+from launch.process.failures import Failure
+from launch.process.signals import Interrupted
 from launch.queue.records import JobProgress, NewJob, timeline_of
 from launch.queue.store import Queue
-from launch.signals import Interrupted
-from tests.conftest import CONFIG, tiny_config
+from tests.support.small_model import CONFIG, tiny_config
 
 LOST = GangFailure(Failure(0, "load", "it died", 0), lost=True)
 PREEMPTED = GangFailure(Failure(0, "load", "it was pre-empted", 0), lost=True, preempted=True)

@@ -3,7 +3,7 @@
 import io
 from typing import Any
 
-from launch.console import Display, list_lines, print_summary, summary_lines
+from launch.screens.console import Display, list_lines, print_summary, summary_lines
 
 
 def report(actions: dict[tuple[int, str], str], **totals: Any) -> dict[str, Any]:

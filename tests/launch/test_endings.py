@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.launch.conftest import Shell
+from tests.support.shell import Shell
 
 pytestmark = pytest.mark.timeout(300)
 LONG = "--set=sampling.steps=1000"

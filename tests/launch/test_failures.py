@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import InvalidInput, PeerLost, RankFailure
-from launch.failures import Failure, describe, record, root_cause
+from launch.process.failures import Failure, describe, record, root_cause
 
 
 @dataclass

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.hub import COMMIT, Hub, serving
-from tests.launch.conftest import Shell
+from tests.support.hub import COMMIT, Hub, serving
+from tests.support.shell import Shell
 
 ID = "org/tiny"
 

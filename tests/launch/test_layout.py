@@ -8,10 +8,10 @@ import pytest
 from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.catalog import CATALOG, PublishedModel
-from launch.layout import print_layout
+from launch.screens.layout import print_layout
 from parallel.config import ParallelConfig
 from parallel.placement import place
-from tests.conftest import ROOT, tiny_config
+from tests.support.small_model import ROOT, tiny_config
 
 NODE_OF_EIGHT = 8
 # recipes that two nodes of eight are laid out for in another way than "cfg 2, ulysses 8"

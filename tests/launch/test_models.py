@@ -9,17 +9,17 @@ import typer
 import yaml
 from rich.console import Console
 
+from engine.checks.model import check_size
 from engine.config_file import load_config
 from engine.errors import InvalidInput
-from engine.memory import choose_degrees, estimate
+from engine.execution.memory import choose_degrees, estimate
 from engine.models.catalog import CATALOG, PublishedModel
-from engine.preflight_model import check_size
-from launch import models as table
-from launch.commands import app
-from launch.models import print_models, ulysses_degrees
-from launch.models_page import RECIPES, models_page, read_comments
+from launch.commands.app import app
+from launch.screens import models as table
+from launch.screens.models import print_models, ulysses_degrees
+from launch.screens.models_page import RECIPES, models_page, read_comments
 from parallel.degrees import Degrees
-from tests.conftest import ROOT
+from tests.support.small_model import ROOT
 
 PAGE = ROOT / "docs" / "models.md"
 
@@ -90,7 +90,9 @@ def test_the_command_is_there() -> None:
 
 
 def test_the_page_is_what_catalog_and_recipes_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == models_page(), "run python -m launch.models_page > docs/models.md"
+    assert PAGE.read_text(encoding="utf-8") == models_page(), (
+        "run python -m launch.screens.models_page > docs/models.md"
+    )
 
 
 @pytest.mark.parametrize("model", CATALOG, ids=lambda model: model.name)

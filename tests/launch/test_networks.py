@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.conftest import Shell
-from tests.launch.networks import Stack, two_stacks
-from tests.launch.ray_nodes import PLAIN
-from tests.launch.test_resume import hashes
-from tests.launch.test_runs import finish, report_of
+from tests.support.networks import Stack, two_stacks
+from tests.support.ray_nodes import PLAIN
+from tests.support.shell import Shell, finish, hashes, report_of
 
 pytestmark = pytest.mark.timeout(600)
 RING = "--set=parallel.ring=2"

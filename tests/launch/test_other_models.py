@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from engine.checks.preflight import preflight
 from engine.config_file import load_config
 from engine.engine import Engine
 from engine.errors import InvalidInput
-from engine.loaded import load_model
+from engine.execution.loaded import load_model
 from engine.models.catalog import CATALOG
 from engine.models.published import published_names
-from engine.preflight import preflight
 from engine.progress import Progress
-from engine.task import Outputs, Task, make_tasks
+from engine.request import Outputs, Task, make_tasks
 from launch.calibration.job import CalibrateOptions, prepare_calibration
 from launch.calibration.run import run_calibration
 from launch.sweep.job import SweepOptions, prepare_sweep
 from launch.sweep.run import run_sweep
 from parallel.ranks import Ranks
-from tests.conftest import ROOT
-from tests.pictures import write_pictures
-from tests.tiny_models import TINY_MODELS
+from tests.support.pictures import write_pictures
+from tests.support.small_model import ROOT
+from tests.support.tiny_models import TINY_MODELS
 
 RECIPES = {model.name: str(ROOT / "configs" / model.recipe) for model in CATALOG}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidInput
-from launch.options import Options
+from launch.jobs.options import Options
 from launch.queue.records import GangState, GangWish, JobProgress, JobRecord, NewJob, State, Wish, timeline_of
 from launch.queue.state_folder import state_folder
 from launch.queue.store import LeaseLost, Queue

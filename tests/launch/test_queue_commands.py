@@ -17,13 +17,14 @@ import pytest
 
 from engine.config_file import load_config
 from launch.cli import run
-from launch.commands import app
-from launch.options import Options
-from launch.queue import listing, watching
+from launch.commands.app import app
+from launch.jobs.folder import JobFolder
+from launch.jobs.options import Options
 from launch.queue.records import GangState, JobProgress, NewJob, State, Wish
 from launch.queue.store import Queue
-from launch.resumable import JobFolder
-from tests.launch.conftest import CONFIG, ROOT
+from launch.screens import jobs as listing
+from launch.screens import watch as watching
+from tests.support.small_model import CONFIG, ROOT
 
 
 @dataclass
@@ -372,7 +373,7 @@ def test_looking_and_asking_import_nothing_that_takes_seconds(queue: Queue, tmp_
     script = f"""
 import sys
 from launch.cli import run
-from launch.commands import app
+from launch.commands.app import app
 codes = [run(app, command) for command in {json.dumps(commands)}]
 from launch.queue.store import Queue
 print(codes, sorted({{name.split(".")[0] for name in sys.modules}}), sep="\\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import InvalidInput
-from launch.options import Options
+from launch.jobs.options import Options
 from launch.queue.records import NewJob, State, Wish
 from launch.queue.store import LeaseLost, Queue
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.launch.conftest import Shell
-from tests.launch.ray_nodes import PLAIN, assert_nothing_left, on_ray
-from tests.launch.test_runs import finish
+from tests.support.ray_nodes import PLAIN, assert_nothing_left, on_ray
+from tests.support.shell import Shell, finish
 
 pytestmark = pytest.mark.timeout(300)
 

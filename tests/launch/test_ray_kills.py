@@ -13,10 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.launch.conftest import Shell
-from tests.launch.ray_nodes import IMPATIENT, NODE, PLAIN, Fault, Plan, Spoken, assert_nothing_left, on_ray
-from tests.launch.test_resume import hashes
-from tests.launch.test_runs import actions, finish, report_of
+from tests.support.ray_nodes import IMPATIENT, NODE, PLAIN, Fault, Plan, Spoken, assert_nothing_left, on_ray
+from tests.support.shell import Shell, actions, finish, hashes, report_of
 
 pytestmark = pytest.mark.timeout(1200)  # a gang takes 7 s to start on a quiet machine
 STEPS = "--set=sampling.steps=12"  # 2 of warm-up, then skipped ones and computed ones

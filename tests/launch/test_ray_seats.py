@@ -5,9 +5,9 @@ import socket
 import pytest
 import ray
 
+from launch.gang.assignment import Resident, assign, carried_environment
 from launch.gang.places import living, machines_of, order_by_node
 from launch.gang.recorder import Recorder
-from launch.gang.seat import Resident, assign, carried_environment
 
 
 def test_bundles_are_ordered_by_node() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from launch.cli import run
-from tests.launch.conftest import CONFIG, Shell
+from tests.support.shell import Shell
+from tests.support.small_model import CONFIG
 
 # what is typed after `generate CONFIG` -> words that the line must hold
 REFUSED = {
@@ -77,7 +78,7 @@ def refused(poisoned: Shell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 
     In this process, for what comes before the weights is the same code; below there are some of their own.
     """
-    from launch.commands import app
+    from launch.commands.app import app
 
     monkeypatch.chdir(poisoned.folder)
     for variable in ("RANK", "WORLD_SIZE"):
@@ -256,7 +257,7 @@ def test_no_new_options() -> None:
     import typer
 
     from launch import generate, resume
-    from launch.commands import app
+    from launch.commands.app import app
 
     names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
     names += ["ranks", "output", "report", "latents", "audit", "set"]

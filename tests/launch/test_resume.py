@@ -6,20 +6,13 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.launch.conftest import Shell
-from tests.launch.test_runs import actions, finish, report_of
+from tests.support.shell import Shell, actions, finish, hashes, report_of
 
 pytestmark = pytest.mark.timeout(300)
 EVERY_TWO = "--set=checkpoint.every=2"
-
-
-def hashes(video: Path) -> list[str]:
-    output = report_of(video)["output"]
-    return [output["latents_sha256"], output["frames_sha256"]]
 
 
 def test_killed_and_resumed_and_killed_again(shell: Shell) -> None:

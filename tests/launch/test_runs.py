@@ -1,28 +1,15 @@
 """Whole runs from the command line: one rank, several, and torchrun."""
 
-import json
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.checkpoints import write_image_checkpoint
-from tests.launch.conftest import Shell
+from tests.support.checkpoints import write_image_checkpoint
+from tests.support.shell import Shell, actions, finish, report_of
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == expected, f"exit code {process.returncode}\n{out}\n{err}"
-    return out, err
-
-
-def report_of(video: Path) -> dict:
-    return json.loads(video.with_suffix(".json").read_text())
 
 
 def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
@@ -56,10 +43,6 @@ def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
     assert two["output"]["latents_sha256"] == torchrun["output"]["latents_sha256"]
     assert actions(one) == actions(two) == actions(torchrun)
     assert one["request"]["prompt"] == prompt.removeprefix("--prompt=")
-
-
-def actions(report: dict) -> list[tuple[int, str, str]]:
-    return [(row["step"], row["branch"], row["action"]) for row in report["steps"]]
 
 
 def test_defaults_of_output_report_and_ranks(shell: Shell) -> None:

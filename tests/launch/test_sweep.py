@@ -9,7 +9,8 @@ import pytest
 
 from engine.errors import InvalidInput
 from launch.sweep.job import SweepOptions, prepare_sweep
-from tests.launch.conftest import CONFIG, Shell
+from tests.support.shell import Shell
+from tests.support.small_model import CONFIG
 
 pytestmark = pytest.mark.timeout(300)
 

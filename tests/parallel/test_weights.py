@@ -12,12 +12,12 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from engine.components.empty import empty_component
-from engine.components.text_encoder import empty_encoder
+from engine.components.wan.text_encoder import empty_encoder
 from engine.errors import InvalidInput
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from parallel.weights import list_blocks, parameter_bytes, shard_pieces, shard_whole
-from tests.conftest import tiny_config
+from tests.support.small_model import tiny_config
 
 WAN_14B = {
     "_class_name": "WanTransformer3DModel",

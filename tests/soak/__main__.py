@@ -20,12 +20,11 @@ import typer
 
 from launch.queue.records import JobRecord, State
 from launch.queue.store import Queue
-from tests.checkpoints import write_tiny_checkpoint
-from tests.launch.conftest import Shell
-from tests.launch.ray_nodes import PLAIN
-from tests.launch.test_resume import hashes
 from tests.soak.gangs import Gang, nodes
 from tests.soak.plan import RANKS, STEPS, describe, share_out
+from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.ray_nodes import PLAIN
+from tests.support.shell import Shell, hashes
 
 _SEEDS = 4  # different videos
 _REPEATS = 10  # of each in one submission

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.launch.conftest import Shell
-from tests.launch.ray_nodes import NODE, PLAIN
 from tests.soak.plan import RANKS, Fault
+from tests.support.ray_nodes import NODE, PLAIN
+from tests.support.shell import Shell
 
 _NODE = {**NODE, "num_cpus": RANKS}
 # a node counts as lost after three seconds without a word; Ray's own default takes half a minute

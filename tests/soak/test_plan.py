@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launch.options import Options
+from launch.jobs.options import Options
 from launch.queue.records import JobRecord, State, Wish
 from tests.soak.__main__ import judge
 from tests.soak.gangs import Gang

@@ -1,0 +1,63 @@
+"""When, by the innovation: how far the estimate misses the probe, the one place where a skipped step is known."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+from dicache.estimators.estimator import Estimate
+from dicache.gates.gate import Vote, relative
+from dicache.steps import History, Lane, Step
+from dicache.sums import InnerSum, Operand, SquareSum, Sum
+
+NO_SIGNAL = 0.03
+"""Added to the share of signal in the latents, 1 - σ, which is 0 at the first step."""
+SIZE = SquareSum(Operand("probe_residual", 1))
+
+
+def _product(i: int, j: int) -> InnerSum:
+    """⟨dᵢ, dⱼ⟩ of the forward differences dᵢ = p₋ᵢ - p₋₍ᵢ₊₁₎, p₀ being this step's probe residual."""
+    p = [Operand("probe_residual", age) for age in (i, i + 1, j, j + 1)]
+    return InnerSum((p[0], p[1]), (p[2], p[3]))
+
+
+@dataclass(frozen=True)
+class InnovationGate:
+    """The innovation of the probe (as in Kalman 1960: what was seen minus what was expected), in the sampler's metric.
+
+    ‖p - Σ cᵢ p₋ᵢ‖ / ‖p₋₁‖, with the weights cᵢ that the estimator would give the residuals, times
+    |σ - σ_next| / (1.03 - σ) accumulates over skipped steps; a step is skipped while that is under the threshold. So it
+    asks how good *this* estimate is, and how much comes of its error, where other gates ask how much has changed: the
+    sampler's step is counted against the signal that is in the latents already, 1 - σ, because what is laid down first
+    steers the rest.
+
+    The weights add up to 1, so the miss is d₀ - Σ aᵢ dᵢ with aᵢ = c₁ + … + cᵢ - 1, and its square follows from the
+    inner products of differences alone, in the same collective as the estimator's own sums.
+
+    Args:
+        depth: residuals that the estimator combines at most.
+    """
+
+    threshold: float
+    depth: int
+
+    @property
+    def sums(self) -> tuple[Sum, ...]:
+        pairs = combinations_with_replacement(range(self.depth), 2)
+        return (SIZE, *(_product(i, j) for i, j in pairs))
+
+    def may_skip(self, step: Step, lane: Lane) -> bool:
+        return True
+
+    def vote(self, step: Step, history: History, sums: Mapping[Sum, float], estimate: Estimate) -> Vote:
+        weights, total = [1.0], -1.0
+        for coefficient in estimate.coefficients[:-1]:
+            total += coefficient
+            weights.append(-total)
+        square = 0.0
+        for i, j in combinations_with_replacement(range(len(weights)), 2):
+            square += (1 if i == j else 2) * weights[i] * weights[j] * sums[_product(i, j)]
+        miss = relative(math.sqrt(max(square, 0.0)), math.sqrt(sums[SIZE]))
+        indicator = miss * abs(step.sigma - step.sigma_next) / (1.0 + NO_SIGNAL - step.sigma)
+        accumulated = history.accumulated + indicator
+        return Vote(accumulated < self.threshold, indicator, accumulated)

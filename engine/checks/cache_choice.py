@@ -1,0 +1,158 @@
+"""What a configuration leaves open about the cache, chosen for the model and the request: the method (`auto`), how much
+it skips (`quality`), and settings that authors publish for this model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dicache.config import CacheConfig, MethodName
+from dicache.published.conditions import MEASURED_AT, Conditions
+from dicache.published.presets import best_uncalibrated, for_model, for_quality, takes_calibration
+from engine.config import Config, SamplingConfig
+from engine.errors import InvalidInput
+from engine.models.facts import ModelFacts
+from engine.models.published import known_names
+from engine.request import GenerationRequest
+
+_PLAIN_REQUEST = {"negative_prompt": "", "image": False, "last_image": False}
+"""Of calibrations that do not say what was asked beside the prompts."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    cache: CacheConfig
+    """With nothing left open."""
+    reasons: Sequence[str] = field(default_factory=tuple)
+    """A sentence fragment for each thing that was asked to be chosen, or that was measured under other conditions."""
+
+
+def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) -> Choice:
+    """Fill what the cache section leaves open. A section without open ends, or one that was filled before, comes back
+    as it is.
+
+    ``auto`` is the calibrated method where ``cache.calibration`` names a file that holds for this model and sampling,
+    else the best one that needs no calibration. A quality is a share of the steps where that can be known beforehand,
+    else a threshold (:mod:`dicache.published.presets`).
+
+    Raises:
+        InvalidInput: the named calibration cannot be read.
+    """
+    cache, names = config.cache, known_names(facts, request)
+    if cache.chosen is not None:
+        return Choice(cache)
+    reasons: list[str] = []
+    if cache.method == "auto":
+        method, reason = _choose_method(config, request, facts, names)
+        cache = _with(cache, {"method": method})
+        reasons.append(f"method {method}: {reason}")
+    if cache.method == "none":
+        return Choice(cache, reasons)
+    published = {key: value for key, value in for_model(cache, names).items() if key not in _given(cache)}
+    quality = cache.quality
+    cache = _with(cache, published | {"quality": None})
+    if quality is not None:
+        settings, reason = for_quality(cache, quality, names)
+        cache = _with(cache, settings)
+        reasons.append(f"quality {quality}: {reason}")
+    reasons += _carried_over(cache, names, request.sampling)
+    if reasons:
+        cache = _with(cache, {"chosen": "; ".join(reasons)})
+    return Choice(cache, reasons)
+
+
+def uses_calibration(cache: CacheConfig, names: Sequence[str]) -> bool:
+    """Whether the gate or the estimator takes its numbers from ``cache.calibration``.
+
+    Args:
+        names: those of :func:`engine.models.published.published_names`.
+    """
+    if cache.method == "none" or cache.calibration is None:
+        return False
+    if cache.gate_name == "calibrated":
+        return True
+    table = _published_numbers(cache)
+    return table is not None and takes_calibration(cache, table, names)
+
+
+def why_not_calibrated(config: Config, request: GenerationRequest, facts: ModelFacts) -> str | None:
+    """Why ``cache.calibration`` does not hold for this request, or None if it does.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
+    from dicache.calibration.file import read_calibration
+    from engine.checkpoints.match import calibrated_for, calibrated_request, differences
+
+    assert config.cache.calibration is not None
+    try:
+        seen = read_calibration(config.cache.calibration).made_with
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
+    now = calibrated_for(config, request.sampling) | {"request": calibrated_request(request)}
+    if changed := differences({"request": _PLAIN_REQUEST} | seen, now):
+        return changed[0]
+    return "the model has two transformers" if facts.boundary_timestep is not None else None
+
+
+def _choose_method(
+    config: Config, request: GenerationRequest, facts: ModelFacts, names: Sequence[str]
+) -> tuple[MethodName, str]:
+    otherwise, reason = best_uncalibrated(names)
+    if config.cache.calibration is None:
+        return otherwise, f"no cache.calibration is named; {reason}"
+    if problem := why_not_calibrated(config, request, facts):
+        return otherwise, f"cache.calibration does not hold here, for {problem}; {reason}"
+    return "calibrated", "cache.calibration holds for this model and sampling"
+
+
+def _published_numbers(cache: CacheConfig) -> Mapping[str, object] | None:
+    """Those that the gate takes, by model, unless it takes none or has its own."""
+    own = {"magcache": cache.ratios, "teacache": cache.polynomial}
+    if own.get(cache.gate_name, ()) is not None:
+        return None
+    from dicache.published.magnitudes import TABLES  # these import torch, which takes seconds
+    from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
+
+    if cache.gate_name == "magcache":
+        return TABLES
+    return RETENTION_POLYNOMIALS if cache.use_ret_steps else POLYNOMIALS
+
+
+def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingConfig) -> list[str]:
+    """What is said where published numbers were measured with another sampling than this run's."""
+    table = None if cache.replay is not None else _published_numbers(cache)
+    if table is None:
+        return []
+    name = next((name for name in ([cache.published] if cache.published else names) if name in table), None)
+    if name is None:
+        return []  # refused later, in a sentence of its own
+    measured = MEASURED_AT[name]
+    here = Conditions(sampling.steps, sampling.shift, sampling.guidance)
+    if here == measured:
+        return []
+    said = f"{cache.gate_name}'s numbers for {name} are of {measured}, and this run has {here}"
+    if cache.gate_name == "teacache":
+        return [f"{said}: they are used as they are, so cache.threshold may skip more or fewer steps than published"]
+    rules = []
+    if here.shift != measured.shift:
+        rules.append("the table is carried over by noise level")
+    elif here.steps != measured.steps:
+        rules.append("the nearest entries are taken, as its authors do")
+    if here.guidance != measured.guidance:
+        rules.append("guidance is not accounted for")
+    return [f"{said}: {', '.join(rules)}"]
+
+
+def _given(cache: CacheConfig) -> set[str]:
+    """Keys that somebody has set. A warm-up in steps is one in the place of a ratio."""
+    given = {key for key in cache.model_fields_set if getattr(cache, key) is not None}
+    warmup = {"warmup_ratio", "warmup_steps"}
+    return given | warmup if given & warmup else given
+
+
+def _with(cache: CacheConfig, changes: dict[str, Any]) -> CacheConfig:
+    """Checked again, with defaults that follow from the changes."""
+    given = {key: getattr(cache, key) for key in cache.model_fields_set}
+    return CacheConfig.model_validate(given | changes)

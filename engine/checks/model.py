@@ -1,0 +1,147 @@
+"""What can be known of a model and its ranks before there is a request."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from engine.checks.layout import lay_out
+from engine.config import Config, SamplingConfig
+from engine.errors import InvalidInput
+from engine.models.facts import ModelFacts, read_facts
+from engine.models.loras import check_lora_files
+from engine.models.single_files import check_single_files
+from parallel.placement import Placement
+
+
+def preflight_model(
+    config: Config,
+    ranks: int | None,
+    local_ranks: int | None = None,
+    nodes: int | None = None,
+    elsewhere: bool = False,
+) -> Placement:
+    """Check what ranks that will take one request after another are to load. Where the layout is chosen for them, it is
+    chosen for videos as ``config.sampling`` describes them.
+
+    Args:
+        ranks, local_ranks, nodes, elsewhere: as of :func:`engine.checks.preflight.preflight`.
+
+    Returns:
+        The layout of the ranks, and why.
+
+    Raises:
+        InvalidInput: one sentence that names the value and what to do instead.
+    """
+    facts = read_checked_facts(config, config.sampling, ranks)
+    placement = lay_out(config, config.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
+    check_single_files(config, facts, placement.degrees.replica_size)
+    check_lora_files(config, facts)
+    check_weights(config, facts)
+    if not elsewhere:
+        check_device(config, local_ranks if local_ranks is not None else placement.degrees.world_size)
+    return placement
+
+
+def read_checked_facts(config: Config, sampling: SamplingConfig, ranks: int | None) -> ModelFacts:
+    """What a model's files say of it, where every check begins.
+
+    Raises:
+        InvalidInput: there is no such model, it cannot make that size, or there is no rank to.
+    """
+    if ranks is not None and ranks < 1:
+        raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
+    facts = read_facts(config.model.path, config.model.single_files)
+    check_size(sampling, facts)
+    return facts
+
+
+def check_weights(config: Config, facts: ModelFacts) -> None:
+    """Refuse weights that do not fit into the model; reads no more than their names and sizes.
+
+    Raises:
+        InvalidInput: one sentence that names the file.
+    """
+    if config.model.single_files:
+        from engine.components.single_files import check_fit
+
+        check_fit(config, facts)
+    if config.model.loras:
+        from engine.components.loras import check_loras
+
+        check_loras(config, facts)
+
+
+def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:
+    """Refuse a size that the model cannot make.
+
+    Raises:
+        InvalidInput: one sentence that names the value and what to do instead.
+    """
+    scale = facts.vae_scale_temporal
+    # the diffusers pipeline rounds such values silently; a person who asked for 16 frames should hear of it
+    if (sampling.frames - 1) % scale:
+        allowed = _neighbours(sampling.frames, scale, offset=1)
+        raise InvalidInput(f"sampling.frames is {sampling.frames}, but this model needs {scale}n+1: use {allowed}.")
+    if sampling.frames < facts.family.min_frames:
+        raise InvalidInput(
+            f"sampling.frames is {sampling.frames}, but {facts.family.name} makes what comes after the image: "
+            f"use {facts.family.min_frames} or more."
+        )
+    for name, size, patch in (
+        ("height", sampling.height, facts.patch_size[1]),
+        ("width", sampling.width, facts.patch_size[2]),
+    ):
+        multiple = facts.vae_scale_spatial * patch
+        if size % multiple:
+            raise InvalidInput(
+                f"sampling.{name} is {size}, but this model needs a multiple of {multiple}: "
+                f"use {_neighbours(size, multiple)}."
+            )
+    grid = facts.token_grid(sampling.frames, sampling.height, sampling.width)
+    for name, tokens in zip(("frames", "height", "width"), grid, strict=True):
+        if facts.rope_max_seq_len is not None and tokens > facts.rope_max_seq_len:
+            raise InvalidInput(
+                f"sampling.{name} is {getattr(sampling, name)}, which makes {tokens} positions, but this model "
+                f"knows {facts.rope_max_seq_len}: ask for less."
+            )
+
+
+def _neighbours(value: int, multiple: int, offset: int = 0) -> str:
+    below = (value - offset) // multiple * multiple + offset
+    above = below + multiple
+    return f"{below} or {above}" if below > 0 else str(above)
+
+
+def check_device(config: Config, local_ranks: int) -> None:
+    """Refuse a device that this machine has not, or has not enough of.
+
+    Raises:
+        InvalidInput: one sentence that names the value and what to do instead.
+    """
+    runtime = config.runtime
+    if runtime.attention == "flash":
+        _check_flash(config)
+    if runtime.device == "cpu":
+        return
+    import torch  # seconds: only now, when nothing else is wrong
+
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if runtime.device == "cuda" and not devices:
+        raise InvalidInput("runtime.device is cuda, but torch finds no CUDA device here: use auto or cpu.")
+    if 0 < devices < local_ranks:
+        raise InvalidInput(
+            f"{local_ranks} ranks would share {devices} CUDA devices on this machine, and each rank needs its own: "
+            f"start at most {devices}, or use runtime.device=cpu."
+        )
+
+
+def _check_flash(config: Config) -> None:
+    if config.runtime.device == "cpu":
+        complaint = "but runtime.device is cpu: use auto or sdpa"
+    elif config.model.dtype == "float32":
+        complaint = "but model.dtype is float32, which it cannot take: use bfloat16"
+    elif importlib.util.find_spec("flash_attn") is None:
+        complaint = "but flash-attn is not installed: install lockstep-video[flash-attn], or use auto or sdpa"
+    else:
+        return
+    raise InvalidInput(f"runtime.attention is flash, {complaint}.")

@@ -1,0 +1,89 @@
+"""Whether the files that a run shall write can be written: checked before weights load."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from engine.errors import InvalidInput
+from engine.request import Outputs
+
+
+def check_outputs(outputs: Outputs, model: Path) -> None:
+    """Refuse an output that could not be written in the end.
+
+    Args:
+        model: the model's folder, in which nothing may be written.
+
+    Raises:
+        InvalidInput: one sentence that names the option, the value and what to do instead.
+    """
+    wanted = [("--output", outputs.video, ".mp4")] if outputs.video else []
+    wanted += [("--report", outputs.report, ".json")] if outputs.report else []
+    wanted += [("--latents", outputs.latents, ".safetensors")] if outputs.latents else []
+    for option, path, suffix in wanted:
+        _check_output(option, path, suffix)
+        if path.resolve().is_relative_to(model.resolve()):
+            raise InvalidInput(f"{option} is {str(path)!r}, which is inside the model folder: choose another.")
+
+
+def check_folder(option: str, folder: Path, model: Path) -> None:
+    """Refuse a folder in which no file could be written.
+
+    Raises:
+        InvalidInput: as :func:`check_outputs`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInput(f"{option} is {str(folder)!r}, which is a file: give a folder.")
+    _check_output(option, folder / "results.json", ".json")
+    if folder.resolve().is_relative_to(model.resolve()):
+        raise InvalidInput(f"{option} is {str(folder)!r}, which is inside the model folder: choose another.")
+
+
+def _check_output(option: str, path: Path, suffix: str) -> None:
+    def refuse(complaint: str) -> InvalidInput:
+        return InvalidInput(f"{option} is {str(path)!r}, {complaint}.")
+
+    if "\0" in str(path):
+        raise refuse("which no file system takes: rename it")
+    if path.suffix.lower() != suffix:
+        raise refuse(f"but it must end in {suffix}: rename it")
+    try:
+        if path.is_dir():
+            raise refuse("which is a folder: add a file name")
+        if path.exists() and not path.is_file():
+            raise refuse("which is not an ordinary file: choose another")
+        folder = _existing_folder(path)
+        if not folder.is_dir():
+            raise refuse(f"but {folder} is a file, not a folder: choose another")
+        if not os.access(folder, os.W_OK | os.X_OK) or not _can_create_in(folder):
+            raise refuse(f"but the folder {folder} is not writable: choose another")
+        if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX") - _ROOM_FOR_TEMPORARY:
+            raise refuse("a name too long for this file system: shorten it")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise refuse(f"which cannot be used ({reason}): choose another") from None
+
+
+# files are written under a temporary name first, which is the name and a few letters
+_ROOM_FOR_TEMPORARY = 32
+
+
+def _existing_folder(path: Path) -> Path:
+    """The nearest ancestor that exists: folders below it are made when the first file is written."""
+    for folder in path.absolute().parents:
+        if folder.exists() or folder.is_symlink():  # a link to nowhere cannot become a folder
+            return folder
+    return Path("/")
+
+
+def _can_create_in(folder: Path) -> bool:
+    # root passes os.access on read-only file systems and in places like /proc, so try it
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,113 @@
+"""What runs HunyuanVideo image-to-video, of either kind: as text-to-video, but for what the image is asked for."""
+
+from dataclasses import replace
+
+import torch
+from diffusers import HunyuanVideoImageToVideoPipeline, HunyuanVideoTransformer3DModel
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+from torch import Tensor
+
+from engine.components.files import load_component, on_device
+from engine.components.hunyuan_video import parts as hunyuan_video
+from engine.components.hunyuan_video.parts import HunyuanVideoDecoder, HunyuanVideoPromptEncoder
+from engine.config import Config
+from engine.media.images import reread_image
+from engine.models.facts import ModelFacts
+from engine.request import GenerationRequest
+from parallel.broadcast import Named, broadcast_from_first
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+# of Llava's 576 image tokens the transformer gets every second or fourth, as in diffusers' pipeline
+_IMAGE_TOKEN_STRIDE = {"latent_concat": 2, "token_replace": 4}
+_NOISE_SHARE = 0.999
+
+
+class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
+    """Llava, which reads the prompt and looks at the image, and CLIP's text model, as diffusers' pipeline runs them."""
+
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
+        super().__init__(config, ranks, sharded, HunyuanVideoImageToVideoPipeline)
+        load = HunyuanVideoTransformer3DModel.load_config
+        settings = load_component(load, config.model.path, subfolder="transformer")
+        self._stride = _IMAGE_TOKEN_STRIDE[settings["image_condition_type"]]
+
+    def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
+        """For each lane ``prompt_embeds``, ``prompt_attention_mask``, ``pooled_projections`` and ``guidance``, as
+        :class:`HunyuanVideoAdapter` wants them: image tokens stand before those of the text.
+
+        Raises:
+            RankFailure: the image, which was there when the request was checked, cannot be read any more.
+        """
+        assert request.image is not None  # as the check before loading made sure
+        image = reread_image(request.image, "--image")
+        llava, clip = self._pipeline.text_encoder, self._pipeline.text_encoder_2
+        uncond: list[dict[str, Tensor]] = []
+        with on_device(self._device, llava), on_device(self._device, clip):
+            conds = [self._read(request, prompt, image, self._stride) for prompt in request.prompts]
+            if num_branches == 2:
+                black = Image.new("RGB", (request.sampling.width, request.sampling.height))
+                # of the black image the pipeline always keeps every second token
+                uncond = [self._read(request, request.negative_prompt, black, _IMAGE_TOKEN_STRIDE["latent_concat"])]
+        return [lane for cond in conds for lane in (cond, *uncond)]
+
+    def _read(self, request: GenerationRequest, prompt: str, image: Image.Image, stride: int) -> dict[str, Tensor]:
+        """One prompt, since the pipeline can look at an image for one at a time."""
+        embeds, pooled, mask = self._pipeline.encode_prompt(
+            image=image,
+            prompt=prompt,
+            max_sequence_length=request.sampling.max_sequence_length,
+            image_embed_interleave=stride,
+            device=self._device,
+        )
+        return {
+            "prompt_embeds": embeds,
+            "prompt_attention_mask": mask,
+            "pooled_projections": pooled,
+            "guidance": self._guidance(request),
+        }
+
+
+class HunyuanVideoImageConditioner:
+    """The first rank, which has the VAE, encodes the first frame."""
+
+    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanVideoDecoder) -> None:
+        self._ranks = ranks
+        self._processor = VideoProcessor(vae_scale_factor=facts.vae_scale_spatial)
+        self._autoencoder = autoencoder
+
+    def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
+        """``image_latents`` [1, channels, 1, height, width], float32.
+
+        Raises:
+            RankFailure: the image, which was there when the request was checked, cannot be read any more.
+        """
+        encoded = [self._encode(request)] if self._ranks.replica_rank == 0 else None
+        (image,) = broadcast_from_first(encoded, self._ranks, meter)
+        return image
+
+    def _encode(self, request: GenerationRequest) -> Named:
+        assert request.image is not None  # else nobody asks
+        sampling = request.sampling
+        pixels = self._processor.preprocess(reread_image(request.image, "--image"), sampling.height, sampling.width)
+        return {"image_latents": self._autoencoder.encode(pixels.unsqueeze(2))}
+
+
+def mix_in_image(noise: Tensor, encoded: Named) -> Tensor:
+    """A thousandth of the image in every frame: what keeps the video stable, its authors say (--i2v-stability).
+
+    Args:
+        noise: [1, channels, frames, height, width].
+        encoded: with ``image_latents``.
+    """
+    share = torch.tensor(_NOISE_SHARE, device=noise.device)  # float32 here, as in diffusers, for the same bits
+    return noise * share + encoded["image_latents"] * (1 - share)
+
+
+PARTS = replace(
+    hunyuan_video.PARTS,
+    prompt_encoder=HunyuanVideoImagePromptEncoder,
+    image_conditioner=HunyuanVideoImageConditioner,
+    make_start=mix_in_image,
+)

@@ -1,0 +1,51 @@
+"""The image of a request, as HunyuanVideo 1.5 is conditioned on it."""
+
+from diffusers import HunyuanVideo15ImageToVideoPipeline
+from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
+from transformers import SiglipImageProcessor, SiglipVisionModel
+
+from engine.components.dtypes import transformer_dtype
+from engine.components.files import load_component, on_device
+from engine.components.hunyuan_video.parts import HunyuanVideoDecoder
+from engine.config import Config
+from engine.media.images import reread_image
+from engine.models.facts import ModelFacts
+from engine.request import GenerationRequest
+from parallel.broadcast import Named, broadcast_from_first
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+class HunyuanVideo15ImageConditioner:
+    """The first rank reads the file, looks at it with SigLIP and encodes it with the VAE, which it alone has."""
+
+    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanVideoDecoder) -> None:
+        self._ranks = ranks
+        self._autoencoder = autoencoder
+        if ranks.replica_rank == 0:
+            path, dtype = config.model.path, transformer_dtype(config, ranks.device)
+            self._processor = HunyuanVideo15ImageProcessor(vae_scale_factor=facts.vae_scale_spatial, do_resize=False)
+            self._extractor = load_component(SiglipImageProcessor.from_pretrained, path, subfolder="feature_extractor")
+            siglip = load_component(SiglipVisionModel.from_pretrained, path, subfolder="image_encoder", dtype=dtype)
+            self._siglip = siglip.eval()
+
+    def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
+        """``image_embeds`` and ``image_latents``, as ``engine.models.hunyuan_video15.HunyuanVideo15Adapter`` wants
+        them, of the picture at the size of the video: scaled until it covers that, then cropped around the centre.
+
+        Raises:
+            RankFailure: an image that was there when the request was checked cannot be read any more.
+        """
+        looked = [self._look(request)] if self._ranks.replica_rank == 0 else None
+        (image,) = broadcast_from_first(looked, self._ranks, meter)
+        return image
+
+    def _look(self, request: GenerationRequest) -> Named:
+        assert request.image is not None  # else nobody asks
+        height, width, device = request.sampling.height, request.sampling.width, self._ranks.device
+        image = reread_image(request.image, "--image")
+        image = self._processor.resize(image, height, width, resize_mode="crop")
+        with on_device(device, self._siglip):
+            embeds = HunyuanVideo15ImageToVideoPipeline._get_image_embeds(self._siglip, self._extractor, image, device)
+        pixels = self._processor.preprocess(image, height, width).unsqueeze(2)
+        return {"image_embeds": embeds, "image_latents": self._autoencoder.encode(pixels)}

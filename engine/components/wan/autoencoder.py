@@ -1,0 +1,153 @@
+"""Pixels to latents and back, on all ranks of a replica together."""
+
+from collections.abc import Generator, Iterator
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, patchify, unpatchify
+from torch import Tensor, nn
+
+from engine.components.dtypes import vae_dtype
+from engine.components.files import on_device
+from engine.components.single_files import load_weights
+from engine.config import Config
+from engine.media.video import to_uint8
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+from parallel.rows import plan_strips
+from parallel.wan_autoencoder import spread_rows
+
+
+def load_autoencoder(config: Config, ranks: Ranks) -> "Autoencoder":
+    """The VAE of a checkpoint, on the CPU; it visits the device while it works."""
+    vae = load_weights(AutoencoderKLWan, config, "vae", vae_dtype(config))
+    return Autoencoder(vae.eval(), ranks)
+
+
+class Autoencoder:
+    """A Wan VAE whose pictures are cut into strips of rows, one for each rank of the replica.
+
+    Every rank has all weights, calls the same methods in the same order, and exhausts each iterator before the next
+    call. Videos pass through in pieces of one latent frame, so what it holds does not grow with their length.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, ranks: Ranks) -> None:
+        self._vae = vae
+        self._ranks = ranks
+        self._exchange = spread_rows(vae, ranks)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
+        """Decode one sample; collective.
+
+        Args:
+            latents: [channels, frames, height, width], equal on every rank.
+            meter: where the bytes sent are counted.
+
+        Returns:
+            On the replica's first rank uint8 frames [frames, height, width, 3] on the CPU, one latent frame after the
+            other: 1 frame for the first, 4 for each of the others. On the other ranks nothing is ever yielded: their
+            work is done when the iterator ends.
+        """
+        for strip in self.decode_strip(latents, meter):
+            frames = self._exchange.gather_for_first("vae_gather", to_uint8(strip))
+            if self._ranks.replica_rank == 0:
+                yield frames.permute(1, 2, 3, 0).contiguous().cpu()
+
+    @torch.inference_mode()
+    def decode_strip(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
+        """As :meth:`decode`, but this rank's rows alone: [3, frames, rows, width] in [-1, 1], of the VAE's dtype."""
+        strips = plan_strips(latents.shape[-2], self._ranks)
+        self._exchange.begin(strips, meter)
+        if strips.height == 0:
+            return
+        mean, std = self._statistics(latents.device, self._vae.dtype)
+        decoder = _Decoder(self._vae)
+        with on_device(self._ranks.device, decoder):
+            # divide by the reciprocal, as diffusers does: a product rounds differently in the last bit
+            for video in decoder(strips.cut(latents)[None].to(self._vae.dtype) / (1.0 / std) + mean):
+                yield video[0]
+
+    @torch.inference_mode()
+    def encode(self, video: Tensor, meter: CollectiveMeter) -> Tensor:
+        """Encode one video; collective.
+
+        Args:
+            video: [3, frames, height, width] in [-1, 1], equal on every rank; it may lie on the CPU.
+            meter: where the bytes sent are counted.
+
+        Returns:
+            The mean of the posterior, normalised as the transformer expects latents: float32 [channels, frames,
+            height, width] on the ranks' device, equal on every rank.
+
+        Raises:
+            ValueError: the video has another size than whole latents have.
+        """
+        config = self._vae.config
+        temporal, spatial = config.scale_factor_temporal, config.scale_factor_spatial
+        _, frames, height, width = video.shape
+        if (frames - 1) % temporal or height % spatial or width % spatial:
+            raise ValueError(
+                f"A video of {frames} frames and {width}×{height} pixels cannot be encoded: this VAE needs "
+                f"{temporal}n+1 frames and multiples of {spatial} pixels."
+            )
+        strips = plan_strips(height // spatial, self._ranks)
+        self._exchange.begin(strips, meter)
+        device = self._ranks.device
+        if strips.height:
+            encoder = _Encoder(self._vae)
+            with on_device(device, encoder):
+                pieces = strips.cut(video, scale=spatial)[None].split([1] + [temporal] * ((frames - 1) // temporal), 2)
+                latents = encoder(piece.to(device, self._vae.dtype) for piece in pieces)
+        else:
+            shape = (1, config.z_dim, (frames - 1) // temporal + 1, 0, width // spatial)
+            latents = torch.empty(shape, dtype=self._vae.dtype, device=device)
+        latents = self._exchange.gather_for_all("vae_gather", latents).float()
+        mean, std = self._statistics(device, latents.dtype)
+        return ((latents - mean) * (1.0 / std))[0]
+
+    def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel of the latents, [1, channels, 1, 1, 1]."""
+        config = self._vae.config
+        published = (config.latents_mean, config.latents_std)
+        mean, std = (torch.tensor(values, device=device, dtype=dtype) for values in published)
+        return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)
+
+
+class _Decoder(nn.Module):
+    """The decoding half of a VAE. What its convolutions remember of earlier frames lives as long as one call."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
+        self._patch_size = vae.config.patch_size or 1
+
+    def forward(self, latents: Tensor) -> Iterator[Tensor]:
+        """[1, channels, frames, height, width] → pixels in [-1, 1] for one latent frame after the other."""
+        memory = _no_memory(self.decoder)
+        hidden = self.post_quant_conv(latents)
+        for i, frame in enumerate(hidden.split(1, dim=2)):
+            patches = self.decoder(frame, feat_cache=memory, feat_idx=[0], first_chunk=i == 0)
+            yield unpatchify(patches, self._patch_size).clamp(-1.0, 1.0)
+
+
+class _Encoder(nn.Module):
+    """The encoding half of a VAE. What its convolutions remember of earlier frames lives as long as one call."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        super().__init__()
+        self.encoder, self.quant_conv = vae.encoder, vae.quant_conv
+        self._patch_size = vae.config.patch_size or 1
+
+    def forward(self, pieces: Iterator[Tensor]) -> Tensor:
+        """Pixels [1, 3, frames, height, width] for one latent frame after the other → the posterior's mean
+        [1, channels, latent frames, latent height, latent width]."""
+        memory = _no_memory(self.encoder)
+        hidden = [self.encoder(patchify(piece, self._patch_size), feat_cache=memory, feat_idx=[0]) for piece in pieces]
+        mean: Tensor = self.quant_conv(torch.cat(hidden, dim=2)).chunk(2, dim=1)[0]
+        return mean
+
+
+def _no_memory(half: nn.Module) -> list[Tensor | str | None]:
+    """One empty place for each causal convolution, to be filled by diffusers' code as the frames pass."""
+    return [None] * sum(isinstance(module, WanCausalConv3d) for module in half.modules())

@@ -1,0 +1,82 @@
+"""Prompts to embeddings."""
+
+from typing import Any
+
+import accelerate
+import torch
+from diffusers import WanImageToVideoPipeline
+from torch import Tensor
+from transformers import AutoConfig, UMT5EncoderModel
+
+from engine.components.dtypes import text_encoder_dtype
+from engine.components.files import load_component, loading, on_device
+from engine.config import Config
+from engine.models.folder import weight_files
+from engine.request import GenerationRequest
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+from parallel.slices import load_slices
+from parallel.weights import ShardedWeights, list_blocks, shard_whole
+
+
+class TextEncoder:
+    """Tokenizer and text encoder, run exactly as diffusers' pipeline runs them."""
+
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
+        """
+        Args:
+            sharded: share the weights out over the ranks of the replica; then all of them encode together.
+        """
+        self._device = ranks.device
+        self._weights: ShardedWeights | None = None
+        encoder: dict[str, Any] = {}
+        if sharded:
+            encoder["text_encoder"], self._weights = load_sharded_encoder(config, ranks)
+        self._pipeline = load_component(
+            WanImageToVideoPipeline.from_pretrained,  # knows every component that a Wan folder may have
+            config.model.path,
+            transformer=None,
+            transformer_2=None,
+            vae=None,
+            image_encoder=None,
+            image_processor=None,
+            dtype=text_encoder_dtype(config, ranks.device),
+            **encoder,
+        )
+
+    def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
+        """For each lane, in the order of ``engine.denoise.guidance.all_lanes``: prompt_embeds
+        [1, max_sequence_length, text_dim] of the prompt, or of the negative prompt in the uncond lanes."""
+        encoder, prompts, guided = self._pipeline.text_encoder, request.prompts, num_branches == 2
+        with self._weights.running(meter) if self._weights else on_device(self._device, encoder):
+            cond, uncond = self._pipeline.encode_prompt(
+                prompt=list(prompts),
+                negative_prompt=[request.negative_prompt] * len(prompts),
+                do_classifier_free_guidance=guided,
+                max_sequence_length=request.sampling.max_sequence_length,
+                device=self._device,
+            )
+        branches = [cond, uncond] if guided else [cond]
+        return [{"prompt_embeds": embeds[i : i + 1]} for i in range(len(prompts)) for embeds in branches]
+
+
+def load_sharded_encoder(config: Config, ranks: Ranks) -> tuple[UMT5EncoderModel, ShardedWeights]:
+    """The text encoder with only this rank's part of its weights, in the host's memory; no rank ever holds all."""
+    path = config.model.path
+    with loading("text encoder", path):
+        encoder = empty_encoder(path, text_encoder_dtype(config, ranks.device))
+        weights = shard_whole(encoder, list_blocks(encoder.encoder), ranks)
+        ignored = encoder._keys_to_ignore_on_load_unexpected or ()
+        load_slices(encoder, list(weight_files(path, "text_encoder")), torch.device("cpu"), ignored)
+    return encoder.eval(), weights
+
+
+def empty_encoder(path: str, dtype: torch.dtype) -> UMT5EncoderModel:
+    """A text encoder with parameters on the meta device; its two token embeddings, which are tied, are one layer."""
+    settings = AutoConfig.from_pretrained(path, subfolder="text_encoder", local_files_only=True)
+    with accelerate.init_empty_weights(include_buffers=False):
+        encoder = UMT5EncoderModel(settings)
+    encoder.set_input_embeddings(encoder.shared)
+    for parameter in encoder.parameters():
+        parameter.data = parameter.to(dtype)
+    return encoder.requires_grad_(False)

@@ -1,0 +1,136 @@
+"""What stays in memory between requests."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from engine.components.loras import add_loras, describe_loras
+from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
+from engine.components.samplers import load_scheduler_config
+from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
+from engine.config import Config
+from engine.execution.imports import import_ahead
+from engine.execution.residency import Residency, fits, weight_bytes
+from engine.models.adapter import Adapter
+from engine.models.facts import ModelFacts, read_facts
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+from parallel.sharding import Shards
+from parallel.weights import ShardedWeights
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One transformer, ready to run on this rank."""
+
+    adapter: Adapter
+    attention: Any  # parallel.attention.SequenceAttention, or None where one rank holds the sequence
+    weights: ShardedWeights | None  # None where each rank holds all of them
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One rank's share of a checkpoint. The first rank of a replica alone encodes text, unless the text encoder's
+    weights are shared out, looks at images, and writes video."""
+
+    config: Config
+    ranks: Ranks
+    facts: ModelFacts
+    parts: Parts
+    experts: tuple[Expert, ...]  # the one for high noise first
+    residency: Residency
+    scheduler_config: dict[str, Any]
+    text_encoder: PromptEncoder | None
+    autoencoder: VideoDecoder
+    images: ImageConditioner | None  # None where the model takes text alone
+    loras: Sequence[dict[str, Any]] = ()  # for the report, on the first rank of a replica
+    load_seconds: float = 0.0
+
+    @property
+    def is_first(self) -> bool:
+        return self.ranks.replica_rank == 0
+
+    @property
+    def adapter(self) -> Adapter:
+        """Of the first expert; the others are built alike."""
+        return self.experts[0].adapter
+
+    def begin(self, shards: Shards, meter: CollectiveMeter) -> None:
+        """Tell the attention how the next request's tokens lie over the ranks."""
+        for expert in self.experts:
+            if expert.attention is not None:
+                expert.attention.begin(shards, meter)
+
+    @contextmanager
+    def running(self, meter: CollectiveMeter) -> Iterator[None]:
+        """The transformers may run inside."""
+        with ExitStack() as stack:
+            for expert in self.experts:
+                if expert.weights is not None:
+                    stack.enter_context(expert.weights.running(meter))
+            yield
+
+
+def load_model(config: Config, ranks: Ranks) -> LoadedModel:
+    """Load what this rank needs.
+
+    Raises:
+        InvalidInput: the folder is not a model that Lockstep runs.
+        RankFailure: a file in it cannot be loaded.
+    """
+    is_first = ranks.replica_rank == 0
+    facts = read_facts(config.model.path, config.model.single_files)
+    sharded = config.parallel.shard_weights and ranks.replica_size > 1
+    import_ahead(facts.family.parts, *(["parallel.attention"] if ranks.sequence_group else []))
+    parts = parts_of(facts.family)
+    experts, residency = load_experts(config, ranks, facts, parts, sharded)
+    autoencoder = parts.video_decoder(config, ranks)
+    conditioner = parts.image_conditioner if facts.image_input != "none" else None
+    all_encode = sharded and facts.family.shards_text_encoder
+    return LoadedModel(
+        config=config,
+        ranks=ranks,
+        facts=facts,
+        parts=parts,
+        experts=experts,
+        residency=residency,
+        scheduler_config=load_scheduler_config(config),
+        text_encoder=parts.prompt_encoder(config, ranks, all_encode) if is_first or all_encode else None,
+        autoencoder=autoencoder,
+        images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
+        loras=describe_loras(config) if is_first else (),
+    )
+
+
+def load_experts(
+    config: Config, ranks: Ranks, facts: ModelFacts, parts: Parts, sharded: bool
+) -> tuple[tuple[Expert, ...], Residency]:
+    """The transformers one after the other, each on the device before the next is read, as long as there is room.
+
+    Args:
+        sharded: the ranks of the replica share the weights out; then all parts stay on the device.
+    """
+    experts: list[Expert] = []
+    together = True
+    for subfolder in facts.transformers:
+        weights = None
+        if sharded:
+            transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
+            add_loras(transformer, config, facts, subfolder)
+        else:
+            transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
+            add_loras(transformer, config, facts, subfolder)
+            together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
+            if together or not experts:
+                transformer = transformer.to(ranks.device)
+        experts.append(Expert(parts.adapter(transformer), _install(transformer, config, ranks), weights))
+    return tuple(experts), Residency([expert.adapter.transformer for expert in experts], ranks.device, together)
+
+
+def _install(transformer: Any, config: Config, ranks: Ranks) -> Any:
+    if ranks.sequence_group is None:
+        return None
+    from parallel.attention import install_sequence_attention  # imports xDiT, which one rank can do without
+
+    return install_sequence_attention(transformer, ranks, uses_flash(config, ranks.device))

@@ -1,0 +1,188 @@
+"""The folder beside a video in which a job leaves what it takes to go on: its checkpoints, and what was asked for."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from engine.checkpoints import shard_file
+from engine.checkpoints.match import differences, must_match
+from engine.checkpoints.names import DONE, step_folders
+from engine.config import Config
+from engine.errors import InvalidInput
+from engine.files import StagedFiles
+from engine.request import Task
+from launch.jobs.options import Options, options_from_json, options_to_json
+from launch.process.signals import say
+
+_CONFIG, _OPTIONS, _LOCK = "config.yaml", "job.json", "lock"
+_SECTIONS = ("parallel", "runtime", "checkpoint", "ray")
+_PATHS = ("image", "last_image", "output", "report", "latents")
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """Of one job; its videos have a folder each inside."""
+
+    path: Path
+
+    @classmethod
+    def beside(cls, video: Path) -> JobFolder:
+        """That of a job, by its video, or by what the names of several begin with."""
+        return cls(video.with_suffix(".checkpoint"))
+
+    def write(self, options: Options, config: Config) -> None:
+        """Remember the job, as it has been checked: nothing outside is needed to begin it again but the model.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        absolute = {name: Path.cwd() / value for name in _PATHS if (value := getattr(options, name)) is not None}
+        whole = replace(options, **absolute, overrides=())
+        with StagedFiles() as files:
+            text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            files.stage(self.path / _CONFIG).write_text(text, encoding="utf-8")
+            files.stage(self.path / _OPTIONS).write_text(options_to_json(whole, indent=1))
+
+    def read(self, overrides: Sequence[str]) -> Options:
+        """The job again, with some keys of its configuration changed.
+
+        Raises:
+            InvalidInput: there is no job in the folder, it is not where it was, or a key would make another video.
+        """
+        for override in overrides:
+            if override.partition("=")[0].strip().partition(".")[0] not in _SECTIONS:
+                raise InvalidInput(
+                    f"--set {override} might make another video than the one that was begun: a resumed run takes keys "
+                    f"of {', '.join(_SECTIONS)} alone."
+                )
+        try:
+            begun_with = options_from_json((self.path / _OPTIONS).read_text())
+            options = replace(begun_with, config=str(self.path / _CONFIG), overrides=tuple(overrides))
+        except (OSError, ValueError, TypeError, KeyError):
+            raise InvalidInput(
+                f"{self.path} holds no job that could be resumed: give the folder that ends in .checkpoint."
+            ) from None
+        begun = JobFolder.beside(options.video_path).path
+        if begun.resolve() != self.path.resolve():  # the job would start anew there, without a word
+            raise InvalidInput(f"{self.path} has been moved or copied from {begun}: put it back there to go on.")
+        return options
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other runs out of the folder until the block ends, or the process.
+
+        Raises:
+            InvalidInput: another run is at work here. OSError: the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("ab") as file:
+            self._lock(file)
+            yield
+
+    def refuse_if_running(self) -> None:
+        """
+        Raises:
+            InvalidInput: another run is at work here.
+        """
+        with suppress(OSError), (self.path / _LOCK).open("rb") as file:  # none, or none that we may read
+            self._lock(file)  # and let go at once: the first rank will hold it
+
+    def await_end(self, timeout_seconds: float) -> None:
+        """Wait until a run that was ended has let go of the folder: a process that is killed takes a moment to die.
+
+        Raises:
+            InvalidInput: it has not, after that time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return self.refuse_if_running()
+            except InvalidInput:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _lock(self, file: IO[bytes]) -> None:
+        """Until the file is closed, which the system does for a process that is killed."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInput(
+                f"A run that still lives is writing to {self.path}: wait until it ends, or stop it."
+            ) from None
+        except OSError:
+            pass  # a file system without locks: as it was before there was one
+
+    def refuse_if_begun(self) -> None:
+        """
+        Raises:
+            InvalidInput: an earlier job is waiting here to be resumed, or there is no room for a folder.
+        """
+        if (self.path / _OPTIONS).exists():
+            raise InvalidInput(
+                f"{self.path} holds a run that was broken off: go on with `lockstep resume {self.path}`, or delete it."
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise InvalidInput(f"{self.path} is in the place of the checkpoints' folder: remove it.")
+
+    def finished(self, tasks: Sequence[Task]) -> dict[int, dict[str, Any]]:
+        """The run reports of those tasks whose files are all written, by the task's index."""
+        found = {}
+        for index, task in enumerate(tasks):
+            done = task.outputs.checkpoint and task.outputs.checkpoint / DONE
+            if done and done.is_file():
+                found[index] = json.loads(done.read_text())
+        return found
+
+    def refuse_if_changed(self, config: Config, tasks: Sequence[Task]) -> None:
+        """
+        Raises:
+            InvalidInput: a checkpoint was made with another model, image, or version of a package.
+        """
+        for task in tasks:
+            folder = task.outputs.checkpoint
+            files = next(filter(None, map(shard_file.find, step_folders(folder))), None) if folder else None
+            if files is None:
+                continue
+            try:
+                before = shard_file.read_plain(files[0])["must_match"]
+            except (OSError, ValueError, KeyError):
+                continue  # damaged: the run itself finds out, and takes an older one
+            before.pop("device kind", None)  # known to the ranks alone
+            if changed := differences(before, must_match(config, task.request)):
+                raise InvalidInput(
+                    f"The checkpoint in {folder} cannot be continued, for {changed[0]}: bring that back, or delete "
+                    f"{self.path} and start anew."
+                )
+
+    def remove(self) -> None:
+        """After the whole job."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_unless_begun(self) -> None:
+        """After a job that has left nothing to go on from."""
+        if not self._is_begun:
+            self.remove()
+
+    @property
+    def _is_begun(self) -> bool:
+        return any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*"))
+
+    @contextmanager
+    def hint_unless_finished(self) -> Iterator[None]:
+        """Say how to go on, should the run inside break off and have left something to go on from."""
+        try:
+            yield
+        finally:
+            if self._is_begun:
+                say(f"go on with: lockstep resume {self.path}")

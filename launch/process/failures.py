@@ -1,0 +1,172 @@
+"""One line for a failed run: which rank, in which phase, why. Recorded by the ranks, chosen by the launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.errors import InvalidInput, PeerLost, sentence, speaks_for_itself
+from launch.process.signals import PARENT_PID, say
+
+_KEY = "lockstep"  # our part of elastic's error file
+_LONGEST_MESSAGE = 400
+# what gloo, NCCL and the store say on the ranks that survive another one; their own exceptions are bare RuntimeErrors
+_SIGNS_OF_A_LOST_PEER = re.compile(
+    r"closed by peer|reset by peer|broken pipe|gloo/transport|remote process|ncclRemoteError|communicator was aborted|"
+    r"timed out|timeout|recvValue failed|failed to recv|connection refused|application timeout",
+    re.IGNORECASE,
+)
+_SOURCE_LOCATION = re.compile(r"\[\S*\.(cc|cpp|h|hpp):\d+\]\s*")
+_ADDRESS = re.compile(r"\s*\[\S*\]:\d+|\s*\[[0-9a-f.:]+\](:\d+)?")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one rank stopped."""
+
+    rank: int
+    phase: str
+    message: str
+    time_ns: int
+    consequence: bool = False  # another rank failed first
+    invalid_input: bool = False
+    traceback: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return 2 if self.invalid_input else 1
+
+    def __str__(self) -> str:
+        if self.invalid_input:
+            return self.message
+        return f"rank {self.rank} failed in {self.phase}: {self.message}"
+
+
+class EndedProcess(Protocol):
+    """What elastic knows of a rank that ended badly (its ProcessFailure)."""
+
+    local_rank: int
+    exitcode: int
+
+
+def describe(error: BaseException, rank: int, phase: str) -> Failure:
+    """Put an exception of this rank into words."""
+    now = time.time_ns()
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, InvalidInput):
+        return Failure(rank, phase, sentence(error), now, invalid_input=True, traceback=trace)
+    if isinstance(error, PeerLost):
+        return Failure(rank, phase, sentence(error), now, consequence=True, traceback=trace)
+    # torch's DistError and gloo's bare RuntimeError; OSError for the sockets of the store
+    if (
+        isinstance(error, RuntimeError | OSError)
+        and not speaks_for_itself(error)
+        and _SIGNS_OF_A_LOST_PEER.search(str(error))
+    ):
+        reason = _ADDRESS.sub("", _SOURCE_LOCATION.sub("", " ".join(str(error).split()))).split(". ")[0]
+        message = f"lost contact with another rank ({_shorten(reason, 160)})"
+        return Failure(rank, phase, message, now, consequence=True, traceback=trace)
+    return Failure(rank, phase, _shorten(sentence(error), _LONGEST_MESSAGE), now, traceback=trace)
+
+
+def record(failure: Failure) -> None:
+    """Leave the failure where elastic looks for it; without elastic, nowhere."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return
+    extra = {"py_callstack": str(failure), "timestamp": str(failure.time_ns // 10**9)}
+    content = {"message": {"message": str(failure), "extraInfo": extra}, _KEY: asdict(failure)}
+    partial = Path(f"{file}.partial")  # the launcher may look at any moment
+    try:
+        partial.write_text(json.dumps(content))
+        partial.replace(file)
+    except OSError:
+        pass  # a full disk must not hide the error itself
+
+
+def report_here(failure: Failure) -> None:
+    """Print the error line from this rank, unless somebody else does: our launcher, or another rank before us."""
+    if PARENT_PID not in os.environ and _first_to_report():
+        print_failure(failure)
+
+
+def print_failure(failure: Failure) -> None:
+    """One line on stderr; with LOCKSTEP_TRACEBACK=1 the traceback above it."""
+    if os.environ.get("LOCKSTEP_TRACEBACK") and failure.traceback:
+        say(failure.traceback.rstrip())
+    say(f"lockstep: {failure}")
+
+
+def _first_to_report() -> bool:
+    # under torchrun nobody chooses one line of many; the rank that fails first also gets here first
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return True
+    try:
+        Path(file).parent.with_name("reported").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def root_cause(ended: Mapping[int, EndedProcess], run_folder: Path) -> Failure:
+    """The first failure among the ranks that ended badly.
+
+    Elastic's own choice goes by whole seconds, in which ranks that merely lost contact look as guilty as the
+    one that failed; and it counts the ranks that the launcher ended itself.
+    """
+    failures = {rank: _read(rank, process, run_folder) for rank, process in ended.items()}
+    return min(failures.values(), key=lambda failure: (_guilt(ended[failure.rank], failure), failure.time_ns))
+
+
+def _guilt(process: EndedProcess, failure: Failure) -> int:
+    if failure.consequence:
+        return 2
+    if process.exitcode == -signal.SIGTERM:
+        return 3  # by the launcher, or by someone who ended them all
+    return 1 if process.exitcode < 0 else 0
+
+
+def _read(rank: int, process: EndedProcess, run_folder: Path) -> Failure:
+    folder = next(run_folder.glob(f"*/attempt_*/{process.local_rank}"), run_folder)
+    try:
+        content: dict[str, Any] = json.loads((folder / "error.json").read_text())
+        return Failure(**content[_KEY])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    last_words = _last_line(folder / "stderr.log")
+    if process.exitcode < 0:
+        cause = f"the process was ended by {_signal_name(-process.exitcode)}"
+    else:
+        cause = f"the process ended with exit code {process.exitcode}"
+    phase = _last_line(folder / "phase") or "start"
+    return Failure(rank, phase, cause + (f" ({last_words})" if last_words else ""), time.time_ns())
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_line(file: Path) -> str:
+    try:
+        lines = file.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return _shorten(next((line.strip() for line in reversed(lines) if line.strip()), ""), 160)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"

@@ -1,0 +1,68 @@
+"""Keep the terminal clean: libraries speak up for errors only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, TextIO
+
+from launch.process.signals import PARENT_PID
+
+# read by the libraries when they are imported, so this has to come first; what the user has set stays
+_ENVIRONMENT = {
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "LOG_LEVEL": "error",  # xfuser
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def quiet_libraries() -> None:
+    """Silence everything below ERROR, here and in the processes that this one starts. Before heavy imports."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+def own_streams(closing: ExitStack) -> tuple[IO[str], IO[str]]:
+    """Take stdout and stderr for ourselves; what libraries write to them from now on does not reach the terminal.
+
+    gloo reports its connections on stdout from C++, where no log level reaches. Under our own launcher stderr
+    goes to a file beside elastic's error file, from which the launcher quotes a rank that dies without a word.
+
+    Returns:
+        Streams onto the original stdout and stderr.
+    """
+    stdout = _take(sys.stdout, os.devnull, closing)
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file and PARENT_PID in os.environ:
+        return stdout, _take(sys.stderr, Path(file).with_name("stderr.log"), closing)
+    return stdout, sys.stderr
+
+
+def _take(stream: TextIO, instead: str | Path, closing: ExitStack) -> IO[str]:
+    stream.flush()
+    descriptor = stream.fileno()
+    own = os.fdopen(os.dup(descriptor), "w", encoding=stream.encoding, errors="backslashreplace")
+    replacement = os.open(instead, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(replacement, descriptor)
+    os.close(replacement)
+    closing.callback(_close, own)
+    return own
+
+
+def _close(stream: IO[str]) -> None:
+    try:
+        stream.close()
+    except OSError:
+        pass  # its reader has gone

@@ -1,0 +1,97 @@
+"""Local ranks through torch's elastic launcher: what `torchrun --standalone -m launch.generate` does, and quieter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.execution.imports import import_ahead
+from launch.process.failures import print_failure, root_cause
+from launch.process.signals import PARENT_PID, Interrupted
+from launch.screens.console import restore_terminal
+
+# long enough for a rank to die of SIGTERM, at whose default action ranks leave it; then SIGKILL
+_SHUTDOWN_SECONDS = 2
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def start_ranks(program: str, argv: Sequence[str], ranks: int) -> int:
+    """Run a module, `launch.generate` or `launch.resume`, on that many processes of this machine, and wait for them.
+
+    Returns:
+        The exit code: 0, or that of the rank that failed first, whose error line has been printed.
+
+    Raises:
+        Interrupted: by a signal; all ranks have ended.
+    """
+    import_ahead("torch.distributed.launcher.api")
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # elastic logs a failing rank as an error; we print our own line for it
+    os.environ.update(_environment(ranks))
+    with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            run_id=uuid.uuid4().hex,
+            role="lockstep",
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",  # a free port, held from the moment it is chosen
+            local_addr="127.0.0.1",  # a machine need not be able to resolve its own name
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle=_elastic_signals(),
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+        # elastic substitutes ${local_rank} in arguments, and a prompt may well hold a dollar sign
+        escaped = [argument.replace("$", "$$") for argument in argv]
+        try:
+            try:
+                elastic_launch(config, sys.executable)("-m", program, *escaped)
+            finally:
+                restore_terminal()  # a rank that was killed could not
+        except ChildFailedError as error:
+            failure = root_cause(error.failures, Path(folder))
+            print_failure(failure)
+            return failure.exit_code
+        except SignalException as error:
+            raise Interrupted(signal.Signals(error.sigval)) from None
+    return 0
+
+
+def _elastic_signals() -> str:
+    """SIGHUP, for elastic would replace our handlers for the others; under nohup one that nobody sends."""
+    return "SIGUSR2" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else "SIGHUP"
+
+
+def _environment(ranks: int) -> dict[str, str]:
+    """What the ranks inherit beyond our own environment."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    environment = {
+        PARENT_PID: str(os.getpid()),
+        # ranks that each take all cores get in one another's way
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // ranks))),
+    }
+    return environment | checkout_environment()
+
+
+def checkout_environment() -> dict[str, str]:
+    """What Python needs to find us where we are run from a checkout, perhaps from another folder."""
+    root = Path(__file__).resolve().parents[2]
+    if root.name in _INSTALLED:
+        return {}
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": f"{root}{os.pathsep}{inherited}" if inherited else str(root),
+        "PYTHONSAFEPATH": "1",  # a folder named engine/ where the user stands must not be taken for ours
+    }

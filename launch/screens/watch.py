@@ -1,0 +1,82 @@
+"""One job, followed until it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import IO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from launch.queue.records import JobRecord, State
+from launch.queue.submissions import Submissions
+from launch.screens import words
+from launch.screens.console import draws_unicode, make_console
+
+_LOOK_SECONDS = 0.5
+
+
+def watch(queue: Submissions, id: int, stream: IO[str], look_seconds: float = _LOOK_SECONDS) -> JobRecord:
+    """Show a job on ``stream`` until it ends: live on a terminal, elsewhere a line for each change. Returns its end.
+
+    Raises:
+        InvalidInput: there is no such job.
+    """
+    console = make_console(stream)
+    first = queue.job(id)
+    for model in words.unserved([first], queue.gangs()):
+        console.print(Text(words.hint(model)))
+    looks = _looks(queue, first, look_seconds)
+    ended = _draw(looks, console) if console.is_terminal else _tell(looks, console)
+    end = f"job {id} {ended.described_state}"
+    if took := words.ran(ended, ended.submitted):
+        end += f" after {took}"
+    console.print(Text(": ".join(filter(None, (end, words.ending(ended))))), soft_wrap=True)
+    return ended
+
+
+def _draw(looks: Iterator[JobRecord], console: Console) -> JobRecord:
+    """A picture that stays up to date. Returns the last look."""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for job in looks:
+            live.update(_picture(job, console), refresh=True)
+    return job
+
+
+def _tell(looks: Iterator[JobRecord], console: Console) -> JobRecord:
+    """A line for each change but the last. Returns the last look."""
+    said = ""
+    for job in looks:
+        line = words.in_a_line(job)
+        if line != said and not job.state.is_final:
+            console.print(Text(f"job {job.id}: {line}"))
+        said = line
+    return job
+
+
+def _looks(queue: Submissions, job: JobRecord, look_seconds: float) -> Iterator[JobRecord]:
+    yield job
+    while not job.state.is_final:
+        time.sleep(look_seconds)
+        job = queue.job(job.id)
+        yield job
+
+
+def _picture(job: JobRecord, console: Console) -> Group:
+    unicode = draws_unicode(console)
+    now = time.time()
+    parts: list[Text] = [
+        Text.assemble((f"job {job.id}", "bold"), f" {words.in_a_line(job)}"),
+        Text(words.one_line(job.prompt), "dim", no_wrap=True, overflow="ellipsis"),
+    ]
+    if drawn := words.timeline(job, unicode):
+        parts.append(Text(drawn))
+    times = [f"waited {words.waited(job, now)}"]
+    if job.state is State.RUNNING:
+        times.append(f"running for {words.ran(job, now)}")
+        if job.progress and job.progress.seconds_left is not None:
+            times.append(f"about {words.duration(job.progress.seconds_left)} left")
+    parts.append(Text(", ".join(times)))
+    return Group(*parts)
