@@ -1,5 +1,6 @@
 # make demo    a first video, from nothing but Python 3.11
-# make test    the tests, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own
+# make test    the tests, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own; COVERAGE=1
+#              adds the share of lines that run in the test processes themselves, without the ranks that they start
 # make test-all    those marked slow as well: layouts of five to eight ranks, which take their time on two cores
 # make soak    gangs that serve a queue are killed 200 times (KILLS=N, SOAK_SEED=N), half an hour on two cores; every job
 #              must come to a good end, once, with the right video
@@ -12,10 +13,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
 TEST_PROCESSES ?= 2
+COVERAGE ?=
 KILLS ?= 200
 SOAK_SEED ?= 0
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=25
+PYTEST += $(if $(COVERAGE),--cov --cov-report=)
 
 .PHONY: demo test test-all soak lint tiny-model setup clean
 
@@ -25,6 +28,7 @@ demo: setup
 
 test: setup
 	$(PYTEST) -m "not slow"
+	$(if $(COVERAGE),$(BIN)/coverage report --skip-covered --sort=cover | tail -n 40)
 
 test-all: setup
 	$(PYTEST)
@@ -48,4 +52,4 @@ setup: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage
