@@ -21,11 +21,13 @@ from engine.errors import Cancelled, InvalidInput
 from engine.execution.loaded import LoadedModel, load_model
 from engine.files import StagedFiles
 from engine.generation import Generation
+from engine.media.video import drop_frames
 from engine.progress import Progress
 from engine.report import write_report
 from engine.request import GenerationRequest, Task
 from parallel.control import Control
 from parallel.degrees import Degrees
+from parallel.meter import CollectiveMeter
 from parallel.ranks import join, leave, pick_device, set_timeouts
 from parallel.worklist import WorkList
 
@@ -67,9 +69,17 @@ class Engine:
         model = load_model(config, ranks)
         return cls(replace(model, load_seconds=time.perf_counter() - started), progress)
 
-    def configured(self, config: Config) -> "Engine":
+    @property
+    def model(self) -> LoadedModel:
+        """This rank's share of the checkpoint, with the configuration that requests are made with."""
+        return self._model
+
+    def configured(self, config: Config, progress: Progress | None = None) -> "Engine":
         """The same loaded model for requests with another configuration: its cache, checkpoints, limits and audit hold.
         What was decided by loading stays: the layout, how weights are shared out, devices and attention.
+
+        Args:
+            progress: told what these requests do; by default the one that was given at loading.
 
         Raises:
             InvalidInput: it asks for another model.
@@ -80,7 +90,7 @@ class Engine:
         runtime = {name: getattr(loaded.runtime, name) for name in ("device", "attention")}
         kept = {"parallel": loaded.parallel, "runtime": config.runtime.model_copy(update=runtime), "ray": loaded.ray}
         model = replace(self._model, config=config.model_copy(update=kept), load_seconds=0.0)
-        return Engine(model, self._progress, self._lists)
+        return Engine(model, progress or self._progress, self._lists)
 
     @torch.inference_mode()
     def generate(
@@ -141,6 +151,23 @@ class Engine:
             if checkpoints is not None:
                 checkpoints.remove()
         return Result(final, document)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor | None:
+        """The frames of one video, all at once in memory; collective over the ranks of a replica.
+
+        Args:
+            latents: float32 [channels, frames, height, width], one sample of :attr:`Result.latents`, equal on every
+                rank.
+
+        Returns:
+            uint8 [frames, height, width, 3] on the first rank of the replica; None elsewhere.
+        """
+        set_timeouts(self._model.config.runtime.load_timeout_seconds)
+        self._progress.doing("decode")
+        chunks = self._model.autoencoder.decode(latents, CollectiveMeter())
+        frames = list(drop_frames(chunks, self._model.facts.dropped_frames))
+        return torch.cat(frames) if frames else None
 
     def _note(self, line: str) -> None:
         if self._model.ranks.rank == 0:

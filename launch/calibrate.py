@@ -18,10 +18,11 @@ import typer
 
 from engine.progress import Progress
 from launch.calibration.job import CalibrateOptions, prepare_calibration
-from launch.calibration.run import print_calibration, run_calibration
+from launch.calibration.run import run_calibration
 from launch.commands import sweep_options as sweep_opt
 from launch.jobs import options as opt
 from launch.ranks.rank import Place, run_as_program, run_part
+from launch.screens.measurements import print_calibration
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

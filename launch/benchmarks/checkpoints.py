@@ -7,7 +7,6 @@ whose speed drifts slows both; the figures are ratios within each round. The cac
 """
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -18,10 +17,8 @@ import typer
 from engine.config import CheckpointConfig
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.execution.loaded import load_model
-from engine.progress import Progress
 from engine.request import make_request
-from parallel.ranks import Ranks, pick_device
+from parallel.degrees import Degrees
 
 PROMPT = "a red circle moving right on a navy background"
 
@@ -35,16 +32,16 @@ def main(
     """Print the ratio of every round, and the medians."""
     torch.set_num_threads(threads)
     config = load_config(config_file)
-    model = load_model(config, Ranks(device=pick_device(config.runtime.device)))
-    saving = replace(model, config=config.model_copy(update={"checkpoint": CheckpointConfig(every=every)}))
+    engine = Engine.load(config, Degrees())
+    saving = engine.configured(config.model_copy(update={"checkpoint": CheckpointConfig(every=every)}))
     request = make_request([PROMPT], "", 0, config.sampling)
 
     def totals(with_checkpoints: bool) -> dict[str, Any]:
         if not with_checkpoints:
-            report = Engine(model, Progress()).generate(request).report
+            report = engine.generate(request).report
         else:
             with tempfile.TemporaryDirectory() as folder:
-                report = Engine(saving, Progress()).generate(request, checkpoint=Path(folder) / "request").report
+                report = saving.generate(request, checkpoint=Path(folder) / "request").report
         assert report
         found: dict[str, Any] = report["totals"]
         return found

@@ -8,7 +8,7 @@ turns, so that a machine whose speed drifts slows all of them; the figures are r
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -21,10 +21,8 @@ from engine.components.dtypes import transformer_dtype
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.execution.loaded import load_model
-from engine.progress import Progress
 from engine.request import make_request
-from parallel.ranks import Ranks, pick_device
+from parallel.degrees import Degrees
 
 PROMPT = "a red circle moving right on a navy background"
 
@@ -58,10 +56,10 @@ def main(
     """Print the ratios of every round and their medians."""
     torch.set_num_threads(threads)
     config = load_config(config_file)
-    device = pick_device(config.runtime.device)
-    model = load_model(config, Ranks(device=device))
-    off = config.model_copy(update={"cache": config.cache.model_copy(update={"method": "none"})})
-    engines = {name: Engine(replace(model, config=c), Progress()) for name, c in (("off", off), ("on", config))}
+    cached_engine = Engine.load(config, Degrees())
+    device = cached_engine.model.ranks.device
+    off = config.cache.model_copy(update={"method": "none"})
+    uncached_engine = cached_engine.configured(config.model_copy(update={"cache": off}))
     request = make_request([PROMPT], "", 0, config.sampling)
     pipeline = _pipeline(config, device)
 
@@ -70,8 +68,8 @@ def main(
     taken = []
     for number in range(-1, rounds):
         pipeline_seconds, _ = _timed(pipeline, device)
-        engine_seconds, uncached = _timed(lambda: engines["off"].generate(request).report, device)
-        _, cached = _timed(lambda: engines["on"].generate(request).report, device)
+        engine_seconds, uncached = _timed(lambda: uncached_engine.generate(request).report, device)
+        _, cached = _timed(lambda: cached_engine.generate(request).report, device)
         this = Round(
             pipeline_seconds,
             engine_seconds,

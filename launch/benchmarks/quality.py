@@ -7,7 +7,6 @@ uncached one of the same prompt and seed. Prints a Markdown table.
 """
 
 import platform
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Annotated
@@ -17,15 +16,12 @@ import typer
 from torch import Tensor
 
 from dicache.config import CacheConfig
-from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.execution.loaded import LoadedModel, load_model
-from engine.progress import Progress
 from engine.request import make_request
+from launch.ranks.lead import with_cache
 from launch.sweep.metrics import psnr, ssim
-from parallel.meter import CollectiveMeter
-from parallel.ranks import Ranks, pick_device
+from parallel.degrees import Degrees
 
 THRESHOLDS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -38,10 +34,10 @@ def main(
 ) -> None:
     """Run all thresholds and print the table."""
     config = load_config(config_file, ["cache.method=none"])
-    device = pick_device(config.runtime.device)
-    model = load_model(config, Ranks(device=device))
+    engine = Engine.load(config, Degrees())
+    device = engine.model.ranks.device
     captions = prompt_file.read_text(encoding="utf-8").splitlines()[:count]
-    reference = [_frames(model, config, caption, seed) for seed, caption in enumerate(captions)]
+    reference = [_frames(engine, caption, seed) for seed, caption in enumerate(captions)]
 
     sampling = config.sampling
     print(
@@ -53,7 +49,7 @@ def main(
     print("|---|---|---|---|---|")
     for threshold in THRESHOLDS:
         cache = CacheConfig.model_validate({**_shipped(config_file), "threshold": threshold, "decide": decide})
-        runs = [_frames(model, _with(config, cache), caption, seed) for seed, caption in enumerate(captions)]
+        runs = [_frames(with_cache(engine, cache), caption, seed) for seed, caption in enumerate(captions)]
         decibels = [psnr(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
         likeness = [ssim(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
         print(
@@ -67,16 +63,11 @@ def _shipped(config_file: Path) -> dict[str, object]:
     return load_config(config_file).cache.model_dump() | {"method": "dicache"}
 
 
-def _with(config: Config, cache: CacheConfig) -> Config:
-    return config.model_copy(update={"cache": cache})
-
-
-def _frames(model: LoadedModel, config: Config, caption: str, seed: int) -> tuple[Tensor, float, float]:
+def _frames(engine: Engine, caption: str, seed: int) -> tuple[Tensor, float, float]:
     """Frames uint8 [frames, height, width, 3], the share of steps skipped and the share of blocks computed."""
-    engine = Engine(replace(model, config=config), Progress())
-    result = engine.generate(make_request([caption], "", seed, config.sampling))
-    assert result.report
-    frames = torch.cat(list(model.autoencoder.decode(result.latents[0], CollectiveMeter())))
+    result = engine.generate(make_request([caption], "", seed, engine.model.config.sampling))
+    frames = engine.decode(result.latents[0])
+    assert frames is not None and result.report, "one rank is the first"
     totals = result.report["totals"]
     return frames, totals["skipped"] / len(result.report["steps"]), totals["block_fraction"]
 

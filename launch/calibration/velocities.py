@@ -12,14 +12,11 @@ from dicache.calibration.measurements import Measurements, conclude
 from dicache.steps import Step
 from engine.engine import Engine
 from engine.execution.loaded import LoadedModel
-from engine.progress import Progress
 from engine.request import GenerationRequest
 from parallel.broadcast import objects_of_all
 
 
-def measure_products(
-    model: LoadedModel, request: GenerationRequest, progress: Progress
-) -> tuple[dict[str, Any], Tensor]:
+def measure_products(engine: Engine, request: GenerationRequest) -> tuple[dict[str, Any], Tensor]:
     """Run a request without a cache; collective over the replica, and equal on all of its ranks.
 
     Holds the velocities of all steps at once, in float32 on the CPU: 16 MB a step for 81 frames of 832 × 480 with Wan.
@@ -29,6 +26,7 @@ def measure_products(
         their names, ``sigmas``: the noise level of each step, ``sampler``: as of :func:`sampler_weights`; ``ratios``
         and ``changes`` as in :class:`dicache.calibration.measurements.Measured`. And the final latents, on the CPU.
     """
+    model = engine.model
     measurements = Measurements(model.facts.family.signals)
     velocities: list[Tensor] = []
     sigmas: list[float] = []
@@ -39,7 +37,7 @@ def measure_products(
         velocities.extend(velocity.flatten().float().cpu() for velocity in branches.values())
         sigmas.append(step.sigma)
 
-    latents = Engine(model, progress).generate(request, on_velocity=keep, observer=measurements).latents
+    latents = engine.generate(request, on_velocity=keep, observer=measurements).latents
     measured = conclude(objects_of_all(measurements.sums, model.ranks), measurements.signals)
     every = torch.stack(velocities)
     products = torch.zeros(len(every), len(every), dtype=torch.float64)

@@ -160,9 +160,10 @@ def sweep(
 
         return start_ranks("launch.sweep", options.to_argv(), job.degrees.world_size)
     from launch.ranks.rank import run_part
-    from launch.sweep.run import print_table, run_sweep
+    from launch.screens.measurements import print_sweep
+    from launch.sweep.run import run_sweep
 
-    return run_part(lambda progress: run_sweep(job, progress, rank=0), print_table)
+    return run_part(lambda progress: run_sweep(job, progress, rank=0), print_sweep)
 
 
 @app.command()
@@ -178,7 +179,8 @@ def calibrate(
 ) -> int:
     """Find out on a few prompts which steps to compute, for the cache method `calibrated`."""
     from launch.calibration.job import CalibrateOptions, prepare_calibration
-    from launch.calibration.run import print_calibration, run_calibration
+    from launch.calibration.run import run_calibration
+    from launch.screens.measurements import print_calibration
 
     options = CalibrateOptions(config, prompts, output, set_ or (), negative_prompt, image, last_image)
     job = prepare_calibration(options, ranks)

@@ -18,8 +18,9 @@ from engine.progress import Progress
 from launch.commands import sweep_options as sweep_opt
 from launch.jobs import options as opt
 from launch.ranks.rank import Place, run_as_program, run_part
+from launch.screens.measurements import print_sweep
 from launch.sweep.job import SweepOptions, prepare_sweep
-from launch.sweep.run import Written, print_table, run_sweep
+from launch.sweep.run import Written, run_sweep
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -47,7 +48,7 @@ def sweep(
         job = prepare_sweep(options, own.ranks, own.local_ranks, own.rank, own.nodes)
         return run_sweep(job, progress, own.rank)
 
-    return run_part(work, print_table, own.rank, own.ranks)
+    return run_part(work, print_sweep, own.rank, own.ranks)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""One rank of a sweep, from loading to the files."""
+"""One rank of a sweep: from loading the model to writing the results."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from engine.execution.imports import import_ahead
 from engine.progress import Progress
@@ -16,35 +15,39 @@ JSON_FILE, TABLE_FILE, PICTURE_FILE = "sweep.json", "sweep.md", "sweep.svg"
 
 @dataclass(frozen=True)
 class Written:
-    """What a sweep has left."""
+    """The results of a sweep."""
 
     folder: Path
+    """Where JSON_FILE, TABLE_FILE and PICTURE_FILE are."""
     table: str
+    """Markdown."""
 
 
 def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
-    """Load, make what is missing, write the files. Collective: every rank calls it; the first one's result counts."""
+    """Load the model, make the videos that are missing and write the results; collective: every rank calls it.
+
+    Returns:
+        On the first rank, what was written; None elsewhere.
+    """
     import_ahead("engine.engine")  # torch and diffusers, which takes seconds
-    from engine.execution.loaded import load_model
-    from launch.sweep.bench import Bench
+    from engine.engine import Engine
+    from launch.ranks.lead import Lead
     from launch.sweep.picture import draw
-    from launch.sweep.program import Sweep
     from launch.sweep.rows import to_document, to_markdown
-    from parallel.ranks import join, leave, pick_device
+    from launch.sweep.sweep import Sweep
+    from launch.sweep.video import make_video
 
     if rank == 0:
         for line in job.notes:
             progress.note(line)
-    progress.stage("join")
-    ranks = join(job.degrees, pick_device(job.config.runtime.device), job.config.runtime.load_timeout_seconds)
-    progress.stage("load")
-    bench = Bench(load_model(job.config, ranks), progress)
-    if not bench.leads:
-        bench.serve()
-        leave()
+    engine = Engine.load(job.config, job.degrees, progress)
+    lead = Lead(engine, make_video, progress)
+    if not lead.leads:
+        lead.serve()
+        engine.close()
         return None
-    rows = Sweep(job, bench, progress).rows()
-    bench.end()
+    rows = Sweep(job, lead, progress).rows()
+    lead.end()
     progress.stage("write")
     prompts = [request.prompts[0] for request in job.requests]
     job.folder.write(JSON_FILE, json.dumps(to_document(rows, job.made_with, prompts), indent=1) + "\n")
@@ -52,14 +55,8 @@ def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
     job.folder.write(TABLE_FILE, table)
     job.folder.write(PICTURE_FILE, draw(rows[1:]))
     progress.done()
-    leave()
+    engine.close()
     return Written(job.folder.path, table)
-
-
-def print_table(written: Written, stdout: IO[str]) -> None:
-    """The table, and where the rest is."""
-    print(written.table, file=stdout)
-    print(f"written to {written.folder}: {JSON_FILE}, {TABLE_FILE}, {PICTURE_FILE}", file=stdout)
 
 
 def _heading(job: SweepJob) -> str:

@@ -35,7 +35,7 @@ def request_of(config: Config, seed: int = 7) -> GenerationRequest:
 
 
 def measure(ranks: Ranks, config: Config) -> dict[str, Any]:
-    return measure_products(load_model(config, ranks), request_of(config), Progress())[0]
+    return measure_products(Engine(load_model(config, ranks), Progress()), request_of(config))[0]
 
 
 def generate(ranks: Ranks, config: Config) -> tuple[torch.Tensor, str]:
@@ -110,16 +110,16 @@ LISTS = ((0, 1, 2, 5, 8), (0, 2, 4, 6, 9))
 
 def try_out(ranks: Ranks, config: Config, calibration: str, file: Path) -> list[list[float] | None]:
     """Errors of lists, on the first rank; and then of the first one again, with what has been kept."""
-    model = load_model(config, ranks)
+    engine = Engine(load_model(config, ranks), Progress())
     requests = [request_of(config, seed) for seed in (7, 8)]
-    references = [measure_products(model, request, Progress())[1] for request in requests]
-    trials = Trials(model, requests, Progress(), references, file)
+    references = [measure_products(engine, request)[1] for request in requests]
+    trials = Trials(engine, requests, Progress(), references, file)
     if ranks.rank > 0:
         trials.serve()
         return []
     found = [trials.errors(calibration, compute, None) for compute in LISTS]
     trials.end()
-    again = Trials(model, requests, Progress(), [torch.zeros(1)] * 2, file)  # which would be another error
+    again = Trials(engine, requests, Progress(), [torch.zeros(1)] * 2, file)  # which would be another error
     return [*found, again.errors(calibration, LISTS[0], None), again.errors(calibration, LISTS[0], [0.0, 0.0])]
 
 

@@ -19,7 +19,7 @@ _TRUSTS = (TRUST, 0.0, 0.375, 1.125)
 """Which trust in the growth of errors pays is another question with each sampling: lists of each are tried."""
 
 
-def bettered(
+def refine_budgets(
     job: CalibrateJob,
     calibration: Calibration,
     measured: Sequence[Mapping[str, Any]],

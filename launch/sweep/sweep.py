@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dicache.config import CacheConfig
 from engine.progress import Progress
 from engine.request import GenerationRequest
-from launch.sweep.bench import Bench, Trial
+from launch.ranks.lead import Lead
 from launch.sweep.curves import Curve, Setting, make_cache
 from launch.sweep.folder import Run
 from launch.sweep.job import SweepJob
 from launch.sweep.metrics import IDENTICAL_PSNR, psnr, ssim
 from launch.sweep.rows import Row
 from launch.sweep.share import STILL_THE_SHARE, find_value, known_share
+from launch.sweep.video import Order, Video
 
 _MOST_INTERVAL = 20
 
@@ -21,9 +22,9 @@ _MOST_INTERVAL = 20
 class Sweep:
     """Makes each run once, in this sweep or an earlier one of its folder."""
 
-    def __init__(self, job: SweepJob, bench: Bench, progress: Progress) -> None:
+    def __init__(self, job: SweepJob, lead: Lead[Order, Video | None], progress: Progress) -> None:
         self._job = job
-        self._bench = bench
+        self._lead = lead
         self._progress = progress
         self._uncached = make_cache("none", {"method": "none"})
 
@@ -49,9 +50,9 @@ class Sweep:
         folder = self._job.folder
         run = folder.run(self._uncached, request)
         if run is None or folder.reference(request) is None:
-            trial = self._bench.run(self._uncached, request)
-            run = _figures(trial, IDENTICAL_PSNR, 1.0)
-            folder.keep_reference(request, trial.frames)
+            video = self._make(self._uncached, request)
+            run = _figures(video, IDENTICAL_PSNR, 1.0)
+            folder.keep_reference(request, video.frames)
             folder.keep_run(self._uncached, request, run)
         return run
 
@@ -59,12 +60,17 @@ class Sweep:
         folder = self._job.folder
         run = folder.run(cache, request)
         if run is None:
-            trial = self._bench.run(cache, request)
+            video = self._make(cache, request)
             expected = folder.reference(request)
             assert expected is not None, "references are made first"
-            run = _figures(trial, psnr(trial.frames, expected), ssim(trial.frames, expected))
+            run = _figures(video, psnr(video.frames, expected), ssim(video.frames, expected))
             folder.keep_run(cache, request, run)
         return run
+
+    def _make(self, cache: CacheConfig, request: GenerationRequest) -> Video:
+        video = self._lead.run((cache, request))
+        assert video is not None, "the first rank has the frames"
+        return video
 
     def _settings(self, curve: Curve) -> Iterator[tuple[Setting, float | None]]:
         """The points of a curve, with the share of skipped steps that each was looked for, if any was."""
@@ -100,10 +106,10 @@ class Sweep:
         return sum(run.steps_skipped for run in runs) / len(runs)
 
 
-def _figures(trial: Trial, decibels: float, likeness: float) -> Run:
-    totals = trial.report["totals"]
+def _figures(video: Video, decibels: float, likeness: float) -> Run:
+    totals = video.report["totals"]
     return Run(
-        steps_skipped=totals["skipped"] / len(trial.report["steps"]),
+        steps_skipped=totals["skipped"] / len(video.report["steps"]),
         blocks_computed=totals["block_fraction"],
         denoise_seconds=totals["seconds"]["denoise"],
         cache_bytes=totals["cache_bytes_per_rank"],
