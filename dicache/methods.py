@@ -7,20 +7,30 @@ from typing import TypeVar
 from dicache.calibration.file import Calibration, read_calibration
 from dicache.calibration.numbers import calibrated_polynomial, calibrated_ratios, other_steps
 from dicache.config import CacheConfig
-from dicache.estimators.clock import AdamsBashforth, FoCa, Hermite, Taylor
-from dicache.estimators.estimator import Alignment, Estimator, NoEstimate, Reuse
+from dicache.estimators.adams_bashforth import AdamsBashforth
+from dicache.estimators.alignment import Alignment
+from dicache.estimators.estimator import Estimator
 from dicache.estimators.fitted import Fitted
-from dicache.estimators.projection import Projection, Ridge
+from dicache.estimators.foca import FoCa
+from dicache.estimators.hermite import Hermite
+from dicache.estimators.none import NoEstimate
+from dicache.estimators.projection import Projection
+from dicache.estimators.reuse import Reuse
+from dicache.estimators.ridge import Ridge
+from dicache.estimators.taylor import Taylor
 from dicache.gates.calibrated import CalibratedGate
 from dicache.gates.easycache import EasyCacheGate
-from dicache.gates.gate import FirstBlockGate, FixedGate, Gate, ProbeGate
+from dicache.gates.first_block import FirstBlockGate
+from dicache.gates.fixed import FixedGate
+from dicache.gates.gate import Gate
 from dicache.gates.innovation import InnovationGate
-from dicache.gates.magcache import MagCacheGate, interpolate_nearest
-from dicache.gates.teacache import Polynomial, TeaCacheGate
+from dicache.gates.magcache import MagCacheGate
+from dicache.gates.probe import ProbeGate
+from dicache.gates.teacache import TeaCacheGate
+from dicache.presets import takes_calibration
 from dicache.published.conditions import MEASURED_AT
-from dicache.published.magnitudes import TABLES, Table
-from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
-from dicache.published.presets import takes_calibration
+from dicache.published.magnitudes import TABLES, Table, interpolate_nearest
+from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS, Polynomial
 from dicache.replay import read_schedule
 from dicache.steps import Lane
 from dicache.sums import Operand, StepSignal, Sum

@@ -1,10 +1,13 @@
 """The words that the engine, gates and estimators share: plain numbers, the same on every rank, and their snapshot."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # the configuration imports the gates, and need not wait for torch
+    from torch import Tensor
 
 Action = Literal["warmup", "compute", "skip"]
 

@@ -4,24 +4,22 @@ A sum is declared as data and evaluated on each rank's own tokens; the partial s
 sum over the whole sequence. A new kind of sum is one class with ``operands`` and ``of``.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from dicache.steps import History
+
+if TYPE_CHECKING:  # the configuration imports the gates, and need not wait for torch
+    from torch import Tensor
 
 StepSignal = Literal["probe", "timestep_embedding", "timestep_modulation", "modulated_input", "latents"]
 ComputedSignal = Literal["probe_residual", "computed_latents", "velocity"]
 Signal = StepSignal | ComputedSignal
 STEP_SIGNALS: tuple[StepSignal, ...] = get_args(StepSignal)
 COMPUTED_SIGNALS: tuple[ComputedSignal, ...] = get_args(ComputedSignal)
-
-# Elements of one chunk. On a CPU temporaries stay in its cache and in memory that is already mapped (whole tensors
-# took several times as long); on a GPU they are bounded to 16 MiB each, and launches do not dominate.
-_CHUNK_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 21}
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,8 @@ class AbsoluteSum:
         return (self.a,) if self.b is None else (self.a, self.b)
 
     def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
+        import torch
+
         a = tensors[self.a]
         return torch.linalg.vector_norm(a if self.b is None else a - tensors[self.b], ord=1)
 
@@ -87,7 +87,7 @@ class InnerSum:
 
     def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
         (a, b), (c, d) = self.left, self.right
-        return torch.sum((tensors[a] - tensors[b]) * (tensors[c] - tensors[d]))
+        return ((tensors[a] - tensors[b]) * (tensors[c] - tensors[d])).sum()
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ProductSum:
         return self.a, self.b
 
     def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
-        return torch.sum(tensors[self.a] * tensors[self.b])
+        return (tensors[self.a] * tensors[self.b]).sum()
 
 
 @dataclass(frozen=True)
@@ -116,30 +116,4 @@ class SquareSum:
         return (self.a,)
 
     def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
-        return torch.sum(tensors[self.a] ** 2)
-
-
-def evaluate(sums: Sequence[Sum], read: Callable[[Operand, slice], Tensor], like: Tensor) -> Tensor:
-    """Evaluate sums over the tokens of ``like`` in float64, chunk by chunk and without a host sync.
-
-    Args:
-        read: gives the tokens of an operand, any float dtype, [1, tokens, dim]; fewer where it has fewer.
-        like: a tensor [1, tokens, dim] that has the operands' tokens and device. No tokens give zeros.
-
-    Returns:
-        float64 [len(sums)] on the device of ``like``.
-    """
-    total = torch.zeros(len(sums), dtype=torch.float64, device=like.device)
-    operands = dict.fromkeys(operand for term in sums for operand in term.operands)
-    for tokens in token_chunks(like) if sums else ():
-        chunk = {operand: read(operand, tokens).double() for operand in operands}
-        total += torch.stack([term.of(chunk) for term in sums])
-    return total
-
-
-def token_chunks(tensor: Tensor) -> Iterator[slice]:
-    """Slices over the tokens of [1, tokens, dim] that bound the size of temporaries."""
-    _, num_tokens, dim = tensor.shape
-    stride = max(1, _CHUNK_ELEMENTS[tensor.device.type] // dim)
-    for start in range(0, num_tokens, stride):
-        yield slice(start, start + stride)
+        return (tensors[self.a] ** 2).sum()

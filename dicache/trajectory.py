@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dicache.sums import COMPUTED_SIGNALS, STEP_SIGNALS, Operand, Signal, Sum, evaluate, token_chunks
+from dicache.evaluation import evaluate, token_chunks
+from dicache.sums import COMPUTED_SIGNALS, STEP_SIGNALS, Operand, Signal, Sum
 
 Anchor = Literal["input", "probe", "latents", "nothing"]
 VELOCITY_ANCHORS: tuple[Anchor, ...] = ("latents", "nothing")

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from dicache.estimators.fitted import Products
+from dicache.calibration.products import Products
 
 
-class Budget(BaseModel):
+class ComputeBudget(BaseModel):
     """What to do with so many computed steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,8 +37,8 @@ class Calibration(BaseModel):
     branches: tuple[str, ...]
     mixing: tuple[float, ...]
     products: tuple[tuple[float, ...], ...]
-    """As :class:`dicache.estimators.fitted.Products` has them."""
-    budgets: tuple[Budget, ...]
+    """As :class:`dicache.calibration.products.Products` has them."""
+    budgets: tuple[ComputeBudget, ...]
     ratios: dict[str, tuple[float, ...]] = {}
     """Of each guidance branch, MagCache's table for this model; files of before have none."""
     polynomials: dict[str, tuple[float, ...]] = {}
@@ -55,7 +55,7 @@ class Calibration(BaseModel):
     def as_products(self) -> Products:
         return Products(self.branches, self.mixing, self.products)
 
-    def nearest(self, steps_skipped: float) -> Budget:
+    def nearest(self, steps_skipped: float) -> ComputeBudget:
         """The budget that skips nearest to that share of the steps."""
         return min(self.budgets, key=lambda budget: abs(1 - len(budget.compute) / self.steps - steps_skipped))
 

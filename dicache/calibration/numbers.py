@@ -4,7 +4,7 @@ from typing import get_args
 
 from dicache.calibration.file import read_calibration
 from dicache.config import CacheConfig
-from dicache.gates.teacache import Polynomial
+from dicache.published.polynomials import Polynomial
 from dicache.sums import StepSignal
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from dicache.estimators.fitted import DEPTH, TINY
+from dicache.calibration.products import DEPTH, TINY
 
 LONGEST_GAP = 13
 """From one computed step to the next: at most 12 are skipped in a row."""
@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Placement:
+class StepPlacement:
     """One budget's best list."""
 
     compute: tuple[int, ...]
@@ -40,7 +40,7 @@ def growth(sigma: float, trust: float = TRUST) -> float:
     return (0.5 + 0.15 / (1.03 - sigma)) ** trust
 
 
-def place_steps(grams: Array, mixing: Sequence[float], step_sizes: Sequence[float]) -> dict[int, Placement]:
+def place_steps(grams: Array, mixing: Sequence[float], step_sizes: Sequence[float]) -> dict[int, StepPlacement]:
     """The best placement for each number of computed steps.
 
     The cost of skipping step j after the computed steps a > b > c is sⱼ ‖vⱼ - v̂ⱼ‖, where v is the guided velocity and
@@ -78,7 +78,7 @@ def place_steps(grams: Array, mixing: Sequence[float], step_sizes: Sequence[floa
             best[following, gap], third[following, gap] = total.min(axis=1), total.argmin(axis=1)
     ends = best[num_steps].reshape(-1, counts)
     return {
-        count: Placement(_trace(third, num_steps, count, int(end)), float(ends[end, count]))
+        count: StepPlacement(_trace(third, num_steps, count, int(end)), float(ends[end, count]))
         for count, end in enumerate(ends.argmin(axis=0))
         if np.isfinite(ends[end, count])
     }

@@ -1,4 +1,4 @@
-"""How, by the probe: estimators that look at how the computed steps' probes make up this step's, which is known."""
+"""DiCache's alignment with an orthogonal projection in the place of a ratio of sizes. Lockstep's own variant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from dicache.estimators.estimator import Estimate
 from dicache.steps import History, Step
 from dicache.sums import InnerSum, Operand, Sum
 
-_P = tuple(Operand("probe_residual", age) for age in range(4))
+_P = tuple(Operand("probe_residual", age) for age in range(3))
 
 
 @dataclass(frozen=True)
 class Projection:
-    """DiCache's alignment with the direction tested: gamma is the orthogonal projection instead of a ratio of sizes.
+    """r̂ = r₋₂ + gamma (r₋₁ - r₋₂), gamma being the least-squares solution of p - p₋₂ ≈ gamma (p₋₁ - p₋₂).
 
-    r̂ = r₋₂ + gamma (r₋₁ - r₋₂) with gamma = ⟨p - p₋₂, d⟩ / ⟨d, d⟩, d = p₋₁ - p₋₂, clipped; p are probe residuals. It is
-    least squares for p - p₋₂ ≈ gamma d. With one computed step it is reuse; where the two computed probes do not
-    differ, gamma is ``gamma_min``.
+    gamma = ⟨p - p₋₂, d⟩ / ⟨d, d⟩ with d = p₋₁ - p₋₂, clipped to [gamma_min, gamma_max]; p are probe residuals. Unlike
+    the ratio of sizes it takes the direction of the change into account. With one computed step it is plain reuse. If
+    the two computed probes do not differ, gamma is ``gamma_min``.
     """
 
     gamma_min: float
@@ -33,57 +33,3 @@ class Projection:
         ratio = sums[self.travelled] / sums[self.known] if sums[self.known] else self.gamma_min
         gamma = min(max(self.gamma_min, ratio), self.gamma_max)
         return Estimate((gamma, 1.0 - gamma), gamma)
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """Least squares on the probe's forward differences, shrunk toward reuse (ridge regression, Hoerl and Kennard 1970).
-
-    r̂ = r₋₁ + Σᵢ aᵢ (r₋ᵢ - r₋₍ᵢ₊₁₎), i = 1 or 1 and 2, where a solves (G + λ diag G) a = v with the inner products
-    Gᵢⱼ = ⟨dᵢ, dⱼ⟩ and vᵢ = ⟨p - p₋₁, dᵢ⟩ of dᵢ = p₋ᵢ - p₋₍ᵢ₊₁₎; p are probe residuals. Shrinking matters: a free fit
-    extrapolates what the probe says by chance. With fewer computed steps it has fewer differences: reuse, after the
-    first.
-
-    Args:
-        shrinkage: λ, above 0, so that there is one solution unless the probe did not move at all.
-        differences: 1 or 2.
-    """
-
-    shrinkage: float
-    differences: int = 2
-    squares: ClassVar = (InnerSum((_P[1], _P[2]), (_P[1], _P[2])), InnerSum((_P[2], _P[3]), (_P[2], _P[3])))
-    targets: ClassVar = (InnerSum((_P[0], _P[1]), (_P[1], _P[2])), InnerSum((_P[0], _P[1]), (_P[2], _P[3])))
-    mixed: ClassVar = InnerSum((_P[1], _P[2]), (_P[2], _P[3]))
-
-    @property
-    def depth(self) -> int:
-        return self.differences + 1
-
-    @property
-    def sums(self) -> tuple[Sum, ...]:
-        mixed = (self.mixed,) if self.differences > 1 else ()
-        return (*self.squares[: self.differences], *self.targets[: self.differences], *mixed)
-
-    def estimate(self, step: Step, history: History, sums: Mapping[Sum, float]) -> Estimate:
-        match min(self.differences, len(history.computed) - 1):
-            case 0:
-                return Estimate((1.0,))
-            case 1:
-                a = self._one(sums, 0)
-                return Estimate((1.0 + a, -a))
-        a, b = self._two(sums)
-        return Estimate((1.0 + a, b - a, -b))
-
-    def _one(self, sums: Mapping[Sum, float], number: int) -> float:
-        square = (1.0 + self.shrinkage) * sums[self.squares[number]]
-        return sums[self.targets[number]] / square if square else 0.0
-
-    def _two(self, sums: Mapping[Sum, float]) -> tuple[float, float]:
-        """By Cramer's rule: a library's solver might round differently on another kind of machine."""
-        g11, g22 = ((1.0 + self.shrinkage) * sums[square] for square in self.squares)
-        g12 = sums[self.mixed]
-        v1, v2 = (sums[target] for target in self.targets)
-        determinant = g11 * g22 - g12 * g12
-        if determinant <= 0.0:  # a difference of nothing explains nothing
-            return self._one(sums, 0), self._one(sums, 1)
-        return (v1 * g22 - v2 * g12) / determinant, (v2 * g11 - v1 * g12) / determinant

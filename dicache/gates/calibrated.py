@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement, pairwise
 
+from dicache.calibration.products import DEPTH, Products
 from dicache.estimators.estimator import Estimate
-from dicache.estimators.fitted import DEPTH, Products
 from dicache.gates.gate import Vote
 from dicache.steps import History, Lane, Step
 from dicache.sums import Operand, ProductSum, Sum

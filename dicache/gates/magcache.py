@@ -1,7 +1,7 @@
 """When, as MagCache says (Ma et al., arXiv 2506.09045): a table of how residuals shrink from step to step."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,11 +36,3 @@ class MagCacheGate:
         accumulated = history.accumulated + error
         skip = accumulated <= self.threshold if self.inclusive else accumulated < self.threshold
         return Vote(skip, error, accumulated)
-
-
-def interpolate_nearest(values: Sequence[float], length: int) -> tuple[float, ...]:
-    """A table for another number of steps: the nearest entry at the same share of the way, as the authors do."""
-    if length == 1:
-        return (values[-1],)
-    scale = (len(values) - 1) / (length - 1)
-    return tuple(values[round(index * scale)] for index in range(length))

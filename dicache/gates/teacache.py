@@ -3,24 +3,12 @@ modulates, has changed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 
 from dicache.estimators.estimator import Estimate
 from dicache.gates.gate import Vote, relative
+from dicache.published.polynomials import Polynomial
 from dicache.steps import History, Lane, Step
-from dicache.sums import AbsoluteSum, Operand, StepSignal, Sum
-
-
-@dataclass(frozen=True)
-class Polynomial:
-    """From the relative change of a signal to an estimate of the relative change of the model's output."""
-
-    signal: StepSignal
-    coefficients: tuple[float, ...]
-    """Highest power first."""
-
-    def __call__(self, change: float) -> float:
-        return reduce(lambda value, coefficient: value * change + coefficient, self.coefficients, 0.0)
+from dicache.sums import AbsoluteSum, Operand, Sum
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ MagCache4Wan2.1/magcache_generate.py, MagCache4Wan2.2/magcache_generate.py and
 MagCache4HunyuanVideo/magcache_sample_video.py. For Wan, entries of the cond and the uncond branch take turns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dicache.gates.magcache import interpolate_nearest
 from dicache.published.conditions import carry_over
 
 
@@ -35,6 +34,14 @@ class Table:
         else:
             cond, uncond = (carry_over(branch, num_steps, *shifts) for branch in (per_branch[0], per_branch[-1]))
         return {"cond": cond, "uncond": uncond}
+
+
+def interpolate_nearest(values: Sequence[float], length: int) -> tuple[float, ...]:
+    """A table for another number of steps: the entry nearest to the same share of the steps, as the authors do."""
+    if length == 1:
+        return (values[-1],)
+    scale = (len(values) - 1) / (length - 1)
+    return tuple(values[round(index * scale)] for index in range(length))
 
 
 TABLES: Mapping[str, Table] = {

@@ -6,8 +6,23 @@ modulates the blocks, the other one at its embedding.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
 
-from dicache.gates.teacache import Polynomial
+from dicache.sums import StepSignal
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """Estimates the relative change of the model's output from the relative change of a signal."""
+
+    signal: StepSignal
+    coefficients: tuple[float, ...]
+    """Highest power first."""
+
+    def __call__(self, change: float) -> float:
+        return reduce(lambda value, coefficient: value * change + coefficient, self.coefficients, 0.0)
+
 
 POLYNOMIALS: Mapping[str, Polynomial] = {
     "Wan2.1-T2V-1.3B": Polynomial(

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dicache.config import CacheConfig, MethodName
+from dicache.presets import best_uncalibrated, for_model, for_quality, takes_calibration
 from dicache.published.conditions import MEASURED_AT, Conditions
-from dicache.published.presets import best_uncalibrated, for_model, for_quality, takes_calibration
+from dicache.published.magnitudes import TABLES
+from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
@@ -34,7 +36,7 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
 
     ``auto`` is the calibrated method where ``cache.calibration`` names a file that holds for this model and sampling,
     else the best one that needs no calibration. A quality is a share of the steps where that can be known beforehand,
-    else a threshold (:mod:`dicache.published.presets`).
+    else a threshold (:mod:`dicache.presets`).
 
     Raises:
         InvalidInput: the named calibration cannot be read.
@@ -112,9 +114,6 @@ def _published_numbers(cache: CacheConfig) -> Mapping[str, object] | None:
     own = {"magcache": cache.ratios, "teacache": cache.polynomial}
     if own.get(cache.gate_name, ()) is not None:
         return None
-    from dicache.published.magnitudes import TABLES  # these import torch, which takes seconds
-    from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
-
     if cache.gate_name == "magcache":
         return TABLES
     return RETENTION_POLYNOMIALS if cache.use_ret_steps else POLYNOMIALS

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dicache.calibration.file import Budget, Calibration, hash_prompt
+from dicache.calibration.file import Calibration, ComputeBudget, hash_prompt
 from dicache.calibration.measurements import fit_polynomial, mean_ratios
-from dicache.calibration.placement import TRUST, Placement, growth, place_steps
+from dicache.calibration.placement import TRUST, StepPlacement, growth, place_steps
 from engine.denoise.guidance import mixing
 from engine.execution.versions import describe_versions
 from engine.files import StagedFiles
@@ -27,7 +27,7 @@ def build(job: CalibrateJob, measured: Sequence[Mapping[str, Any]]) -> Calibrati
     placements = place(job, measured, products)
     counts = dict.fromkeys(round(len(one["sigmas"]) * (1 - share)) for share in _SHARES)
     budgets = [
-        Budget(compute=placement.compute, damage=float(f"{placement.damage:.6g}"))
+        ComputeBudget(compute=placement.compute, damage=float(f"{placement.damage:.6g}"))
         for count in counts
         if (placement := placements.get(count)) is not None
     ]
@@ -57,7 +57,7 @@ def products_of(measured: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
 
 def place(
     job: CalibrateJob, measured: Sequence[Mapping[str, Any]], products: NDArray[np.float64], trust: float = TRUST
-) -> dict[int, Placement]:
+) -> dict[int, StepPlacement]:
     """The best list for each number of computed steps; ``trust`` as of :func:`dicache.calibration.placement.growth`."""
     num_steps, num_branches = len(measured[0]["sigmas"]), len(measured[0]["branches"])
     by_step = products.reshape(num_steps, num_branches, num_steps, num_branches)

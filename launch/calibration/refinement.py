@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from dicache.calibration.file import Budget, Calibration
+from dicache.calibration.file import Calibration, ComputeBudget
 from dicache.calibration.placement import TRUST
 from dicache.calibration.refine import refine
 from dicache.gates.calibrated import CalibratedGate
@@ -41,5 +41,5 @@ def refine_budgets(
         progress.note(f"  {tried} were tried: {sum(errors) / sum(first):.0%} of the error of the one that was placed")
         plan = CalibratedGate(compute, calibration.as_products(), calibration.step_sizes)
         damage = float(f"{plan.planned_damage:.6g}")
-        budgets[count] = Budget(compute=compute, damage=damage, trials=tried)
+        budgets[count] = ComputeBudget(compute=compute, damage=damage, trials=tried)
     return calibration.model_copy(update={"budgets": tuple(budgets.values())})

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from dicache.config import CacheConfig, MethodName
-from dicache.published.presets import for_model, for_quality
+from dicache.presets import for_model, for_quality
 from engine.errors import InvalidInput, first_problem
 
 Knob = Literal["threshold", "interval", "steps_skipped"]

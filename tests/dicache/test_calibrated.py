@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from dicache.calibration.products import Products
 from dicache.estimators.estimator import Estimate
-from dicache.estimators.fitted import Products
 from dicache.gates.calibrated import CalibratedGate
 from dicache.steps import Decision, History, Step
 from tests.dicache.test_placement import BRANCHES, GRAM, MIXING, PLACED, SIZES, STEPS, V, rows, velocities

@@ -7,8 +7,11 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller
-from dicache.estimators.estimator import Alignment, Estimate
-from dicache.gates.gate import FirstBlockGate, ProbeGate, relative
+from dicache.estimators.alignment import Alignment
+from dicache.estimators.estimator import Estimate
+from dicache.gates.first_block import FirstBlockGate
+from dicache.gates.gate import relative
+from dicache.gates.probe import ProbeGate
 from dicache.steps import History
 from tests.support.toy import COND, DIM, NUM_BLOCKS, TOKENS, drive, inputs, steps
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from dicache.estimators.clock import Taylor
+from dicache.estimators.taylor import Taylor
 from dicache.steps import History, Step
 from tests.support.toy import COND, NUM_BLOCKS, block, drive, head, inputs, signal, steps
 

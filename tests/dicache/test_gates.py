@@ -8,8 +8,8 @@ import torch
 
 from dicache.config import CacheConfig
 from dicache.estimators.estimator import Estimate
-from dicache.gates.magcache import MagCacheGate, interpolate_nearest
-from dicache.published.magnitudes import TABLES
+from dicache.gates.magcache import MagCacheGate
+from dicache.published.magnitudes import TABLES, interpolate_nearest
 from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
 from dicache.steps import History
 from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, head, inputs, signal, steps

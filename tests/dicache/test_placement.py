@@ -6,10 +6,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from dicache.calibration.file import Budget, Calibration, hash_prompt, read_calibration
+from dicache.calibration.file import Calibration, ComputeBudget, hash_prompt, read_calibration
 from dicache.calibration.placement import growth, place_steps
+from dicache.calibration.products import Products, solve
 from dicache.config import CacheConfig
-from dicache.estimators.fitted import Products, solve
 from tests.support.toy import COND, UNCOND, drive, steps
 
 STEPS, PROMPTS, DIM = 8, 3, 40
@@ -187,4 +187,4 @@ def test_what_does_not_go_together_is_refused(given, words):
 def test_a_budget_survives_its_file(tmp_path):
     path = write(tmp_path / "c.json")
     again = Calibration.model_validate_json(read_calibration(path).model_dump_json())
-    assert again.budgets[2] == Budget(compute=PLACED[4].compute, damage=PLACED[4].damage)
+    assert again.budgets[2] == ComputeBudget(compute=PLACED[4].compute, damage=PLACED[4].damage)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from dicache.estimators.estimator import Estimate, Reuse
-from dicache.gates.gate import FixedGate, Vote
+from dicache.estimators.estimator import Estimate
+from dicache.estimators.reuse import Reuse
+from dicache.gates.fixed import FixedGate
+from dicache.gates.gate import Vote
 from dicache.methods import Method
 from dicache.sums import Operand
 from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps

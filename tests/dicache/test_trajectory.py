@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-import dicache.sums
+import dicache.evaluation
 from dicache.config import CacheConfig
 from dicache.controller import Controller
+from dicache.evaluation import evaluate
 from dicache.methods import build_method
-from dicache.sums import AbsoluteSum, Operand, evaluate
+from dicache.sums import AbsoluteSum, Operand
 from dicache.trajectory import Ring, Trajectory
 from tests.support.toy import COND, DIM, TOKENS, UNCOND, drive, inputs, largest_allocation, steps
 
@@ -129,13 +130,13 @@ def test_sums_equal_their_definition_whatever_the_chunks(monkeypatch):
     sums = [AbsoluteSum(*tensors), AbsoluteSum(Operand("probe", 1))]
     expected = torch.stack([(probe.double() - previous.double()).abs().sum(), previous.double().abs().sum()])
     for elements in (1, 8, 80, 10_000):
-        monkeypatch.setitem(dicache.sums._CHUNK_ELEMENTS, "cpu", elements)
+        monkeypatch.setitem(dicache.evaluation._CHUNK_ELEMENTS, "cpu", elements)
         got = evaluate(sums, lambda operand, tokens: tensors[operand][:, tokens], like=probe)
         torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
 
 
 def test_no_float64_copy_of_a_whole_tensor(monkeypatch):
-    monkeypatch.setitem(dicache.sums._CHUNK_ELEMENTS, "cpu", 3 * DIM)
+    monkeypatch.setitem(dicache.evaluation._CHUNK_ELEMENTS, "cpu", 3 * DIM)
     with largest_allocation() as largest:
         run = drive(CacheConfig(threshold=0.25), until=8)
     assert "s" in run.actions()
@@ -144,7 +145,7 @@ def test_no_float64_copy_of_a_whole_tensor(monkeypatch):
 
 def test_chunks_do_not_change_the_estimate(monkeypatch):
     whole = drive(CacheConfig(threshold=0.25))
-    monkeypatch.setitem(dicache.sums._CHUNK_ELEMENTS, "cpu", 2 * DIM)
+    monkeypatch.setitem(dicache.evaluation._CHUNK_ELEMENTS, "cpu", 2 * DIM)
     chunked = drive(CacheConfig(threshold=0.25))
     assert chunked.actions() == whole.actions()
     torch.testing.assert_close(chunked.outputs[-1], whole.outputs[-1], rtol=1e-6, atol=1e-6)

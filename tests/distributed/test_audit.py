@@ -10,7 +10,7 @@ from torch import Tensor
 
 import engine.denoise.conditions
 import engine.denoise.predictor
-from dicache.estimators.estimator import Alignment
+from dicache.estimators.alignment import Alignment
 from engine.config import Config
 from engine.denoise.guidance import combine
 from engine.engine import Engine

@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-from dicache.calibration.file import Budget, Calibration, read_calibration
+from dicache.calibration.file import Calibration, ComputeBudget, read_calibration
 
 
 def shuffled(right: Calibration, seed: int = 0) -> Calibration:
@@ -22,7 +22,7 @@ def shuffled(right: Calibration, seed: int = 0) -> Calibration:
         update={
             "products": tuple(tuple(products.of(rows[i], rows[j]) for j in range(i + 1)) for i in range(len(rows))),
             "budgets": tuple(
-                Budget(compute=tuple(sorted(order[step] for step in budget.compute)), damage=budget.damage)
+                ComputeBudget(compute=tuple(sorted(order[step] for step in budget.compute)), damage=budget.damage)
                 for budget in right.budgets
             ),
         }

@@ -1,0 +1,20 @@
+"""Plain reuse of the last computed step, the estimator of most published methods."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dicache.estimators.estimator import Estimate
+from dicache.steps import History, Step
+from dicache.sums import Sum
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """r̂ = r₋₁."""
+
+    depth: ClassVar[int] = 1
+    sums: ClassVar[tuple[Sum, ...]] = ()
+
+    def estimate(self, step: Step, history: History, sums: Mapping[Sum, float]) -> Estimate:
+        return Estimate((1.0,))
