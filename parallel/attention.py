@@ -18,6 +18,7 @@ from parallel.joint import JointAttentionProcessor
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards, join_shards, pad_to_longest, strip_padding
+from parallel.torch_private import cpu_flash_attention
 
 
 class Kernel(Enum):
@@ -143,7 +144,7 @@ def _kernel_with_log_sum_exp(query: Tensor, flash: bool) -> Any:
     """The best kernel for this device and dtype that also returns the log-sum-exp, which a ring needs to
     merge chunks. A kernel that returned none, or zeros, would be silently wrong there."""
     if query.device.type == "cpu":
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return cpu_flash_attention()
     kinds = xdit.AttentionBackendType
     if query.dtype == torch.float32:
         return _registered(kinds.SDPA_EFFICIENT)

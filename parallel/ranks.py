@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
 from parallel.degrees import Degrees
 from parallel.interface import choose_interface
+from parallel.torch_private import set_group_timeouts
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,8 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
 
 def set_timeouts(timeout_seconds: float) -> None:
     """Give every process group of this process the same limit on one collective."""
-    if not dist.is_initialized():
-        return
-    for group in list(_world.pg_map):
-        _set_pg_timeout(timedelta(seconds=timeout_seconds), group)
+    if dist.is_initialized():
+        set_group_timeouts(timeout_seconds)
 
 
 def leave() -> None:

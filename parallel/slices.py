@@ -11,6 +11,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from parallel.torch_private import local_slices
+
 
 def load_slices(module: nn.Module, files: Sequence[Path], device: torch.device, ignored: Iterable[str] = ()) -> None:
     """Fill a module on the meta device from safetensors files, cast to the dtypes of its parameters.
@@ -60,18 +62,12 @@ def add_part(parameter: Tensor, change: Tensor) -> None:
         local = parameter.to_local()
         if not local.numel():
             return
-        local.add_(change[_own_slices(parameter)].to(local.device))
+        local.add_(change[local_slices(parameter)].to(local.device))
     else:
         # not in place, for the weights may lie in a file that is mapped
         local = parameter.data = torch.add(parameter.data, change.to(parameter.device)).to(parameter.dtype)
     if not local.isfinite().all():
         raise ValueError("it makes weights that are not finite")
-
-
-def _own_slices(tensor: DTensor) -> tuple[slice, ...]:
-    """Where in the whole tensor this rank's part of it is."""
-    (chunk,) = tensor.__create_chunk_list__()
-    return tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))
 
 
 def _check_header(file: Path, wanted: dict[str, Tensor], ignored: Sequence[re.Pattern[str]]) -> list[str]:
@@ -96,5 +92,5 @@ def _read(source: Any, wanted: Tensor, device: torch.device) -> Tensor:
         return tensor.copy_(source[:])
     local = tensor.to_local()
     if local.numel():  # more ranks than rows leave some without any
-        local.copy_(source[_own_slices(tensor)])
+        local.copy_(source[local_slices(tensor)])
     return tensor

@@ -31,6 +31,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
+from parallel.diffusers_private import causal_padding
 from parallel.ranks import Ranks
 from parallel.rows import RowExchange
 
@@ -67,7 +68,7 @@ class StripCausalConv3d(nn.Module):
         Args:
             cache_x: the strip's last frames before ``x``, as they went into this convolution.
         """
-        left, right, _, _, frames_before, _ = self.conv._padding  # diffusers pads outside of the convolution
+        left, right, _, _, frames_before, _ = causal_padding(self.conv)  # diffusers pads outside of the convolution
         if cache_x is not None:
             # the cached frames' halos travel again: keeping them would be state that outlives a request
             x = torch.cat([cache_x, x], dim=2)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
 
 from parallel.ranks import Ranks
+from parallel.torch_private import default_store
 
 _POLL_SECONDS = 0.2
 
@@ -28,7 +28,7 @@ class WorkList:
         """
         self._count = count
         self._ranks = ranks
-        self._store = dist.PrefixStore(f"lockstep/{name}", _get_default_store()) if ranks.degrees.data > 1 else None
+        self._store = dist.PrefixStore(f"lockstep/{name}", default_store()) if ranks.degrees.data > 1 else None
         self._own_results: dict[int, Any] = {}
 
     def __iter__(self) -> Iterator[int]:

@@ -19,6 +19,7 @@ from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.single_files import files_of
+from parallel.diffusers_private import ignored_keys
 
 _WRAPPED = ("state_dict", "module", "model")  # what a training script saves beside the weights is not wanted
 
@@ -101,7 +102,7 @@ def _converted(kind: Any, weights: dict[str, Tensor], empty: nn.Module) -> dict[
     wanted = empty.state_dict()
     if not wanted.keys() <= weights.keys():
         weights = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"](checkpoint=weights)
-    ignored = [re.compile(pattern) for pattern in kind._keys_to_ignore_on_load_unexpected or ()]
+    ignored = [re.compile(pattern) for pattern in ignored_keys(kind)]
     for name, tensor in wanted.items():
         if name not in weights:
             raise ValueError(f"the tensor {name} is missing")

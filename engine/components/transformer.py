@@ -11,6 +11,7 @@ from engine.components.files import loading
 from engine.components.single_files import load_weights
 from engine.config import Config
 from engine.models.folder import weight_files
+from parallel.diffusers_private import ignored_keys
 from parallel.ranks import Ranks
 from parallel.slices import load_slices
 from parallel.weights import ShardedWeights, shard_pieces
@@ -42,6 +43,5 @@ def load_sharded_transformer(
         if uses_flash(config, ranks.device):
             transformer.set_attention_backend("flash")
         weights = shard_pieces(transformer, ranks)
-        ignored = transformer._keys_to_ignore_on_load_unexpected or ()
-        load_slices(transformer, list(weight_files(path, subfolder)), ranks.device, ignored)
+        load_slices(transformer, list(weight_files(path, subfolder)), ranks.device, ignored_keys(transformer))
     return transformer.eval(), weights

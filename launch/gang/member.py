@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from engine.config import Config
 from engine.errors import Cancelled, InvalidInput, Stopped
 from engine.execution.imports import import_ahead
 from launch.gang.assignment import Resident, Seat
 from launch.gang.recorder import Recorder, Status
+from launch.jobs.config import JobConfig
 from launch.jobs.preparation import Job
 from launch.process.failures import Failure, describe
 from launch.process.quiet import quiet_libraries
@@ -173,7 +173,7 @@ class Member:
     @ray.method(concurrency_group=STATUS_GROUP)
     def stack(self) -> list[str]:
         """What the working thread is doing: file, line and function of each frame, outermost first."""
-        frame = sys._current_frames().get(self._worker)
+        frame = sys._current_frames().get(self._worker)  # noqa: SLF001  (documented, despite its name)
         return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
 
 
@@ -188,7 +188,7 @@ def _go_to(folder: str, job: Job) -> None:
             ) from None
 
 
-def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> Config:
+def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> JobConfig:
     """The job's configuration with this node's copy of the model, checked against its devices and disks.
 
     Raises:
@@ -208,7 +208,7 @@ def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> Config:
     return config
 
 
-def _patient(config: Config) -> Config:
+def _patient(config: JobConfig) -> JobConfig:
     """Twice the limits for collectives: the driver, which sees all ranks, should be first to find one that hangs."""
     runtime = config.runtime
     limits = {name: 2 * getattr(runtime, name) for name in ("load_timeout_seconds", "step_timeout_seconds")}

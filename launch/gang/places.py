@@ -18,6 +18,7 @@ from ray.util.placement_group import (
 )
 
 from engine.errors import InvalidInput
+from launch.gang.ray_private import free_resources_by_node
 
 Bundle = Mapping[str, float]
 _CONNECT_SECONDS = 2.0
@@ -84,7 +85,7 @@ def reserve(ranks: int, bundle: Bundle, timeout_seconds: float) -> Places:
     Raises:
         InvalidInput: there was no room in that time; says what is missing.
     """
-    strategy = "STRICT_PACK" if any(_room(free, bundle) >= ranks for free in _free_by_node()) else "PACK"
+    strategy = "STRICT_PACK" if any(_room(free, bundle) >= ranks for free in free_resources_by_node()) else "PACK"
     group = placement_group([dict(bundle)] * ranks, strategy=strategy)
     try:
         if not group.wait(timeout_seconds):
@@ -114,10 +115,6 @@ def machines_of(nodes: Sequence[str]) -> tuple[int, int]:
 def name_of(node: Mapping[str, Any]) -> str:
     """A node as a person finds it: its address, and the id, which alone tells nodes of one machine apart."""
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-
-
-def _free_by_node() -> list[dict[str, float]]:
-    return list(ray._private.state.available_resources_per_node().values())
 
 
 def _room(free: Mapping[str, float], bundle: Bundle) -> int:

@@ -1,6 +1,5 @@
 """The image of a request, as HunyuanVideo 1.5 is conditioned on it."""
 
-from diffusers import HunyuanVideo15ImageToVideoPipeline
 from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 from transformers import SiglipImageProcessor, SiglipVisionModel
 
@@ -12,6 +11,7 @@ from engine.media.images import reread_image
 from engine.models.facts import ModelFacts
 from engine.request import GenerationRequest
 from parallel.broadcast import Named, broadcast_from_first
+from parallel.diffusers_private import encode_with_siglip
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -46,6 +46,6 @@ class HunyuanVideo15ImageConditioner:
         image = reread_image(request.image, "--image")
         image = self._processor.resize(image, height, width, resize_mode="crop")
         with on_device(device, self._siglip):
-            embeds = HunyuanVideo15ImageToVideoPipeline._get_image_embeds(self._siglip, self._extractor, image, device)
+            embeds = encode_with_siglip(self._siglip, self._extractor, image, device)
         pixels = self._processor.preprocess(image, height, width).unsqueeze(2)
         return {"image_embeds": embeds, "image_latents": self._autoencoder.encode(pixels)}

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Pipeline, HunyuanVideo15Transformer3DModel
+from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
 from torch import Tensor
 from transformers import ByT5Tokenizer, Qwen2_5_VLTextModel, Qwen2Tokenizer, T5EncoderModel
 
@@ -15,6 +15,7 @@ from engine.components.parts import Parts
 from engine.config import Config
 from engine.models.hunyuan_video15 import HunyuanVideo15Adapter
 from engine.request import GenerationRequest
+from parallel.diffusers_private import encode_with_byt5, encode_with_qwen
 from parallel.joint import drop_masks
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -47,12 +48,8 @@ class HunyuanVideo15PromptEncoder:
             return [self._encode(text, request.sampling.max_sequence_length) for text in texts]
 
     def _encode(self, text: str, max_tokens: int) -> dict[str, Tensor]:
-        embeds, mask = HunyuanVideo15Pipeline._get_mllm_prompt_embeds(
-            self._qwen, self._tokenizer, text, self._device, tokenizer_max_length=max_tokens
-        )
-        glyphs, glyphs_mask = HunyuanVideo15Pipeline._get_byt5_prompt_embeds(
-            self._byte_tokenizer, self._byt5, text, self._device
-        )
+        embeds, mask = encode_with_qwen(self._qwen, self._tokenizer, text, self._device, max_tokens)
+        glyphs, glyphs_mask = encode_with_byt5(self._byt5, self._byte_tokenizer, text, self._device)
         return {
             "prompt_embeds": embeds,
             "prompt_embeds_mask": mask,

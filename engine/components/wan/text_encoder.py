@@ -13,6 +13,7 @@ from engine.components.files import load_component, loading, on_device
 from engine.config import Config
 from engine.models.folder import weight_files
 from engine.request import GenerationRequest
+from parallel.diffusers_private import ignored_keys
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.slices import load_slices
@@ -66,8 +67,7 @@ def load_sharded_encoder(config: Config, ranks: Ranks) -> tuple[UMT5EncoderModel
     with loading("text encoder", path):
         encoder = empty_encoder(path, text_encoder_dtype(config, ranks.device))
         weights = shard_whole(encoder, list_blocks(encoder.encoder), ranks)
-        ignored = encoder._keys_to_ignore_on_load_unexpected or ()
-        load_slices(encoder, list(weight_files(path, "text_encoder")), torch.device("cpu"), ignored)
+        load_slices(encoder, list(weight_files(path, "text_encoder")), torch.device("cpu"), ignored_keys(encoder))
     return encoder.eval(), weights
 
 

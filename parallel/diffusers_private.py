@@ -1,0 +1,70 @@
+"""The private parts of diffusers and transformers that Lockstep uses, in one place: new versions are checked here.
+
+``parallel`` and ``engine`` both take them from here. Pipelines are imported inside the functions that use them, since
+each takes time and a rank runs one model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def ignored_keys(model_or_class: Any) -> Sequence[str]:
+    """Regular expressions for the names of tensors that may lie in a model's files without being wanted."""
+    return model_or_class._keys_to_ignore_on_load_unexpected or ()
+
+
+def kept_in_float32(model_class: Any) -> Sequence[str]:
+    """Parts of parameter names; parameters with such a part stay in float32, whatever dtype a model is loaded in."""
+    return model_class._keep_in_fp32_modules or ()
+
+
+def causal_padding(convolution: Any) -> tuple[int, int, int, int, int, int]:
+    """What a ``WanCausalConv3d`` pads by itself: left, right, top, bottom, frames before, frames after."""
+    padding: tuple[int, int, int, int, int, int] = convolution._padding
+    return padding
+
+
+def copy_attention_backend(source: Any, target: Any) -> None:
+    """Let an attention processor use the kernel that ``set_attention_backend`` has chosen for another one."""
+    target._attention_backend = source._attention_backend
+
+
+def encode_with_qwen(
+    encoder: Any, tokenizer: Any, text: str, device: torch.device, max_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """One prompt as HunyuanVideo 1.5 takes it from Qwen2.5-VL.
+
+    Returns:
+        The embeddings [1, tokens, 3584] in the encoder's dtype, and the mask [1, tokens] that marks text with 1.
+    """
+    from diffusers import HunyuanVideo15Pipeline
+
+    embeds, mask = HunyuanVideo15Pipeline._get_mllm_prompt_embeds(
+        encoder, tokenizer, text, device, tokenizer_max_length=max_tokens
+    )
+    return embeds, mask
+
+
+def encode_with_byt5(encoder: Any, tokenizer: Any, text: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The words in quotation marks of one prompt as HunyuanVideo 1.5 takes them from ByT5.
+
+    Returns:
+        The embeddings [1, tokens, 1472] in the encoder's dtype, and the mask [1, tokens] that marks text with 1.
+    """
+    from diffusers import HunyuanVideo15Pipeline
+
+    embeds, mask = HunyuanVideo15Pipeline._get_byt5_prompt_embeds(tokenizer, encoder, text, device)
+    return embeds, mask
+
+
+def encode_with_siglip(encoder: Any, processor: Any, image: Any, device: torch.device) -> Tensor:
+    """An image as HunyuanVideo 1.5 takes it from SigLIP: [1, image tokens, 1152] in the encoder's dtype."""
+    from diffusers import HunyuanVideo15ImageToVideoPipeline
+
+    embeds: Tensor = HunyuanVideo15ImageToVideoPipeline._get_image_embeds(encoder, processor, image, device)
+    return embeds

@@ -1,0 +1,48 @@
+"""torch's private parts that Lockstep uses, in one place: a new version of torch is checked here.
+
+Nothing else in the project imports an underscored name of torch, and ruff's SLF001 refuses the use of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout, _world
+from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
+from torch.distributed.tensor import DTensor
+
+__all__ = ["AllGather", "cpu_flash_attention", "default_store", "local_slices", "set_group_timeouts"]
+
+
+def set_group_timeouts(timeout_seconds: float) -> None:
+    """Give every process group of this process, xDiT's among them, the same limit on one collective."""
+    for group in list(_world.pg_map):
+        _set_pg_timeout(timedelta(seconds=timeout_seconds), group)
+
+
+def default_store() -> dist.Store:
+    """The key-value store through which the ranks of the job have met."""
+    return _get_default_store()
+
+
+def local_slices(tensor: DTensor) -> tuple[slice, ...]:
+    """Where in the whole tensor this rank's part of it lies: a slice for each dim.
+
+    The tensor is sharded along one dim, so each rank has one part, which is empty where there are more ranks than rows.
+    """
+    (chunk,) = tensor.__create_chunk_list__()
+    return tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))
+
+
+def cpu_flash_attention() -> Callable[..., Any]:
+    """Attention on the CPU that also returns the log-sum-exp of each query, which the public functions keep back.
+
+    Called with query, key and value [batch, heads, tokens, head_dim]; returns the output in the shape of the query and
+    the log-sum-exp [batch, heads, tokens], float32 or the dtype of the query if that is finer.
+    """
+    kernel: Callable[..., Any] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel
