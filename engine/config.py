@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,12 +12,14 @@ from dicache.config import CacheConfig
 from parallel.config import ParallelConfig
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of keys: immutable, without unknown keys and without conversion between types."""
+
     # strict: `steps: "50"` or `steps: true` is a slip in the file, not a number
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """An adapter that is added to the weights of a transformer when they are loaded."""
 
     path: str = Field(min_length=1)
@@ -25,7 +27,7 @@ class LoraConfig(_Section):
     transformer: Literal["transformer", "transformer_2"] = "transformer"
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     path: str = Field(
         min_length=1,
         description="Folder of a model in the diffusers layout, or where there is no such folder its id on the "
@@ -53,7 +55,7 @@ class ModelConfig(_Section):
     )
 
 
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     height: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
     width: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
     frames: int = Field(
@@ -99,7 +101,7 @@ class SamplingConfig(_Section):
         return self.guidance if expert == 0 or self.low_noise_guidance is None else self.low_noise_guidance
 
 
-class RuntimeConfig(_Section):
+class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
     attention: Literal["auto", "sdpa", "flash"] = Field(
         "auto", description="auto takes flash-attn where it is installed and can be used, else torch's own."
@@ -123,7 +125,7 @@ class RuntimeConfig(_Section):
     )
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     every: int = Field(
         0,
         ge=0,
@@ -132,54 +134,11 @@ class CheckpointConfig(_Section):
     )
 
 
-class RayConfig(_Section):
-    max_restarts: int = Field(
-        3,
-        ge=0,
-        le=1000,
-        description="Times that a run on Ray is begun again, from its newest checkpoint, after a rank was lost; only "
-        "with `checkpoint.every`.",
-    )
-    max_preemptions: int = Field(
-        16,
-        ge=0,
-        le=1000,
-        description="The same where a rank was lost because its node was pre-empted, as Ray had been told.",
-    )
-    start_timeout_seconds: float = Field(
-        300,
-        ge=1,
-        le=86400,
-        allow_inf_nan=False,
-        description="The run waits this long for room in the cluster, and then for its processes to start.",
-    )
-    silence_timeout_seconds: float = Field(
-        60,
-        ge=1,
-        le=86400,
-        allow_inf_nan=False,
-        description="A rank whose process does not answer for so long counts as lost; one that answers and does not "
-        "get on is given `runtime.step_timeout_seconds` or `runtime.load_timeout_seconds`.",
-    )
+class Config(Section):
+    """Everything that the engine is told about a run but the prompt. Immutable; paths in it are absolute.
 
-
-class CalibrateConfig(_Section):
-    refine: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
-        (),
-        strict=False,
-        description="Shares of the steps skipped whose lists `lockstep calibrate` betters by trial runs: what "
-        "`cache.steps_skipped` will be.",
-    )
-    trials: int = Field(
-        40,
-        ge=1,
-        le=10000,
-        description="Lists to try for each of these shares, at most; most are given up after three prompts.",
-    )
-
-
-class Config(_Section):
-    """Everything about a run but the prompt. Immutable; paths in it are absolute."""
+    ``launch.jobs.config.JobConfig`` adds the sections that only launchers read.
+    """
 
     model: ModelConfig
     sampling: SamplingConfig
@@ -191,8 +150,6 @@ class Config(_Section):
     )
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    ray: RayConfig = Field(default_factory=RayConfig)
-    calibrate: CalibrateConfig = Field(default_factory=CalibrateConfig)
 
 
 # a model on the Hugging Face hub: organisation/name, and perhaps a branch, tag or commit

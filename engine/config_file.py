@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -17,6 +17,8 @@ from dicache.overrides import override as override_cache
 from engine.config import HUB_ID, Config, valid_keys
 from engine.errors import InvalidInput, first_problem
 from parallel.config import spell_out
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 # keys whose value names a file or folder, and may be relative
 _PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
@@ -27,12 +29,20 @@ _MAPPED_PATH_KEYS = (("model", "single_files"),)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """As :func:`read_config`, with the sections that the engine reads."""
+    return read_config(Config, path, overrides)
+
+
+def read_config(kind: type[AnyConfig], path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
     """Read a configuration file and apply ``key.sub=value`` overrides, whose values are read as YAML.
 
     Where they name another method or gate for the cache, what the file says for its own is left out.
 
     A relative path in the file is taken from the file's folder if it exists there, else from the
     working directory; in an override always from the working directory.
+
+    Args:
+        kind: the sections that the file may have; a job has more than the engine reads.
 
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
@@ -42,10 +52,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     _anchor_paths(tree, file.parent, only_existing=True)
     cache_of_file = tree.get("cache")
     for override in overrides:
-        _apply(tree, override)
+        _apply(tree, override, kind)
     _forget_other_method(tree, cache_of_file, overrides)
     _anchor_paths(tree, Path.cwd())
-    return _validate(tree, file)
+    return _validate(tree, file, kind)
 
 
 def _expanded(path: Path) -> Path:
@@ -101,14 +111,14 @@ def _parse(text: str, origin: str) -> Any:
         raise InvalidInput(f"{origin} cannot be read as YAML ({error}): correct it.") from None
 
 
-def _apply(tree: dict[str, Any], override: str) -> None:
+def _apply(tree: dict[str, Any], override: str, kind: type[Config]) -> None:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise InvalidInput(
             f"--set {override} is not of the form key=value: write, for example, --set sampling.steps=20."
         )
-    _refuse_unknown(key, f"--set {override}")
+    _refuse_unknown(key, f"--set {override}", kind)
     section, *rest = key.split(".")
     if rest:
         inner = spell_out(tree.get(section)) if section == "parallel" else tree.get(section)
@@ -167,9 +177,9 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _validate(tree: dict[Any, Any], file: Path) -> Config:
-    for key in _keys_of(tree):
-        _refuse_unknown(key, str(file))
+def _validate(tree: dict[Any, Any], file: Path, kind: type[AnyConfig]) -> AnyConfig:
+    for key in _keys_of(tree, kind):
+        _refuse_unknown(key, str(file), kind)
     filled = {key: value for key, value in tree.items() if value is not None}  # an empty section is all defaults
     try:
         # as JSON, since strictness of Python values would refuse a list for a tuple and text for a path
@@ -177,7 +187,7 @@ def _validate(tree: dict[Any, Any], file: Path) -> Config:
     except (ValueError, RecursionError, TypeError) as error:  # a list inside itself, a number of thousands of digits
         raise InvalidInput(f"{file} or --set holds a value that cannot be used ({error}): correct it.") from None
     try:
-        return Config.model_validate_json(text, strict=True)
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
         _, problem = first_problem(error)
         of_ours = error.errors(include_url=False)[0]["type"] == "value_error"  # a sentence that may hold advice
@@ -185,16 +195,16 @@ def _validate(tree: dict[Any, Any], file: Path) -> Config:
         raise InvalidInput(f"{problem}{advice}.") from None
 
 
-def _keys_of(tree: Mapping[Any, Any]) -> Iterator[str]:
+def _keys_of(tree: Mapping[Any, Any], kind: type[Config]) -> Iterator[str]:
     for section, values in tree.items():
-        if isinstance(values, dict) and section in Config.model_fields:
+        if isinstance(values, dict) and section in kind.model_fields:
             yield from (f"{section}.{key}" for key in values)
         else:
             yield str(section)
 
 
-def _refuse_unknown(key: str, origin: str) -> None:
-    valid = [*valid_keys(), *Config.model_fields]
+def _refuse_unknown(key: str, origin: str, kind: type[Config]) -> None:
+    valid = [*valid_keys(kind), *kind.model_fields]
     if key not in valid:
         raise InvalidInput(f"Unknown key {key} in {origin}: did you mean {_nearest(key, valid)}?")
 

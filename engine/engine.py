@@ -88,7 +88,7 @@ class Engine:
         if changed := differences(loaded.model.model_dump(mode="json"), config.model.model_dump(mode="json")):
             raise InvalidInput(f"Another model is loaded than the configuration asks for: model.{changed[0]}.")
         runtime = {name: getattr(loaded.runtime, name) for name in ("device", "attention")}
-        kept = {"parallel": loaded.parallel, "runtime": config.runtime.model_copy(update=runtime), "ray": loaded.ray}
+        kept = {"parallel": loaded.parallel, "runtime": config.runtime.model_copy(update=runtime)}
         model = replace(self._model, config=config.model_copy(update=kept), load_seconds=0.0)
         return Engine(model, progress or self._progress, self._lists)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TypeVar
 
 from engine.config import HUB_ID, Config
 from engine.errors import InvalidInput
 from engine.models.facts import family_of
 from engine.models.folder import read_json
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 _INDEX = "model_index.json"
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -16,7 +19,7 @@ _WEIGHTS = "*.safetensors"
 _VARIANTS = ("*.fp16.*", "*.bf16.*", "*.non_ema.*")  # second copies of the weights, which nobody reads
 
 
-def resolve_model(config: Config, announce: Callable[[str], None], download: bool = True) -> Config:
+def resolve_model(config: AnyConfig, announce: Callable[[str], None], download: bool = True) -> AnyConfig:
     """The configuration with the model's folder for its path. What the hub's cache holds is never asked for again.
 
     Of several processes on a machine that ask at the same time, one downloads and the others wait for it.
@@ -114,7 +117,7 @@ class _Finder:
         )
 
 
-def _with_path(config: Config, folder: str) -> Config:
+def _with_path(config: AnyConfig, folder: str) -> AnyConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"path": folder})})
 
 

@@ -11,12 +11,11 @@ from typing import Any
 from dicache.config import CacheConfig
 from engine.checkpoints.match import calibrated_for, calibrated_request
 from engine.checks.preflight import preflight
-from engine.config import Config
-from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from engine.models.hub import resolve_model
 from engine.request import GenerationRequest, Outputs, make_tasks, read_prompts
+from launch.jobs.config import JobConfig, load_job_config
 from launch.process.signals import say
 from parallel.degrees import Degrees
 
@@ -45,7 +44,7 @@ class CalibrateOptions:
 class CalibrateJob:
     """A calibration that has passed every check."""
 
-    config: Config
+    config: JobConfig
     requests: Sequence[GenerationRequest]
     degrees: Degrees
     output: Path
@@ -64,7 +63,7 @@ def prepare_calibration(
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    config = resolve_model(load_config(options.config, options.overrides), lambda line: say(f"lockstep: {line}"))
+    config = resolve_model(load_job_config(options.config, options.overrides), lambda line: say(f"lockstep: {line}"))
     config = config.model_copy(update={"cache": CacheConfig(method="none")})
     tasks = [
         task

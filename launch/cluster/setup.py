@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.checks.model import preflight_model
-from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.hub import resolve_model
 from launch.gang.places import machines_of
+from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 from launch.jobs.preparation import Job, prepare
@@ -37,7 +37,7 @@ class Setup:
         Raises:
             InvalidInput: it cannot work.
         """
-        given = load_config(self.config, self.overrides)
+        given = load_job_config(self.config, self.overrides)
         if given.parallel.data > 1:
             raise InvalidInput(
                 f"parallel.data is {given.parallel.data}, but a gang makes one video at a time: use parallel.data=1, "

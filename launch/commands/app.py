@@ -11,12 +11,12 @@ from functools import partial
 
 import typer
 
-from engine.config_file import load_config
 from engine.errors import InvalidInput
 from launch.commands import queue as queue_commands
 from launch.commands import sweep_options as sweep_opt
 from launch.commands.cluster import app as cluster_app
 from launch.jobs import options as opt
+from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Launcher, Options
 from launch.jobs.preparation import Job, prepare
@@ -198,7 +198,7 @@ def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, s
     """Show how a run would be laid out over machines that need not be here, and why."""
     from launch.screens.layout import print_layout
 
-    print_layout(load_config(config, set_ or ()), nodes, devices, sys.stdout)
+    print_layout(load_job_config(config, set_ or ()), nodes, devices, sys.stdout)
     return 0
 
 
@@ -216,7 +216,7 @@ def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
     """Print the configuration as it will be used: checked, and with all defaults."""
     from launch.screens.configuration import print_config
 
-    print_config(load_config(config, set_ or ()), sys.stdout)
+    print_config(load_job_config(config, set_ or ()), sys.stdout)
     return 0
 
 

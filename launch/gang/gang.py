@@ -13,12 +13,12 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from engine.config import Config
 from engine.progress import Progress
 from launch.gang.assignment import Resident, assign, carried_environment
 from launch.gang.member import STATUS_GROUP, Member
 from launch.gang.monitor import GangFailure, Monitor
 from launch.gang.places import Bundle, Place, Places
+from launch.jobs.config import JobConfig
 from launch.jobs.preparation import Job
 from launch.process.failures import Failure
 from launch.ranks.local import checkout_environment
@@ -41,7 +41,7 @@ class Gang:
     Actors are neither restarted nor asked twice by Ray: a rank alone cannot come back to the others.
     """
 
-    def __init__(self, places: Places, bundle: Bundle, config: Config, progress: Progress) -> None:
+    def __init__(self, places: Places, bundle: Bundle, config: JobConfig, progress: Progress) -> None:
         """
         Args:
             progress: is told what rank 0 tells.

@@ -10,11 +10,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from engine.config import Config
 from engine.progress import Progress
 from launch.gang.member import Outcome
 from launch.gang.places import Place, living
 from launch.gang.recorder import Status
+from launch.jobs.config import JobConfig
 from launch.process.failures import Failure
 from parallel.control import Control
 
@@ -50,7 +50,7 @@ class _Watched:
 class Monitor:
     """Of one gang; also draws what its first rank tells."""
 
-    def __init__(self, actors: Sequence[Any], places: Sequence[Place], config: Config, progress: Progress) -> None:
+    def __init__(self, actors: Sequence[Any], places: Sequence[Place], config: JobConfig, progress: Progress) -> None:
         start = Status("start", 0.0, 0, ())
         self._ranks = [_Watched(i, *pair, start) for i, pair in enumerate(zip(actors, places, strict=True))]
         self._config = config

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from engine.config import Config
 from launch.gang.connection import count_gpus
 from launch.gang.places import Bundle, Places, reserve
+from launch.jobs.config import JobConfig
 from parallel.degrees import Degrees
 
 
 class Quarters:
     """Reserves, and gives back when left. To be left with :meth:`release`."""
 
-    def __init__(self, config: Config, degrees: Degrees, ranks: int | None) -> None:
+    def __init__(self, config: JobConfig, degrees: Degrees, ranks: int | None) -> None:
         """
         Args:
             degrees: what the configured ones multiply to, as far as that was known before the cluster was.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from engine.config import Config
 from launch.gang.monitor import GangFailure
+from launch.jobs.config import JobConfig
 
 
 class Budget:
     """Of one job. Nodes that were taken away, as had been said beforehand, count apart: the job has no part in it."""
 
-    def __init__(self, config: Config, restarts: int = 0, preemptions: int = 0) -> None:
+    def __init__(self, config: JobConfig, restarts: int = 0, preemptions: int = 0) -> None:
         """
         Args:
             restarts, preemptions: that the job has had already.

@@ -10,12 +10,11 @@ from typing import Any
 
 from engine.checks.cache_choice import choose_cache
 from engine.checks.preflight import preflight
-from engine.config import Config
-from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from engine.models.hub import resolve_model
 from engine.request import Outputs, Task, make_tasks, read_prompts
+from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 from launch.process.signals import say
@@ -26,7 +25,7 @@ from parallel.degrees import Degrees
 class Job:
     """Videos to make that have passed every check, and the ranks that will make them."""
 
-    config: Config
+    config: JobConfig
     tasks: Sequence[Task]
     degrees: Degrees
     options: Options  # with all prompts in it
@@ -88,7 +87,7 @@ def prepare(
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    given = load_config(options.config, options.settings)
+    given = load_job_config(options.config, options.settings)
     config = resolve_model(given, announce=lambda line: say(f"lockstep: {line}"))
     prompts_file = options.prompts_file
     listed = read_prompts(prompts_file) if prompts_file else ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from launch.jobs.options import Options
 
 if TYPE_CHECKING:
-    from engine.config import Config
+    from launch.jobs.config import JobConfig
 
 
 class State(StrEnum):
@@ -94,7 +94,7 @@ class NewJob:
     """One video to make, checked, on its way into the queue."""
 
     options: Options  # one prompt, one seed, absolute paths, no overrides: they are in config
-    config: Mapping[str, Any]  # of ``Config.model_dump(mode="json")``, its model.path as it was given
+    config: Mapping[str, Any]  # of ``JobConfig.model_dump(mode="json")``, its model.path as it was given
 
 
 @dataclass(frozen=True)
@@ -118,18 +118,18 @@ class JobRecord:
     progress: JobProgress | None
 
     @property
-    def parsed_config(self) -> Config:
+    def parsed_config(self) -> JobConfig:
         """
         Raises:
             InvalidInput: the version of Lockstep that took the job had other keys.
         """
         from pydantic import ValidationError
 
-        from engine.config import Config
         from engine.errors import InvalidInput, first_problem
+        from launch.jobs.config import JobConfig
 
         try:
-            return Config.model_validate_json(self.config_json, strict=True)
+            return JobConfig.model_validate_json(self.config_json, strict=True)
         except ValidationError as error:
             problem = first_problem(error)[1]
             raise InvalidInput(f"Job {self.id} was submitted to another version of Lockstep ({problem}).") from None

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.checks.preflight import preflight
-from engine.config import Config
-from engine.config_file import load_config
 from engine.models.hub import resolve_model
 from engine.request import Outputs, Task, make_tasks, read_prompts
+from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 from launch.process.signals import say
@@ -25,7 +24,7 @@ def prepare_jobs(options: Options) -> list[NewJob]:
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    given = load_config(options.config, options.settings)
+    given = load_job_config(options.config, options.settings)
     config = resolve_model(given, announce=lambda line: say(f"lockstep: {line}"))
     listed = read_prompts(options.prompts_file) if options.prompts_file else ()
     whole = _in_full(options)
@@ -66,7 +65,7 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(Path.cwd() / path))
 
 
-def _new_job(options: Options, config: Config, task: Task) -> NewJob:
+def _new_job(options: Options, config: JobConfig, task: Task) -> NewJob:
     request, outputs = task.request, task.outputs
     alone = replace(
         options,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from engine.config import Config
+from launch.jobs.config import JobConfig
 
 HEAD = """# Configuration keys
 
@@ -22,7 +22,7 @@ Written by `python -m launch.screens.reference`; a test compares it with the cod
 def reference() -> str:
     """Markdown: a table of keys, values, defaults and reasons for each section."""
     lines = [HEAD]
-    for section, field in Config.model_fields.items():
+    for section, field in JobConfig.model_fields.items():
         assert isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
         lines += [f"## {section}\n", *([f"{field.description}\n"] if field.description else [])]
         lines += ["| key | value | default | |", "|---|---|---|---|"]

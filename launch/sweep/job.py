@@ -14,12 +14,12 @@ from engine.checks.cache_choice import uses_calibration
 from engine.checks.outputs import check_folder
 from engine.checks.preflight import preflight
 from engine.config import Config
-from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from engine.models.hub import resolve_model
 from engine.models.published import known_names, published_names
 from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
+from launch.jobs.config import load_job_config
 from launch.process.signals import say
 from launch.sweep.curves import Curve, make_cache, read_curves
 from launch.sweep.folder import SweepFolder
@@ -87,7 +87,7 @@ def prepare_sweep(
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    config = resolve_model(load_config(options.config, options.overrides), lambda line: say(f"lockstep: {line}"))
+    config = resolve_model(load_job_config(options.config, options.overrides), lambda line: say(f"lockstep: {line}"))
     if config.checkpoint.every:
         raise InvalidInput(
             f"checkpoint.every is {config.checkpoint.every}, but a sweep goes on by whole videos: leave it out."

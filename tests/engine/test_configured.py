@@ -37,7 +37,7 @@ def test_what_was_decided_by_loading_stays() -> None:
     engine = Engine(load_model(LOADED, Ranks()), Progress())
     config = OTHER.model_copy(update={"parallel": OTHER.parallel.model_copy(update={"ulysses": 2})})
     configured = engine.configured(config)._model.config
-    assert (configured.parallel, configured.ray) == (LOADED.parallel, LOADED.ray)
+    assert configured.parallel == LOADED.parallel
     assert (configured.cache, configured.checkpoint) == (OTHER.cache, OTHER.checkpoint)
     assert configured.runtime.audit and configured.runtime.device == "cpu"
 

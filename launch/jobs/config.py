@@ -1,0 +1,74 @@
+"""The configuration of a job: the engine's sections, and those that only launchers read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from engine.config import Config, Section
+from engine.config_file import read_config
+
+
+class RayConfig(Section):
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="Times that a run on Ray is begun again, from its newest checkpoint, after a rank was lost; only "
+        "with `checkpoint.every`.",
+    )
+    max_preemptions: int = Field(
+        16,
+        ge=0,
+        le=1000,
+        description="The same where a rank was lost because its node was pre-empted, as Ray had been told.",
+    )
+    start_timeout_seconds: float = Field(
+        300,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="The run waits this long for room in the cluster, and then for its processes to start.",
+    )
+    silence_timeout_seconds: float = Field(
+        60,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="A rank whose process does not answer for so long counts as lost; one that answers and does not "
+        "get on is given `runtime.step_timeout_seconds` or `runtime.load_timeout_seconds`.",
+    )
+
+
+class CalibrateConfig(Section):
+    refine: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (),
+        strict=False,
+        description="Shares of the steps skipped whose lists `lockstep calibrate` betters by trial runs: what "
+        "`cache.steps_skipped` will be.",
+    )
+    trials: int = Field(
+        40,
+        ge=1,
+        le=10000,
+        description="Lists to try for each of these shares, at most; most are given up after three prompts.",
+    )
+
+
+class JobConfig(Config):
+    """What a configuration file may hold. The engine takes it as its own :class:`engine.config.Config`."""
+
+    ray: RayConfig = Field(default_factory=RayConfig)
+    calibrate: CalibrateConfig = Field(default_factory=CalibrateConfig)
+
+
+def load_job_config(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """As :func:`engine.config_file.read_config`, with all sections of a job.
+
+    Raises:
+        InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
+    """
+    return read_config(JobConfig, path, overrides)
