@@ -5,8 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from engine.config import Config
-from engine.config_file import load_config
+from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.options import Options
 from launch.jobs.preparation import prepare
 from launch.screens.configuration import print_config
@@ -21,12 +20,12 @@ LEFT_OPEN = ("cache.method=auto", "cache.quality=draft")
 UNCALIBRATED = (*LEFT_OPEN, "cache.calibration=null")
 
 
-def printed(recipe: Path, *overrides: str) -> tuple[list[str], Config]:
+def printed(recipe: Path, *overrides: str) -> tuple[list[str], JobConfig]:
     """Comments, and the configuration that the rest is."""
     stream = StringIO()
-    print_config(load_config(recipe, overrides), stream)
+    print_config(load_job_config(recipe, overrides), stream)
     comments = [line.removeprefix("# ") for line in stream.getvalue().splitlines() if line.startswith("#")]
-    return comments, Config.model_validate(yaml.safe_load(stream.getvalue()), strict=False)
+    return comments, JobConfig.model_validate(yaml.safe_load(stream.getvalue()), strict=False)
 
 
 def test_a_run_says_it_and_goes_by_it(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_the_printed_configuration_has_it() -> None:
     comments, config = printed(CONFIG, *LEFT_OPEN, "sampling.shift=5")
     assert "cache.calibration does not hold here, for sampling.shift was 3.0 and is 5.0; " in comments[0]
     assert config.cache.method == "innovation"
-    assert printed(CONFIG) == ([], load_config(CONFIG)), "nothing was left open"
+    assert printed(CONFIG) == ([], load_job_config(CONFIG)), "nothing was left open"
 
 
 def test_a_published_model_need_not_be_here_and_another_stays_open(tmp_path: Path) -> None:

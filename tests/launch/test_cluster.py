@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine.config_file import load_config
+from launch.jobs.config import load_job_config
 from launch.jobs.options import Options
 from launch.queue.records import JobRecord, NewJob, State, Wish
 from launch.queue.store import Queue
@@ -54,7 +54,7 @@ class Site:
     def submit(self, name: str, *settings: str, prompt: str = "x") -> int:
         """A job as `lockstep submit` would make it."""
         _, *sets = self.shell.options()
-        config = load_config(CONFIG, [*(option.removeprefix("--set=") for option in sets), *settings])
+        config = load_job_config(CONFIG, [*(option.removeprefix("--set=") for option in sets), *settings])
         video = self.shell.folder / name
         options = Options(str(CONFIG), (prompt,), output=video, report=video.with_suffix(".json"))
         return self.queue.submit([NewJob(options, config.model_dump(mode="json"))])[0]

@@ -14,6 +14,7 @@ from launch.cluster.stopping import Stop
 from launch.cluster.watch import GangWatch
 from launch.gang.monitor import GangFailure
 from launch.gang.restarts import Budget
+from launch.jobs.config import load_job_config
 from launch.jobs.options import Options
 from launch.process.failures import Failure
 from launch.process.signals import Interrupted
@@ -27,7 +28,7 @@ RAISED = GangFailure(Failure(0, "load", "it raised", 0), lost=False)
 
 
 def test_preemptions_count_apart_and_what_a_rank_raised_is_never_tried_again() -> None:
-    budget = Budget(tiny_config("ray.max_restarts=3", "ray.max_preemptions=2"), restarts=1, preemptions=0)
+    budget = Budget(load_job_config(CONFIG, ["ray.max_restarts=3", "ray.max_preemptions=2"]), restarts=1, preemptions=0)
     assert not budget.take(RAISED)
     assert [budget.take(error) for error in (PREEMPTED, LOST, LOST, PREEMPTED)] == [True] * 4
     assert not budget.take(PREEMPTED)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.models.catalog import CATALOG, PublishedModel
+from launch.jobs.config import load_job_config
 from launch.screens.layout import print_layout
 from parallel.config import ParallelConfig
 from parallel.placement import place
@@ -81,19 +81,19 @@ def test_a_recipe_can_be_laid_out_before_its_model_is_downloaded(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     recipe = ROOT / "configs" / model.recipe
     for overrides in ([], [f"model.path={model.hub_id}"]):
-        config, stream = load_config(recipe, overrides), io.StringIO()
+        config, stream = load_job_config(recipe, overrides), io.StringIO()
         print_layout(config, 2, 8, stream)
         name, layout, *_ = stream.getvalue().splitlines()
         assert name.startswith("model") and model.name in name and "no folder" in name
         assert layout.split(maxsplit=1) == ["layout", LAID_OUT.get(model.recipe, "cfg 2, ulysses 8")]
     with pytest.raises(InvalidInput, match="no model folder"):
-        print_layout(load_config(recipe, ["model.path=another"]), 2, 8, stream)
+        print_layout(load_job_config(recipe, ["model.path=another"]), 2, 8, stream)
 
 
 def test_a_published_name_with_something_else_in_it_is_looked_at(tmp_path: Path) -> None:
     folder = tmp_path / "Wan2.1-T2V-14B-Diffusers"
     folder.mkdir()
-    config = load_config(ROOT / "configs" / "wan2.1-t2v-14b.yaml", [f"model.path={folder}"])
+    config = load_job_config(ROOT / "configs" / "wan2.1-t2v-14b.yaml", [f"model.path={folder}"])
     with pytest.raises(InvalidInput, match="model_index"):
         print_layout(config, 2, 8, io.StringIO())
 

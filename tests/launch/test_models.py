@@ -10,11 +10,11 @@ import yaml
 from rich.console import Console
 
 from engine.checks.model import check_size
-from engine.config_file import load_config
 from engine.errors import InvalidInput
 from engine.execution.memory import choose_degrees, estimate
 from engine.models.catalog import CATALOG, PublishedModel
 from launch.commands.app import app
+from launch.jobs.config import load_job_config
 from launch.screens import models as table
 from launch.screens.models import print_models, ulysses_degrees
 from launch.screens.models_page import RECIPES, models_page, read_comments
@@ -103,7 +103,7 @@ def test_the_page_has_every_setting_of_a_recipe_with_its_value(model: PublishedM
     expected = {f"{name}.{key}": value for name in ("sampling", "cache") for key, value in tree[name].items()}
     shown = {key: yaml.safe_load(value) for key, value, _ in read_comments(text)}
     assert shown == expected
-    config = load_config(RECIPES / model.recipe)
+    config = load_job_config(RECIPES / model.recipe)
     for key, value in shown.items():
         section, name = key.split(".")
         assert getattr(getattr(config, section), name) == value
@@ -123,7 +123,7 @@ def test_the_commands_in_a_recipe_can_be_typed(model: PublishedModel) -> None:
     assert bool(given["last_image"]) == ("first-last-frame" in model.tasks)
     for hint in re.findall(r"^# At 480p: (.*)$", text, re.MULTILINE):
         overrides = [part for part in shlex.split(hint) if part != "--set"]
-        sampling = load_config(RECIPES / model.recipe, overrides).sampling
+        sampling = load_job_config(RECIPES / model.recipe, overrides).sampling
         check_size(sampling, model.facts)
         assert (sampling.height, sampling.width) == (480, 832)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from engine.checks.preflight import preflight
-from engine.config_file import load_config
 from engine.engine import Engine
 from engine.errors import InvalidInput
 from engine.execution.loaded import load_model
@@ -18,6 +17,7 @@ from engine.progress import Progress
 from engine.request import Outputs, Task, make_tasks
 from launch.calibration.job import CalibrateOptions, prepare_calibration
 from launch.calibration.run import run_calibration
+from launch.jobs.config import load_job_config
 from launch.sweep.job import SweepOptions, prepare_sweep
 from launch.sweep.run import run_sweep
 from parallel.ranks import Ranks
@@ -48,7 +48,7 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
     assert {len(ratios) for ratios in calibrated["ratios"].values()} == {6}
 
     asked = ("cache.method=auto", f"cache.calibration={output}")
-    config = load_config(recipe, [*overrides, *asked])
+    config = load_job_config(recipe, [*overrides, *asked])
     (task,) = make_tasks(["a house"], "", [0], config.sampling, Outputs(), *images)
     preflight(config, [task], ranks=1)
     model = load_model(config, Ranks())
@@ -56,7 +56,7 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
     assert report and report["request"]["cache"]["method"] == "calibrated"
     assert not published_names(model.facts, task.request), "else what is published would go first"
     for method in ("magcache", "teacache"):
-        cached = load_config(recipe, [*overrides, asked[1], f"cache.method={method}", "cache.threshold=9"])
+        cached = load_job_config(recipe, [*overrides, asked[1], f"cache.method={method}", "cache.threshold=9"])
         preflight(cached, [task], ranks=1)
         report = Engine(replace(model, config=cached), Progress()).generate(task.request).report
         assert report and "skip" in {row["action"] for row in report["steps"]}, method

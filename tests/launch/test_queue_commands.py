@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.config_file import load_config
 from launch.cli import run
 from launch.commands.app import app
+from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 from launch.queue.records import GangState, JobProgress, NewJob, State, Wish
@@ -101,7 +101,7 @@ def test_each_video_is_a_job_with_all_that_a_gang_needs(
     assert (last.video, last.options.report_path) == (tmp_path / "w/out-3.mp4", tmp_path / "w/out-3.json")
     assert last.options.latents == tmp_path / "x-3.safetensors"
     overrides = [setting.removeprefix("--set=") for setting in (*small[1:], *settings[:2])]
-    assert last.parsed_config == load_config(CONFIG, [*overrides, "runtime.audit=true"])
+    assert last.parsed_config == load_job_config(CONFIG, [*overrides, "runtime.audit=true"])
     assert last.model == small[1].removeprefix("--set=model.path=")
     assert not (tmp_path / "w").exists(), "submitting writes no video"
 
