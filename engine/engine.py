@@ -26,7 +26,6 @@ from engine.progress import Progress
 from engine.report import write_report
 from engine.request import GenerationRequest, Task
 from parallel.control import Control
-from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import join, leave, pick_device, set_timeouts
 from parallel.worklist import WorkList
@@ -53,18 +52,21 @@ class Engine:
         self._progress = progress
 
     @classmethod
-    def load(cls, config: Config, degrees: Degrees, progress: Progress | None = None) -> "Engine":
+    def load(cls, config: Config, progress: Progress | None = None) -> "Engine":
         """Join the process groups (where there is more than one rank) and load this rank's weights.
+
+        Args:
+            config: with nothing left open, as :func:`engine.checks.preflight.preflight` returns it.
 
         Raises:
             InvalidInput: the model folder is not one that Lockstep runs.
             RankFailure: a file in it cannot be loaded.
-            ValueError: the environment names another world size than ``degrees``.
+            ValueError: a parallel degree is open, or the environment names another world size than they multiply to.
         """
         progress = progress or Progress()
         started = time.perf_counter()
         progress.stage("join")
-        ranks = join(degrees, pick_device(config.runtime.device), config.runtime.load_timeout_seconds)
+        ranks = join(config.parallel.degrees, pick_device(config.runtime.device), config.runtime.load_timeout_seconds)
         progress.stage("load")
         model = load_model(config, ranks)
         return cls(replace(model, load_seconds=time.perf_counter() - started), progress)

@@ -17,7 +17,6 @@ from dicache.controller import Controller, Decision, Lane, Step
 from engine import report as reporting
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.state import RequestState
-from engine.checks.cache_choice import choose_cache
 from engine.components.dtypes import resolved_dtypes
 from engine.components.samplers import restore_scheduler, scheduler_state
 from engine.denoise.conditions import encode
@@ -59,7 +58,7 @@ class Generation:
     ) -> None:
         self._model = model
         self._request = request
-        self._cache = choose_cache(model.config, request, model.facts).cache
+        self._cache = model.config.cache
         self._progress = progress
         self._started = time.perf_counter()
         self._clock = StageClock(model.ranks.device)
@@ -307,7 +306,7 @@ class Generation:
         return {
             "schema": reporting.SCHEMA,
             "request": reporting.describe_request(
-                model.config.model_copy(update={"cache": self._cache}),
+                model.config,
                 self._request,
                 model.ranks.degrees,
                 resolved_dtypes(model.config, model.ranks.device),

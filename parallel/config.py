@@ -1,8 +1,11 @@
 """What a user may say about the layout of the ranks."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from parallel.degrees import Degrees
 
 AUTO = "auto"
 
@@ -20,7 +23,7 @@ def spell_out(section: Any, before: Any = None) -> Any:
 
 
 class ParallelConfig(BaseModel):
-    """Degrees of the axes; ``None`` lets :func:`parallel.placement.place` choose."""
+    """Degrees of the axes; ``None`` lets :func:`parallel.placement.find_placement` choose."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,3 +49,18 @@ class ParallelConfig(BaseModel):
     def is_auto(self) -> bool:
         """Whether the layout is the machine's choice, so that the user wants to hear of it."""
         return self.cfg is None
+
+    @property
+    def degrees(self) -> Degrees:
+        """The layout of the ranks.
+
+        Raises:
+            ValueError: a degree is still open; :mod:`engine.checks` fills it.
+        """
+        if self.cfg is None or self.ulysses is None or self.ring is None:
+            raise ValueError(f"A degree of the layout is still open: {self!r}.")
+        return Degrees(self.data, self.cfg, self.ulysses, self.ring)
+
+    def with_degrees(self, degrees: Degrees) -> Self:
+        """The section with no degree left open."""
+        return self.model_copy(update=asdict(degrees))

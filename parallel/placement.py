@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
 from parallel.machines import Machines
+from parallel.place import Place
 from parallel.reasons import give_reasons
 
 
@@ -25,16 +26,7 @@ class Placement:
     reasons: Mapping[str, str]
 
 
-def place(
-    config: ParallelConfig,
-    ranks: int | None,
-    *,
-    num_heads: int,
-    num_tokens: int,
-    guided: bool,
-    nodes: int = 1,
-    devices: int | None = None,
-) -> Placement:
+def find_placement(config: ParallelConfig, place: Place, *, num_heads: int, num_tokens: int, guided: bool) -> Placement:
     """Turn what the user said into degrees whose product is the number of ranks.
 
     What is left open is filled: cfg first, where there are two branches and an even number of ranks; then
@@ -43,25 +35,26 @@ def place(
     is refused instead of being quietly completed. A given degree is never changed.
 
     Args:
-        ranks: the world size, or None to derive it from the given degrees.
+        place: where no ranks are named, there are as many as the given degrees multiply to; where no nodes are, there
+            is one; where no local ranks are, there are as many as on every other node.
         num_heads: attention heads of the model.
         num_tokens: tokens of the sequence that the ranks of a replica share.
         guided: whether each step computes two guidance branches.
-        nodes: machines that the ranks are spread over.
-        devices: ranks on this machine; as many as on every other if None.
 
     Raises:
         ValueError: the product is not ``ranks``, the heads do not divide, an axis has no such degree, nodes
             hold different numbers of ranks, a given ring would leave Ulysses groups that cross nodes, or
             there are fewer tokens than ranks to share them.
     """
+    ranks = place.ranks
     if ranks is None:
         ranks = config.data * (config.cfg or 1) * (config.ulysses or 1) * (config.ring or 1)
     if config.tensor > 1:
         raise ValueError(_complaint_about_tensor(config, ranks))
     if config.cfg not in (None, 1, 2):
         raise ValueError(f"parallel.cfg is {config.cfg}, but there are two guidance branches at most: use 1 or 2.")
-    machines = Machines(nodes, ranks // nodes if devices is None else devices)
+    nodes = place.nodes or 1
+    machines = Machines(nodes, ranks // nodes if place.local_ranks is None else place.local_ranks)
     degrees = _fill(config, ranks, machines, num_heads, guided)
     _check(config, degrees, ranks, machines, num_heads, num_tokens)
     return Placement(degrees, give_reasons(config, degrees, machines, num_heads, guided))

@@ -12,7 +12,7 @@ def give_reasons(
 
     Args:
         config: what the user gave.
-        degrees: what :func:`parallel.placement.place` made of it.
+        degrees: what :func:`parallel.placement.find_placement` made of it.
     """
     return {
         "data": _why_data(degrees),

@@ -13,6 +13,7 @@ from dicache.published.conditions import MEASURED_AT, Conditions
 from dicache.published.magnitudes import TABLES
 from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
 from engine.config import Config, SamplingConfig
+from engine.config_file import AnyConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.published import known_names
@@ -62,6 +63,15 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     if reasons:
         cache = _with(cache, {"chosen": "; ".join(reasons)})
     return Choice(cache, reasons)
+
+
+def with_chosen_cache(config: AnyConfig, request: GenerationRequest, facts: ModelFacts) -> AnyConfig:
+    """The configuration with nothing left open in its cache section, for callers who hand it to the engine themselves.
+
+    Raises:
+        InvalidInput: as of :func:`choose_cache`.
+    """
+    return config.model_copy(update={"cache": choose_cache(config, request, facts).cache})
 
 
 def uses_calibration(cache: CacheConfig, names: Sequence[str]) -> bool:

@@ -3,52 +3,56 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from parallel.config import ParallelConfig
-from parallel.placement import Placement, place
+from parallel.degrees import Degrees
+from parallel.place import Place
+from parallel.placement import Placement, find_placement
 
 
-def lay_out(
-    config: Config,
-    sampling: SamplingConfig,
-    facts: ModelFacts,
-    ranks: int | None,
-    *,
-    nodes: int | None = None,
-    local_ranks: int | None = None,
-) -> Placement:
+def lay_out(config: Config, sampling: SamplingConfig, facts: ModelFacts, place: Place) -> Placement:
     """The degrees of a run, and why.
 
     Args:
         sampling: of sizes that the model can have.
-        ranks: the world size; None for what the given degrees multiply to, or, where the layout is chosen for
-            the machine, for all its devices.
-        nodes: machines that the ranks are spread over; by default as many as take ``local_ranks`` each.
-        local_ranks: ranks on this machine; as many as on every other if None.
 
     Raises:
         InvalidInput: one sentence that names the value and what to do instead.
     """
     _check_cfg(config, sampling, facts)
+    ranks, nodes = place.ranks, place.nodes
     if ranks is None and config.parallel.is_auto:
         ranks = max(_product_of_given(config.parallel), _count_devices(config.runtime.device))
     if nodes is None:
-        nodes = math.ceil(ranks / local_ranks) if ranks and local_ranks else 1
+        nodes = math.ceil(ranks / place.local_ranks) if ranks and place.local_ranks else 1
     try:
-        return place(
+        return find_placement(
             config.parallel,
-            ranks,
+            replace(place, ranks=ranks, nodes=nodes),
             num_heads=facts.num_heads,
             num_tokens=math.prod(facts.token_grid(sampling.frames, sampling.height, sampling.width)),
             guided=facts.num_branches(sampling.guidance) == 2,
-            nodes=nodes,
-            devices=local_ranks,
         )
     except ValueError as error:
         raise InvalidInput(str(error)) from None
+
+
+def check_replicas(degrees: Degrees, num_tasks: int) -> None:
+    """Refuse replicas that would have nothing to do.
+
+    Raises:
+        InvalidInput: one sentence that names the value and what to do instead.
+    """
+    if degrees.data > num_tasks:
+        raise InvalidInput(
+            f"parallel.data is {degrees.data}, but there {'is' if num_tasks == 1 else 'are'} {num_tasks} "
+            f"video{'' if num_tasks == 1 else 's'} to make, so some replicas would have nothing to do: give more "
+            f"prompts or seeds, or use parallel.data={num_tasks} and cfg, ulysses or ring."
+        )
 
 
 def _check_cfg(config: Config, sampling: SamplingConfig, facts: ModelFacts) -> None:

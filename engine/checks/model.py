@@ -1,58 +1,12 @@
-"""What can be known of a model and its ranks before there is a request."""
+"""Whether a model can make videos of a size, whether its extra weights fit, and whether there are devices for it."""
 
 from __future__ import annotations
 
 import importlib.util
 
-from engine.checks.layout import lay_out
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
-from engine.models.facts import ModelFacts, read_facts
-from engine.models.loras import check_lora_files
-from engine.models.single_files import check_single_files
-from parallel.placement import Placement
-
-
-def preflight_model(
-    config: Config,
-    ranks: int | None,
-    local_ranks: int | None = None,
-    nodes: int | None = None,
-    elsewhere: bool = False,
-) -> Placement:
-    """Check what ranks that will take one request after another are to load. Where the layout is chosen for them, it is
-    chosen for videos as ``config.sampling`` describes them.
-
-    Args:
-        ranks, local_ranks, nodes, elsewhere: as of :func:`engine.checks.preflight.preflight`.
-
-    Returns:
-        The layout of the ranks, and why.
-
-    Raises:
-        InvalidInput: one sentence that names the value and what to do instead.
-    """
-    facts = read_checked_facts(config, config.sampling, ranks)
-    placement = lay_out(config, config.sampling, facts, ranks, nodes=nodes, local_ranks=local_ranks)
-    check_single_files(config, facts, placement.degrees.replica_size)
-    check_lora_files(config, facts)
-    check_weights(config, facts)
-    if not elsewhere:
-        check_device(config, local_ranks if local_ranks is not None else placement.degrees.world_size)
-    return placement
-
-
-def read_checked_facts(config: Config, sampling: SamplingConfig, ranks: int | None) -> ModelFacts:
-    """What a model's files say of it, where every check begins.
-
-    Raises:
-        InvalidInput: there is no such model, it cannot make that size, or there is no rank to.
-    """
-    if ranks is not None and ranks < 1:
-        raise InvalidInput(f"--ranks is {ranks}: start at least 1 rank.")
-    facts = read_facts(config.model.path, config.model.single_files)
-    check_size(sampling, facts)
-    return facts
+from engine.models.facts import ModelFacts
 
 
 def check_weights(config: Config, facts: ModelFacts) -> None:

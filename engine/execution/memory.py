@@ -30,7 +30,8 @@ from dataclasses import dataclass
 from engine.models.catalog import PublishedModel
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
-from parallel.placement import place
+from parallel.place import Place
+from parallel.placement import find_placement
 
 _BLOCK_BYTES, _VAE_BYTES = 2, 4  # a number in bfloat16 and in float32
 _CACHED_TENSORS = 5
@@ -57,7 +58,8 @@ def choose_degrees(model: PublishedModel, ranks: int) -> Degrees:
     facts = model.facts
     tokens = num_tokens(model)
     guided = num_branches(model) == 2
-    return place(ParallelConfig(cfg=None), ranks, num_heads=facts.num_heads, num_tokens=tokens, guided=guided).degrees
+    section = ParallelConfig(cfg=None)
+    return find_placement(section, Place(ranks), num_heads=facts.num_heads, num_tokens=tokens, guided=guided).degrees
 
 
 def num_tokens(model: PublishedModel) -> int:

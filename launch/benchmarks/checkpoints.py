@@ -14,11 +14,12 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from engine.checks.preflight import preflight
 from engine.config import CheckpointConfig
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.request import make_request
-from parallel.degrees import Degrees
+from engine.request import Outputs, Task, make_request
+from parallel.place import Place
 
 PROMPT = "a red circle moving right on a navy background"
 
@@ -32,9 +33,10 @@ def main(
     """Print the ratio of every round, and the medians."""
     torch.set_num_threads(threads)
     config = load_config(config_file)
-    engine = Engine.load(config, Degrees())
-    saving = engine.configured(config.model_copy(update={"checkpoint": CheckpointConfig(every=every)}))
     request = make_request([PROMPT], "", 0, config.sampling)
+    config = preflight(config, [Task(request, Outputs())], Place(1)).config
+    engine = Engine.load(config)
+    saving = engine.configured(config.model_copy(update={"checkpoint": CheckpointConfig(every=every)}))
 
     def totals(with_checkpoints: bool) -> dict[str, Any]:
         if not with_checkpoints:

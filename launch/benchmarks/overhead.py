@@ -17,12 +17,13 @@ import torch
 import typer
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
+from engine.checks.preflight import preflight
 from engine.components.dtypes import transformer_dtype
 from engine.config import Config
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.request import make_request
-from parallel.degrees import Degrees
+from engine.request import Outputs, Task, make_request
+from parallel.place import Place
 
 PROMPT = "a red circle moving right on a navy background"
 
@@ -56,11 +57,12 @@ def main(
     """Print the ratios of every round and their medians."""
     torch.set_num_threads(threads)
     config = load_config(config_file)
-    cached_engine = Engine.load(config, Degrees())
+    request = make_request([PROMPT], "", 0, config.sampling)
+    config = preflight(config, [Task(request, Outputs())], Place(1)).config
+    cached_engine = Engine.load(config)
     device = cached_engine.model.ranks.device
     off = config.cache.model_copy(update={"method": "none"})
     uncached_engine = cached_engine.configured(config.model_copy(update={"cache": off}))
-    request = make_request([PROMPT], "", 0, config.sampling)
     pipeline = _pipeline(config, device)
 
     print("| round | engine / pipeline | blocks computed | denoise time with cache / without | promise kept |")

@@ -16,12 +16,13 @@ import typer
 from torch import Tensor
 
 from dicache.config import CacheConfig
+from engine.checks.preflight import preflight
 from engine.config_file import load_config
 from engine.engine import Engine
-from engine.request import make_request
+from engine.request import GenerationRequest, Outputs, Task, make_request
 from launch.ranks.lead import with_cache
 from launch.sweep.metrics import psnr, ssim
-from parallel.degrees import Degrees
+from parallel.place import Place
 
 THRESHOLDS = (0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5)
 
@@ -34,12 +35,14 @@ def main(
 ) -> None:
     """Run all thresholds and print the table."""
     config = load_config(config_file, ["cache.method=none"])
-    engine = Engine.load(config, Degrees())
-    device = engine.model.ranks.device
-    captions = prompt_file.read_text(encoding="utf-8").splitlines()[:count]
-    reference = [_frames(engine, caption, seed) for seed, caption in enumerate(captions)]
-
     sampling = config.sampling
+    captions = prompt_file.read_text(encoding="utf-8").splitlines()[:count]
+    requests = [make_request([caption], "", seed, sampling) for seed, caption in enumerate(captions)]
+    tasks = [Task(request, Outputs()) for request in requests]
+    engine = Engine.load(preflight(config, tasks, Place(1)).config)
+    device = engine.model.ranks.device
+    reference = [_frames(engine, request) for request in requests]
+
     print(
         f"{len(captions)} prompts, {sampling.steps} {sampling.scheduler} steps, shift {sampling.shift}, "
         f"guidance {sampling.guidance}, branches decide {decide}; "
@@ -49,7 +52,7 @@ def main(
     print("|---|---|---|---|---|")
     for threshold in THRESHOLDS:
         cache = CacheConfig.model_validate({**_shipped(config_file), "threshold": threshold, "decide": decide})
-        runs = [_frames(with_cache(engine, cache), caption, seed) for seed, caption in enumerate(captions)]
+        runs = [_frames(with_cache(engine, cache, request), request) for request in requests]
         decibels = [psnr(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
         likeness = [ssim(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
         print(
@@ -63,9 +66,9 @@ def _shipped(config_file: Path) -> dict[str, object]:
     return load_config(config_file).cache.model_dump() | {"method": "dicache"}
 
 
-def _frames(engine: Engine, caption: str, seed: int) -> tuple[Tensor, float, float]:
+def _frames(engine: Engine, request: GenerationRequest) -> tuple[Tensor, float, float]:
     """Frames uint8 [frames, height, width, 3], the share of steps skipped and the share of blocks computed."""
-    result = engine.generate(make_request([caption], "", seed, engine.model.config.sampling))
+    result = engine.generate(request)
     frames = engine.decode(result.latents[0])
     assert frames is not None and result.report, "one rank is the first"
     totals = result.report["totals"]

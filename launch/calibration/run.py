@@ -26,7 +26,7 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     from launch.calibration.velocities import measure_products
     from parallel.broadcast import object_from_first
 
-    engine = Engine.load(job.config, job.degrees, progress)
+    engine = Engine.load(job.config, progress)
     # ranks on other nodes may not see the first rank's folder, and all ranks must run the same prompts
     before = object_from_first(
         [kept(job, request) for request in job.requests] if rank == 0 else None, engine.model.ranks

@@ -94,7 +94,7 @@ def generate_with_list(engine: Engine, order: Order) -> Tensor:
         file = Path(folder) / "calibration.json"
         file.write_text(calibration, encoding="utf-8")
         cache = CacheConfig(method="calibrated", gate="list", compute_steps=compute, calibration=file)
-        return with_cache(engine, cache).generate(request).latents
+        return with_cache(engine, cache, request).generate(request).latents
 
 
 def _read(file: Path | None) -> dict[str, float]:

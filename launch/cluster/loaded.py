@@ -22,7 +22,7 @@ class LoadedGang:
         self._progress = progress
         self.job = setup.job(setup.ranks)  # what is loaded: a job without videos
         self.nodes: Sequence[str] = ()  # of each rank
-        self._quarters = Quarters(self.job.config, self.job.degrees, setup.ranks)
+        self._quarters = Quarters(self.job, setup.ranks)
         self._gang: Gang | None = None
 
     @property

@@ -14,13 +14,12 @@ from typing import Annotated
 import typer
 
 from engine.errors import InvalidInput, sentence
-from launch.cli import leave, run
 from launch.cluster.__main__ import ORDERLY
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup
 from launch.cluster.stopping import Stop
-from launch.jobs import options as opt
 from launch.process.quiet import quiet_libraries
+from launch.process.running import leave, run
 from launch.process.signals import Interrupted, die_with_parent
 from launch.process.threads import spin_briefly
 from launch.queue.records import GangState
@@ -32,12 +31,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def serve(
-    config: opt.ConfigFile,
+    config: str,
     state: Annotated[Path, typer.Option("--state")],
     log: Annotated[Path | None, typer.Option("--log")] = None,
-    ranks: opt.Ranks = None,
-    ray_address: opt.RayAddress = None,
-    set_: opt.Overrides = None,
+    ranks: Annotated[int | None, typer.Option("--ranks")] = None,
+    ray_address: Annotated[str | None, typer.Option("--ray-address")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set")] = None,
     reply: Annotated[int | None, typer.Option("--reply")] = None,
     patience: Annotated[float, typer.Option("--patience")] = 0.0,
 ) -> int:

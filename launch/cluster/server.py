@@ -18,7 +18,7 @@ from launch.gang.monitor import GangFailure
 from launch.gang.restarts import Budget
 from launch.gang.run import DYING_SECONDS
 from launch.jobs.folder import JobFolder
-from launch.jobs.preparation import Job
+from launch.jobs.job import Job
 from launch.queue.records import GangState, JobProgress, JobRecord, State, Wish
 from launch.queue.store import LeaseLost, Queue
 from parallel.control import Control

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.checks.model import preflight_model
 from engine.errors import InvalidInput
-from engine.models.hub import resolve_model
 from launch.gang.places import machines_of
+from launch.jobs.checked import check_work
 from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
+from launch.jobs.job import Job
 from launch.jobs.options import Options
-from launch.jobs.preparation import Job, prepare
+from launch.jobs.preparation import prepare
 from launch.queue.records import JobRecord
+from parallel.place import Place
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,10 @@ class Setup:
                 f"parallel.data is {given.parallel.data}, but a gang makes one video at a time: use parallel.data=1, "
                 "and bring up as many gangs, which share the queue."
             )
-        config = resolve_model(given, announce=lambda line: None)
         count, part = machines_of(nodes) if nodes else (None, None)
-        placement = preflight_model(config, ranks, part, count, elsewhere=True)
-        notes: list[str] = []
-        if config.parallel.is_auto:
-            from launch.screens.layout import explain  # imports what draws tables
-
-            notes += explain(placement)
-        return Job(config, (), placement.degrees, Options(self.config), notes, model_path=given.model.path)
+        place = Place(ranks, local_ranks=part, nodes=count, elsewhere=True)
+        work = check_work(given, (), place, announce=lambda line: None)
+        return Job(work.config, given, (), Options(self.config), work.notes)
 
 
 def fits(record: JobRecord, gang: Job) -> bool:
@@ -77,10 +73,8 @@ def prepare_for(record: JobRecord, gang: Job, nodes: Sequence[str], await_second
         folder.await_end(await_seconds)
     except InvalidInput as error:
         raise StillAtWork(str(error)) from None
-    degrees, parallel = gang.degrees, gang.config.parallel
-    section = {"cfg": degrees.cfg, "ulysses": degrees.ulysses, "ring": degrees.ring}
     overrides = [
-        f"parallel={json.dumps(section | {'shard_weights': parallel.shard_weights})}",
+        f"parallel={gang.config.parallel.model_dump_json()}",
         f"runtime.device={gang.config.runtime.device}",
         f"runtime.attention={gang.config.runtime.attention}",
         f"ray={gang.config.ray.model_dump_json()}",
@@ -91,7 +85,8 @@ def prepare_for(record: JobRecord, gang: Job, nodes: Sequence[str], await_second
         file.write_text(record.config_json, encoding="utf-8")
         options = replace(record.options, config=str(file), overrides=overrides)
         # also the first time: a job that is begun in the queue can be paused, wherever its checkpoints are due
-        return prepare(options, degrees.world_size, part, nodes=count, resume=True, elsewhere=True)
+        place = Place(gang.degrees.world_size, local_ranks=part, nodes=count, elsewhere=True)
+        return prepare(options, place, resume=True)
 
 
 class StillAtWork(Exception):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launch.jobs import options as opt
+from launch.commands import options as opt
 from launch.queue.state_folder import state_folder
 
 app = typer.Typer(

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-import typer
-
 from engine.errors import InvalidInput, sentence
-from launch.jobs import options as opt
+from launch.commands import options as opt
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 from launch.process.signals import Interrupted, say
@@ -21,34 +19,12 @@ from launch.queue.state_folder import state_folder
 from launch.queue.submissions import Submissions
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make them commands of ``app``."""
-    for command in (submit, jobs, watch, cancel, pause, unpause):
-        app.command()(command)
-
-
-def submit(
-    config: opt.ConfigFile,
-    prompt: opt.Prompts = None,
-    prompts: opt.PromptsFile = None,
-    negative_prompt: opt.NegativePrompt = "",
-    seed: opt.Seeds = None,
-    image: opt.Image = None,
-    last_image: opt.LastImage = None,
-    output: opt.Output = None,
-    report: opt.Report = None,
-    latents: opt.Latents = None,
-    audit: opt.Audit = False,
-    set_: opt.Overrides = None,
-    state: opt.StateFolder = None,
-) -> int:
+@opt.taking(opt.video_options)
+def submit(options: Options, state: opt.StateFolder = None) -> int:
     """Put videos into the queue, each as a job of its own, for the gangs of `lockstep cluster up` to make."""
     from launch.queue.submit import prepare_jobs
     from launch.screens.words import hint, one_line, unserved
 
-    options = Options.typed(
-        config, prompt, prompts, negative_prompt, seed, image, last_image, output, report, latents, audit, set_
-    )
     queue = _queue(state)
     submitted = prepare_jobs(options)
     ids = queue.submit(submitted)
@@ -98,6 +74,9 @@ def pause(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
 def unpause(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
     """Let paused jobs run."""
     return _ask(jobs, Wish.RUN, state)
+
+
+COMMANDS = (submit, jobs, watch, cancel, pause, unpause)
 
 
 def _ask(ids: Sequence[int], wish: Wish, state: Path | None) -> int:

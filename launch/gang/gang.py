@@ -17,9 +17,9 @@ from engine.progress import Progress
 from launch.gang.assignment import Resident, assign, carried_environment
 from launch.gang.member import STATUS_GROUP, Member
 from launch.gang.monitor import GangFailure, Monitor
-from launch.gang.places import Bundle, Place, Places
+from launch.gang.places import Bundle, Places, RankBundle
 from launch.jobs.config import JobConfig
-from launch.jobs.preparation import Job
+from launch.jobs.job import Job
 from launch.process.failures import Failure
 from launch.ranks.local import checkout_environment
 from parallel.control import Control
@@ -70,7 +70,7 @@ class Gang:
             ).remote()
             for place in places.by_rank
         ]
-        self._by_rank: Sequence[Place] = places.by_rank
+        self._by_rank: Sequence[RankBundle] = places.by_rank
 
     def __enter__(self) -> Gang:
         return self

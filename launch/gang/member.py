@@ -17,13 +17,14 @@ from engine.errors import Cancelled, InvalidInput, Stopped
 from engine.execution.imports import import_ahead
 from launch.gang.assignment import Resident, Seat
 from launch.gang.recorder import Recorder, Status
+from launch.jobs.checked import check_work
 from launch.jobs.config import JobConfig
-from launch.jobs.preparation import Job
+from launch.jobs.job import Job
 from launch.process.failures import Failure, describe
 from launch.process.quiet import quiet_libraries
 from launch.process.threads import spin_briefly
-from launch.ranks.rank import at_work
 from parallel.control import Control
+from parallel.place import Place
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -106,7 +107,7 @@ class Member:
             os.environ["MASTER_PORT"] = str(port)
             _go_to(self._seat.folder, job)
             config = _check_here(job, self._seat, self._recorder.note)
-            self._engine = Engine.load(_patient(config), job.degrees, self._recorder)
+            self._engine = Engine.load(_patient(config), self._recorder)
             self._loaded_for = job
             return Outcome()
         except Exception as error:
@@ -124,7 +125,7 @@ class Member:
             if job != self._loaded_for:
                 config = _check_here(job, self._seat, self._recorder.note)
                 self._job_engine = self._engine.configured(_patient(config))
-            self._at_work.enter_context(at_work(job, self._seat.rank))
+            self._at_work.enter_context(job.at_work(self._seat.rank))
             return Outcome()
         except Exception as error:
             return Outcome(describe(error, self._seat.rank, self._recorder.phase))
@@ -194,18 +195,9 @@ def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> JobConfig:
     Raises:
         InvalidInput: it cannot.
     """
-    from engine.checks.model import preflight_model
-    from engine.checks.preflight import preflight
-    from engine.models.hub import resolve_model
-
-    model = job.config.model.model_copy(update={"path": job.model_path})
-    config = resolve_model(job.config.model_copy(update={"model": model}), announce=note)
-    nodes = seat.ranks // seat.part
-    if job.tasks:
-        preflight(config, job.tasks, seat.ranks, seat.part, seat.rank, nodes)
-    else:
-        preflight_model(config, seat.ranks, seat.part, nodes)
-    return config
+    settled = job.config.model_copy(update={"model": job.given.model})
+    place = Place(seat.ranks, seat.rank, seat.part, seat.ranks // seat.part)
+    return check_work(settled, job.tasks, place, announce=note).config
 
 
 def _patient(config: JobConfig) -> JobConfig:

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayError
 
 from engine.progress import Progress
 from launch.gang.member import Outcome
-from launch.gang.places import Place, living
+from launch.gang.places import RankBundle, living
 from launch.gang.recorder import Status
 from launch.jobs.config import JobConfig
 from launch.process.failures import Failure
@@ -41,7 +41,7 @@ class _Watched:
 
     rank: int
     actor: Any
-    place: Place
+    place: RankBundle
     status: Status
     asked: Any = None  # the question that is on its way
     asked_at: float = 0.0
@@ -50,7 +50,9 @@ class _Watched:
 class Monitor:
     """Of one gang; also draws what its first rank tells."""
 
-    def __init__(self, actors: Sequence[Any], places: Sequence[Place], config: JobConfig, progress: Progress) -> None:
+    def __init__(
+        self, actors: Sequence[Any], places: Sequence[RankBundle], config: JobConfig, progress: Progress
+    ) -> None:
         start = Status("start", 0.0, 0, ())
         self._ranks = [_Watched(i, *pair, start) for i, pair in enumerate(zip(actors, places, strict=True))]
         self._config = config
@@ -186,7 +188,7 @@ def _in_collective(stack: Sequence[str]) -> bool:
     return any("torch/distributed" in line for line in stack[-4:])
 
 
-def _why_it_died(error: RayActorError, place: Place) -> str:
+def _why_it_died(error: RayActorError, place: RankBundle) -> str:
     if getattr(error, "preempted", False):
         return f"{place} was pre-empted"
     if not living({place.node_id}):

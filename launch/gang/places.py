@@ -25,7 +25,7 @@ _CONNECT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Place:
+class RankBundle:
     """One rank's: a bundle of the group, and the node that holds it."""
 
     bundle: int
@@ -41,7 +41,7 @@ class Places:
     """A placement group and what it gave, by rank. Ray removes it with the driver, should that be killed."""
 
     group: PlacementGroup
-    by_rank: Sequence[Place]
+    by_rank: Sequence[RankBundle]
 
     @property
     def nodes(self) -> list[str]:
@@ -93,7 +93,7 @@ def reserve(ranks: int, bundle: Bundle, timeout_seconds: float) -> Places:
         where = placement_group_table(group)["bundles_to_node_id"]
         names = {node["NodeID"]: name_of(node) for node in ray.nodes()}
         order = order_by_node(where, ray.get_runtime_context().get_node_id())
-        return Places(group, [Place(index, where[index], names.get(where[index], "?")) for index in order])
+        return Places(group, [RankBundle(index, where[index], names.get(where[index], "?")) for index in order])
     except BaseException:
         remove_placement_group(group)
         raise

@@ -14,19 +14,21 @@ from launch.gang.monitor import GangFailure
 from launch.gang.places import machines_of
 from launch.gang.reservation import Quarters
 from launch.gang.restarts import Budget
-from launch.jobs.preparation import Job
+from launch.jobs.job import Job
 from launch.process.failures import Failure, print_failure
 from launch.ranks.rank import display, summarise
+from parallel.place import Place
 
 
 def run_on_ray(
-    job: Job, check: Callable[..., Job], ranks: int | None, address: str | None, resume: bool = False
+    job: Job, check: Callable[[Place, bool], Job], ranks: int | None, address: str | None, resume: bool = False
 ) -> int:
     """Run a checked job on the cluster at ``address``, with progress and summary here. Returns the exit code.
 
     Args:
         job: as it passed its checks before anything was known of the cluster.
-        check: ``prepare`` with its options, to check it again for the nodes that the ranks got.
+        check: ``prepare`` with its options, to check it again for the nodes that the ranks got, and, from the second
+            attempt on, to go on with what the one before has left.
         ranks: the world size that was asked for, or None for what the job's degrees multiply to; where the layout is
             chosen for the machine, for all GPUs of the cluster.
         resume: the job was begun by an earlier run.
@@ -59,12 +61,12 @@ class _Attempts:
     """The gangs of one job, one after another in the same places as long as their nodes live."""
 
     def __init__(
-        self, job: Job, check: Callable[..., Job], ranks: int | None, resume: bool, progress: Progress
+        self, job: Job, check: Callable[[Place, bool], Job], ranks: int | None, resume: bool, progress: Progress
     ) -> None:
         self._job = job
         self._check = check
         self._progress = progress
-        self._quarters = Quarters(job.config, job.degrees, ranks)
+        self._quarters = Quarters(job, ranks)
         self._resume = resume
 
     def run(self) -> list[dict[str, Any]]:
@@ -91,7 +93,7 @@ class _Attempts:
     def _attempt(self) -> list[dict[str, Any]]:
         config, places = self._job.config, self._quarters.places()
         nodes, part = machines_of(places.nodes)
-        job = self._check(self._quarters.ranks, part, nodes=nodes, resume=self._resume, elsewhere=True)
+        job = self._check(Place(self._quarters.ranks, local_ranks=part, nodes=nodes, elsewhere=True), self._resume)
         for line in job.notes:
             self._progress.note(line)
         with Gang(places, self._quarters.bundle, config, self._progress) as gang:

@@ -6,15 +6,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from engine.checks.preflight import preflight
-from engine.models.hub import resolve_model
-from engine.request import Outputs, Task, make_tasks, read_prompts
+from engine.request import Outputs, Task, make_tasks
+from launch.jobs.checked import check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
-from launch.process.signals import say
 from launch.queue.records import NewJob
 from parallel.config import ParallelConfig
+from parallel.place import Place
 
 
 def prepare_jobs(options: Options) -> list[NewJob]:
@@ -25,25 +24,23 @@ def prepare_jobs(options: Options) -> list[NewJob]:
         InvalidInput: one sentence on what is wrong.
     """
     given = load_job_config(options.config, options.settings)
-    config = resolve_model(given, announce=lambda line: say(f"lockstep: {line}"))
-    listed = read_prompts(options.prompts_file) if options.prompts_file else ()
     whole = _in_full(options)
     tasks = make_tasks(
-        (*options.prompts, *listed),
+        options.all_prompts(),
         options.negative_prompt,
         options.seeds,
-        config.sampling,
+        given.sampling,
         Outputs(whole.video_path, whole.report_path, whole.latents),
         whole.image,
         whole.last_image,
     )
-    if config.checkpoint.every:
+    if given.checkpoint.every:
         for video in (task.outputs.video for task in tasks):
             folder = JobFolder.beside(video or whole.video_path)
             folder.refuse_if_running()
             folder.refuse_if_begun()
-    anywhere = config.model_copy(update={"parallel": ParallelConfig()})
-    preflight(anywhere, tasks, ranks=1, elsewhere=True)
+    anywhere = given.model_copy(update={"parallel": ParallelConfig()})
+    check_work(anywhere, tasks, Place(1, elsewhere=True))
     return [_new_job(whole, given, task) for task in tasks]
 
 

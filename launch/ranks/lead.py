@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from dicache.config import CacheConfig
+from engine.checks.cache_choice import with_chosen_cache
 from engine.engine import Engine
 from engine.progress import Progress
+from engine.request import GenerationRequest
 from parallel.broadcast import object_from_first
 from parallel.ranks import set_timeouts
 
@@ -68,9 +70,15 @@ class Lead(Generic[Order, Outcome]):
         return received
 
 
-def with_cache(engine: Engine, cache: CacheConfig) -> Engine:
-    """The same loaded model with another cache section."""
-    return engine.configured(engine.model.config.model_copy(update={"cache": cache}))
+def with_cache(engine: Engine, cache: CacheConfig, request: GenerationRequest) -> Engine:
+    """The same loaded model with another cache section, for a request; what the section leaves open is chosen for it.
+
+    Raises:
+        InvalidInput: a calibration that the section names cannot be read.
+    """
+    model = engine.model
+    config = model.config.model_copy(update={"cache": cache})
+    return engine.configured(with_chosen_cache(config, request, model.facts))
 
 
 class _StepsOnly(Progress):

@@ -1,4 +1,4 @@
-"""Local ranks through torch's elastic launcher: what `torchrun --standalone -m launch.generate` does, and quieter."""
+"""Local ranks through torch's elastic launcher: what `torchrun --standalone -m launch ...` does, and quieter."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 
 from engine.execution.imports import import_ahead
 from launch.process.failures import print_failure, root_cause
 from launch.process.signals import PARENT_PID, Interrupted
+from launch.ranks.torchrun import escape_for_elastic
 from launch.screens.console import restore_terminal
 
 # long enough for a rank to die of SIGTERM, at whose default action ranks leave it; then SIGKILL
@@ -21,8 +21,8 @@ _SHUTDOWN_SECONDS = 2
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def start_ranks(program: str, argv: Sequence[str], ranks: int) -> int:
-    """Run a module, `launch.generate` or `launch.resume`, on that many processes of this machine, and wait for them.
+def start_ranks(ranks: int) -> int:
+    """Run this program, with the arguments of this process, on that many processes of this machine, and wait for them.
 
     Returns:
         The exit code: 0, or that of the rank that failed first, whose error line has been printed.
@@ -53,11 +53,9 @@ def start_ranks(program: str, argv: Sequence[str], ranks: int) -> int:
             signals_to_handle=_elastic_signals(),
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
-        # elastic substitutes ${local_rank} in arguments, and a prompt may well hold a dollar sign
-        escaped = [argument.replace("$", "$$") for argument in argv]
         try:
             try:
-                elastic_launch(config, sys.executable)("-m", program, *escaped)
+                elastic_launch(config, sys.executable)("-m", "launch", *escape_for_elastic(sys.argv[1:]))
             finally:
                 restore_terminal()  # a rank that was killed could not
         except ChildFailedError as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import IO
@@ -20,17 +18,12 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.hub import resolve_model
 from engine.models.published import find_published
+from launch.jobs.notes import describe_layout
 from launch.screens.console import make_console
 from parallel.degrees import Degrees
-from parallel.placement import Placement
+from parallel.place import Place
 
 _LARGEST = 1024
-
-
-def explain(placement: Placement) -> list[str]:
-    """The layout that was found for a run, and a line for each axis on why."""
-    head, *reasons = _describe(placement)
-    return [f"layout: {head[1]}", *(f"  {name}: {reason}" for name, reason in reasons)]
 
 
 def print_layout(config: Config, nodes: int, devices: int, stream: IO[str]) -> None:
@@ -49,10 +42,10 @@ def print_layout(config: Config, nodes: int, devices: int, stream: IO[str]) -> N
             raise InvalidInput(f"{option} is {count}, but it should be a number from 1 to {_LARGEST}.")
     model, facts = find_facts(config)
     check_size(config.sampling, facts)
-    placement = lay_out(config, config.sampling, facts, nodes * devices, nodes=nodes, local_ranks=devices)
+    placement = lay_out(config, config.sampling, facts, Place(nodes * devices, local_ranks=devices, nodes=nodes))
     console = make_console(stream)
     tokens = ("tokens", _describe_tokens(config, facts, placement.degrees))
-    for name, text in [*model, *_describe(placement), tokens]:
+    for name, text in [*model, *describe_layout(placement), tokens]:
         console.print(Text.assemble((f"{name:<11}", "bold"), text))
     console.print(_draw(placement.degrees, devices))
 
@@ -71,16 +64,6 @@ def find_facts(config: Config) -> tuple[list[tuple[str, str]], ModelFacts]:
         ], published.facts
     here = resolve_model(config, announce=lambda line: None, download=False)
     return [], read_facts(here.model.path, here.model.single_files)
-
-
-def _describe(placement: Placement) -> Iterator[tuple[str, str]]:
-    """The layout and the reasons, as (label, text) pairs."""
-    degrees = asdict(placement.degrees)
-    above_one = ", ".join(f"{axis} {degree}" for axis, degree in degrees.items() if degree > 1)
-    yield "layout", above_one or "one rank"
-    for axis, reason in placement.reasons.items():
-        if axis != "data" or degrees["data"] > 1:
-            yield f"{axis} {degrees[axis]}", reason
 
 
 def _describe_tokens(config: Config, facts: ModelFacts, degrees: Degrees) -> str:

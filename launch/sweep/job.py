@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +13,37 @@ from engine.checkpoints.match import must_match
 from engine.checks.cache_choice import uses_calibration
 from engine.checks.outputs import check_folder
 from engine.checks.preflight import preflight
-from engine.config import Config
 from engine.errors import InvalidInput
-from engine.models.facts import read_facts
-from engine.models.hub import resolve_model
+from engine.models.facts import ModelFacts
 from engine.models.published import known_names, published_names
-from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
-from launch.jobs.config import load_job_config
-from launch.process.signals import say
+from engine.request import GenerationRequest, Outputs, Task
+from launch.jobs.by_line import LineOptions, refuse_replicas
+from launch.jobs.checked import check_work
+from launch.jobs.config import JobConfig, load_job_config
 from launch.sweep.curves import Curve, make_cache, read_curves
 from launch.sweep.folder import SweepFolder
-from parallel.degrees import Degrees
+from parallel.place import Place
 
 
 @dataclass(frozen=True)
-class SweepOptions:
+class SweepOptions(LineOptions):
     """What was typed after `sweep`, but for the number of ranks."""
 
-    config: str
-    prompts_file: Path
-    output: Path
     methods: str | None = None
     shares: str | None = None
     tune_prompts: int = 3
-    negative_prompt: str = ""
-    image: Path | None = None
-    last_image: Path | None = None
-    overrides: Sequence[str] = field(default_factory=tuple)
-
-    def to_argv(self) -> list[str]:
-        """Arguments that parse to these options again, whatever the values look like."""
-        files = {"--methods": self.methods, "--shares": self.shares, "--image": self.image}
-        files |= {"--last-image": self.last_image}
-        return [
-            f"--prompts={self.prompts_file}",
-            f"--output={self.output}",
-            f"--tune-prompts={self.tune_prompts}",
-            f"--negative-prompt={self.negative_prompt}",
-            *(f"{name}={value}" for name, value in files.items() if value is not None),
-            *(f"--set={override}" for override in self.overrides),
-            "--",
-            self.config,
-        ]
 
 
 @dataclass(frozen=True)
 class SweepJob:
     """A sweep that has passed every check."""
 
-    config: Config
+    config: JobConfig
     requests: Sequence[GenerationRequest]
     curves: Sequence[Curve]
     shares: Sequence[float]
     """Of the steps, to be skipped; none to go through the knobs' own values."""
     tune_prompts: int
-    degrees: Degrees
     num_branches: int
     published: Sequence[str]
     folder: SweepFolder
@@ -75,52 +51,45 @@ class SweepJob:
     notes: Sequence[str] = ()
 
 
-def prepare_sweep(
-    options: SweepOptions,
-    ranks: int | None,
-    local_ranks: int | None = None,
-    rank: int | None = None,
-    nodes: int | None = None,
-) -> SweepJob:
-    """Check everything that can be checked before weights load or processes start; arguments as of ``prepare``.
+def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
+    """Check everything that can be checked before weights load or processes start.
+
+    Args:
+        place: of this process.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    config = resolve_model(load_job_config(options.config, options.overrides), lambda line: say(f"lockstep: {line}"))
-    if config.checkpoint.every:
+    given = load_job_config(options.config, options.overrides)
+    if given.checkpoint.every:
         raise InvalidInput(
-            f"checkpoint.every is {config.checkpoint.every}, but a sweep goes on by whole videos: leave it out."
+            f"checkpoint.every is {given.checkpoint.every}, but a sweep goes on by whole videos: leave it out."
         )
-    prompts = read_prompts(options.prompts_file)
-    tasks = _tasks(options, prompts, config)
+    tasks = options.tasks(given, Outputs())
     requests = [task.request for task in tasks]
-    uncached = config.model_copy(update={"cache": make_cache("none", {"method": "none"})})
-    degrees = preflight(uncached, tasks, ranks, local_ranks, rank, nodes).degrees
-    if degrees.data > 1:
-        raise InvalidInput(
-            f"parallel.data is {degrees.data}, but a sweep makes one video after the other on all ranks, so that its "
-            "seconds are those of one layout: use 1."
-        )
+    work = check_work(given.model_copy(update={"cache": make_cache("none", {"method": "none"})}), tasks, place)
+    uncached, facts = work.config, work.checked.facts
+    refuse_replicas(
+        uncached,
+        "a sweep makes one video after the other on all ranks, so that its seconds are those of one layout",
+    )
     if options.tune_prompts < 1:
         raise InvalidInput(f"--tune-prompts is {options.tune_prompts}: use at least 1.")
     folder = SweepFolder(options.output)
-    facts = read_facts(config.model.path, config.model.single_files)
-    made_with = _made_with(uncached, requests[0], degrees)
-    if rank in (None, 0):
-        check_folder("--output", options.output, Path(config.model.path))
+    made_with = _made_with(uncached, requests[0])
+    if place.acts_for_all:
+        check_folder("--output", options.output, Path(uncached.model.path))
         folder.refuse_if_other(made_with)
-    curves, notes = _allowed(options, config, tasks[:1], ranks, local_ranks, nodes)
+    curves, notes = _allowed(options, uncached.model_copy(update={"cache": given.cache}), tasks[:1], facts, place)
     published = published_names(facts, requests[0])
-    _refuse_seen(curves, prompts, published)
+    _refuse_seen(curves, [request.prompts[0] for request in requests], published)
     return SweepJob(
         config=uncached,
         requests=requests,
         curves=curves,
         shares=tuple(_shares(options.shares)),
         tune_prompts=options.tune_prompts,
-        degrees=degrees,
-        num_branches=facts.num_branches(config.sampling.guidance),
+        num_branches=facts.num_branches(uncached.sampling.guidance),
         published=published,
         folder=folder,
         made_with=made_with,
@@ -128,42 +97,24 @@ def prepare_sweep(
     )
 
 
-def _tasks(options: SweepOptions, prompts: Sequence[str], config: Config) -> list[Task]:
-    """The prompt's place in the file is its seed."""
-    return [
-        task
-        for seed, prompt in enumerate(prompts)
-        for task in make_tasks(
-            [prompt], options.negative_prompt, [seed], config.sampling, Outputs(), options.image, options.last_image
-        )
-    ]
-
-
-def _made_with(config: Config, request: GenerationRequest, degrees: Degrees) -> dict[str, Any]:
+def _made_with(config: JobConfig, request: GenerationRequest) -> dict[str, Any]:
     """What all runs of one folder have in common: without it neither frames nor seconds could be compared."""
     common = must_match(config, request)
     del common["cache"]
     common["request"] = {key: value for key, value in common["request"].items() if key not in ("prompts", "seed")}
     runtime = config.runtime.model_dump(mode="json", include={"device", "attention"})
-    return common | {"layout": str(degrees), "runtime": runtime}
+    return common | {"layout": str(config.parallel.degrees), "runtime": runtime}
 
 
 def _allowed(
-    options: SweepOptions,
-    config: Config,
-    tasks: Sequence[Task],
-    ranks: int | None,
-    local_ranks: int | None,
-    nodes: int | None,
+    options: SweepOptions, config: JobConfig, tasks: Sequence[Task], facts: ModelFacts, place: Place
 ) -> tuple[list[Curve], list[str]]:
     """The curves, each of whose settings this model can run; of all methods those that it can."""
     allowed, notes = [], []
-    facts = read_facts(config.model.path, config.model.single_files)
     for curve in read_curves(options.methods, config.cache, known_names(facts, tasks[0].request)):
         try:
             for setting in curve.ladder():
-                # as a rank would: what a launcher checks besides has been checked
-                preflight(config.model_copy(update={"cache": setting.cache}), tasks, ranks, local_ranks, None, nodes)
+                preflight(config.model_copy(update={"cache": setting.cache}), tasks, replace(place, rank=None))
         except InvalidInput as error:
             if options.methods is not None:
                 raise

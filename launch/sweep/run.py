@@ -40,7 +40,7 @@ def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
     if rank == 0:
         for line in job.notes:
             progress.note(line)
-    engine = Engine.load(job.config, job.degrees, progress)
+    engine = Engine.load(job.config, progress)
     lead = Lead(engine, make_video, progress)
     if not lead.leads:
         lead.serve()
@@ -60,9 +60,9 @@ def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
 
 
 def _heading(job: SweepJob) -> str:
-    sampling = job.config.sampling
+    sampling, ranks = job.config.sampling, job.config.parallel.degrees.world_size
     return (
         f"{len(job.requests)} prompts, {sampling.frames} frames of {sampling.width} × {sampling.height}, "
         f"{sampling.steps} {sampling.scheduler} steps, shift {sampling.shift:g}, guidance {sampling.guidance:g}, "
-        f"{job.degrees.world_size} rank{'s' if job.degrees.world_size > 1 else ''}."
+        f"{ranks} rank{'s' if ranks > 1 else ''}."
     )

@@ -28,7 +28,7 @@ class Video:
 def make_video(engine: Engine, order: Order) -> Video | None:
     """Make one video with a cache section of its own; collective over the replica. None but on its first rank."""
     cache, request = order
-    configured = with_cache(engine, cache)
+    configured = with_cache(engine, cache, request)
     result = configured.generate(request)
     frames = configured.decode(result.latents[0])
     return None if frames is None or result.report is None else Video(frames, result.report)

@@ -22,6 +22,7 @@ from launch.calibration.trials import Trials
 from launch.calibration.velocities import measure_products
 from launch.sweep.job import SweepOptions, prepare_sweep
 from parallel.degrees import Degrees
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.checkpoints import write_published_wan
 from tests.support.gang import Gang
@@ -49,7 +50,7 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
     overrides = (f"model.path={model}", "sampling.steps=12", *SIZE)
     prompts, output = tmp_path / "prompts.txt", tmp_path / "cal.json"
     prompts.write_text(PROMPT + "\n")
-    job: CalibrateJob = prepare_calibration(CalibrateOptions(str(CONFIG), prompts, output, overrides), ranks=1)
+    job: CalibrateJob = prepare_calibration(CalibrateOptions(str(CONFIG), prompts, output, overrides), Place(1))
 
     alone = measure(Ranks(), job.config)
     products = np.array(alone["products"])
@@ -84,11 +85,11 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
 
     for change in ("sampling.shift=5.0", "sampling.guidance=4.0", "sampling.scheduler=euler", "sampling.width=64"):
         other = tiny_config(*overrides[:-2], "cache.method=calibrated", f"cache.calibration={output}", change)
-        message = refused(lambda other=other: preflight(other, [Task(request_of(other), Outputs())], 1))
+        message = refused(lambda other=other: preflight(other, [Task(request_of(other), Outputs())], Place(1)))
         assert change.partition("=")[0] in message and str(output) in message and "\n" not in message
     worded = request_of(config).model_copy(update={"negative_prompt": "blurred"})
     assert "request.negative_prompt was '' and is 'blurred'" in refused(
-        lambda: preflight(config, [Task(worded, Outputs())], 1)
+        lambda: preflight(config, [Task(worded, Outputs())], Place(1))
     )
     message = refused(
         lambda: prepare_sweep(
@@ -96,10 +97,10 @@ def test_measured_and_used_on_two_and_three_ranks(gang: Gang, tmp_path: Path) ->
                 str(CONFIG),
                 prompts,
                 tmp_path / "sweep",
-                "calibrated",
+                methods="calibrated",
                 overrides=(*overrides, f"cache.calibration={output}"),
             ),
-            ranks=1,
+            Place(1),
         )
     )
     assert PROMPT in message and "--prompts" in message
@@ -128,7 +129,7 @@ def test_lists_are_tried_out_on_ranks_as_on_one(gang: Gang, tmp_path: Path) -> N
     overrides = (f"model.path={model}", "sampling.steps=12", *SIZE)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(PROMPT + "\n")
-    job = prepare_calibration(CalibrateOptions(str(CONFIG), prompts, tmp_path / "cal.json", overrides), ranks=1)
+    job = prepare_calibration(CalibrateOptions(str(CONFIG), prompts, tmp_path / "cal.json", overrides), Place(1))
     calibration = build(job, [measure(Ranks(), job.config)])
     write(job, calibration)
     alone = try_out(Ranks(), job.config, calibration.model_dump_json(), tmp_path / "alone.json")

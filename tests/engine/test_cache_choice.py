@@ -20,6 +20,7 @@ from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts, read_facts
 from engine.progress import Progress
 from engine.request import Outputs, make_request, make_tasks
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.small_model import PROMPT, ROOT, tiny_config
 
@@ -139,7 +140,7 @@ def test_what_was_chosen_is_checked_run_and_reported(calibration: Path) -> None:
     unmeasured = ("cache.brake=null", f"cache.calibration={calibration}")  # the brake would find out that it is
     config = tiny_config("cache.method=auto", "cache.quality=high", *unmeasured)
     (task,) = make_tasks([PROMPT], "", [1], config.sampling, Outputs())
-    preflight(config, [task], ranks=1)
+    config = preflight(config, [task], Place(1)).config
     result = Engine(load_model(config, Ranks()), Progress()).generate(task.request)
     assert result.report
     computed = [row["step"] for row in result.report["steps"] if row["action"] != "skip" and row["branch"] == "cond"]

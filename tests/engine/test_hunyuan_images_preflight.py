@@ -12,6 +12,7 @@ from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from engine.request import Outputs, make_tasks
 from parallel.degrees import Degrees
+from parallel.place import Place
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
 from tests.support.hunyuan_images import CONCAT, REPLACE, configured, write_models, write_pictures
 
@@ -38,7 +39,7 @@ def test_the_facts(models: dict[str, Path]) -> None:
 def refusal(config: Config, *images: Path, prompt: str = "x", negative_prompt: str = "", ranks: int = 1) -> str:
     tasks = make_tasks([prompt], negative_prompt, [0], config.sampling, Outputs(), *images)
     with pytest.raises(InvalidInput) as caught:
-        preflight(config, tasks, ranks)
+        preflight(config, tasks, Place(ranks))
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".")
     return sentence
@@ -91,7 +92,7 @@ def test_what_fits_passes(models: dict[str, Path], files: dict[str, Path]) -> No
     ):
         config = configured(models[kind], override, "parallel=auto", "sampling.frames=5")
         tasks = make_tasks(["x"], "", [0], config.sampling, Outputs(), files["lying"])
-        assert preflight(config, tasks, 4).degrees == expected
+        assert preflight(config, tasks, Place(4)).degrees == expected
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from engine.progress import Progress
 from engine.request import GenerationRequest, Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
@@ -105,7 +106,7 @@ def test_the_facts(model: Path) -> None:
 def refusal(config: Config, negative_prompt: str = "", ranks: int = 1) -> str:
     tasks = make_tasks(["x"], negative_prompt, [0], config.sampling, Outputs())
     with pytest.raises(InvalidInput) as caught:
-        preflight(config, tasks, ranks)
+        preflight(config, tasks, Place(ranks))
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".")
     return sentence
@@ -136,9 +137,9 @@ def test_a_negative_prompt_is_refused(model: Path) -> None:
 
 def test_what_fits_passes(model: Path) -> None:
     tasks = make_tasks(["x"], "", [0], configured(model).sampling, Outputs())
-    assert preflight(configured(model, "parallel=auto"), tasks, 4).degrees == Degrees(ulysses=4)
+    assert preflight(configured(model, "parallel=auto"), tasks, Place(4)).degrees == Degrees(ulysses=4)
     long = configured(model, "sampling.frames=8001")  # no table of positions ends
-    preflight(long, make_tasks(["x"], "", [0], long.sampling, Outputs()), 1)
+    preflight(long, make_tasks(["x"], "", [0], long.sampling, Outputs()), Place(1))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from engine.request import Outputs, make_tasks
 from parallel.degrees import Degrees
+from parallel.place import Place
 from tests.support.hunyuan15_inputs import Checkpoints, write_checkpoints
 
 
@@ -29,7 +30,7 @@ def folders(checkpoints: Checkpoints, tmp_path: Path) -> dict[str, Path]:
 
 def refusal(config: Config, ranks: int, *images: Path) -> str:
     with pytest.raises(InvalidInput) as caught:
-        preflight(config, make_tasks(["x"], "blurry", [0], config.sampling, Outputs(), *images), ranks)
+        preflight(config, make_tasks(["x"], "blurry", [0], config.sampling, Outputs(), *images), Place(ranks))
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".")
     return sentence
@@ -60,10 +61,12 @@ def test_what_does_not_fit(
 def test_what_fits_passes(checkpoints: Checkpoints) -> None:
     long = checkpoints.ask("text", "sampling.frames=8001", "sampling.max_sequence_length=1000").config
     tasks = make_tasks(["x"], "blurry", [0], long.sampling, Outputs())
-    assert preflight(checkpoints.ask("text", "parallel=auto").config, tasks, 4).degrees == Degrees(cfg=2, ulysses=2)
-    preflight(long, tasks, 1)
+    assert preflight(checkpoints.ask("text", "parallel=auto").config, tasks, Place(4)).degrees == Degrees(
+        cfg=2, ulysses=2
+    )
+    preflight(long, tasks, Place(1))
     tasks = make_tasks(["x"], "", [0], long.sampling, Outputs(), checkpoints.lying)
-    preflight(checkpoints.ask("image").config, tasks, 1)
+    preflight(checkpoints.ask("image").config, tasks, Place(1))
 
 
 def rewrite(file: Path, key: str, value: Any) -> None:

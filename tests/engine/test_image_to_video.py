@@ -18,6 +18,7 @@ from engine.media.images import fit_last, read_image
 from engine.progress import Progress
 from engine.request import GenerationRequest, Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.checkpoints import write_image_checkpoint, write_tiny_checkpoint
 from tests.support.gang import Gang
@@ -203,7 +204,7 @@ def test_what_does_not_fit(
     paths = [(files | bad)[image] for image in images]
     tasks = make_tasks(["x"], "", [0], config.sampling, Outputs(), *paths)
     with pytest.raises(InvalidInput) as caught:
-        preflight(config, tasks, 1)
+        preflight(config, tasks, Place(1))
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".")
     for word in words:
@@ -215,7 +216,7 @@ def test_what_does_not_fit(
 )
 def test_what_fits_passes(name: str, images: int, models: dict[str, Path], files: dict[str, Path]) -> None:
     config = configured(models, name, *([] if name == I2V else ["sampling.max_sequence_length=512"]))
-    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs(), *list(files.values())[:images]), 1)
+    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs(), *list(files.values())[:images]), Place(1))
 
 
 def test_a_file_is_looked_at_only_where_it_will_be_read(models: dict[str, Path], bad: dict[str, Path]) -> None:
@@ -223,10 +224,10 @@ def test_a_file_is_looked_at_only_where_it_will_be_read(models: dict[str, Path],
     config = configured(models, I2V, "parallel.data=2", "parallel.ulysses=2")
     tasks = make_tasks(["x"], "", [0, 1], config.sampling, Outputs(), bad["gone"])
     for rank in (1, 3):
-        preflight(config, tasks, 4, rank=rank)
+        preflight(config, tasks, Place(4, rank))
     for rank in (None, 0, 2):
         with pytest.raises(InvalidInput, match=r"gone\.png"):
-            preflight(config, tasks, 4, rank=rank)
+            preflight(config, tasks, Place(4, rank))
 
 
 def test_a_last_image_without_a_first(models: dict[str, Path], files: dict[str, Path]) -> None:

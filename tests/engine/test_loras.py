@@ -31,6 +31,7 @@ from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.bare_model import edit_json
 from tests.support.checkpoints import write_tiny_checkpoint
@@ -237,7 +238,7 @@ def test_an_adapter_under_the_original_names(
     file = tmp_path / "wan2.2_t2v_lightning.safetensors"
     save_file(rename_to_original(load_file(loras[WAN][0] / "pytorch_lora_weights.safetensors")), file)
     config = configured(models[WAN], [{"path": str(file), "scale": 0.8}])
-    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), 1)
+    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), Place(1))
     pipeline = WanPipeline.from_pretrained(models[WAN])
     pipeline.load_lora_weights(file, adapter_name="original")
     pipeline.set_adapters(["original"], [0.8])
@@ -263,7 +264,7 @@ def test_a_hunyuan_adapter_under_the_original_names(models: dict[str, Path], tmp
     file = tmp_path / "hunyuan.safetensors"
     save_file(tensors, file)
     config = configured(models[HUNYUAN], [{"path": str(file), "scale": 0.6}])
-    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), 1)
+    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), Place(1))
     pipeline = HunyuanVideoPipeline.from_pretrained(models[HUNYUAN])
     pipeline.load_lora_weights(file, adapter_name="original")
     pipeline.set_adapters(["original"], [0.6])
@@ -324,7 +325,7 @@ UNFIT: dict[str, tuple[Change, list[str]]] = {
 
 def refusal(config: Config) -> str:
     with pytest.raises(InvalidInput) as caught:
-        preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), 1)
+        preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), Place(1))
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.endswith(".")
     return sentence
@@ -363,7 +364,7 @@ def test_files(models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: 
             assert word in sentence, sentence
     (two / "b.safetensors").unlink()
     for config in (configured(models[WAN], [{"path": str(two)}]), configured(models[WAN], [good], "parallel.cfg=1")):
-        preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), 1)
+        preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), Place(1))
 
 
 @pytest.mark.parametrize(

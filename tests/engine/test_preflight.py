@@ -16,6 +16,7 @@ from engine.errors import InvalidInput
 from engine.models.facts import read_facts
 from engine.request import Outputs, make_tasks
 from parallel.degrees import Degrees
+from parallel.place import Place
 from tests.support.bare_model import INDEX, add_second, write_bare_model, write_json
 
 UNIPC = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
@@ -34,7 +35,7 @@ def config(model: Path, tmp_path: Path) -> Callable[..., Config]:
 
 
 def check(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> Degrees:  # noqa: B008
-    return preflight(config, make_tasks(["x"], "", [0], config.sampling, outputs), ranks).degrees
+    return preflight(config, make_tasks(["x"], "", [0], config.sampling, outputs), Place(ranks)).degrees
 
 
 def refusal(config: Config, ranks: int | None = 1, outputs: Outputs = Outputs()) -> str:  # noqa: B008
@@ -108,7 +109,7 @@ def test_ranks_on_several_nodes(config: Callable[..., Config]) -> None:
     def on_nodes(ranks: int, local_ranks: int, nodes: int | None = None) -> Degrees:
         checked = config()
         tasks = make_tasks(["x"], "", [0], checked.sampling, Outputs())
-        return preflight(checked, tasks, ranks, local_ranks, nodes=nodes).degrees
+        return preflight(checked, tasks, Place(ranks, local_ranks=local_ranks, nodes=nodes)).degrees
 
     assert on_nodes(8, local_ranks=8) == Degrees(ulysses=4, ring=2)
     assert on_nodes(8, local_ranks=2) == on_nodes(8, 2, nodes=4) == Degrees(ulysses=2, ring=4)

@@ -16,6 +16,7 @@ from engine.execution.loaded import load_model
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.progress import Progress
 from engine.request import Outputs, make_tasks
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.pictures import write_pictures
 from tests.support.small_model import ROOT
@@ -49,7 +50,7 @@ def test_the_published_size_fits_the_published_model(model: PublishedModel) -> N
     config = load_config(ROOT / "configs" / model.recipe)
     assert config.model.path.endswith(model.hub_id)
     check_size(config.sampling, model.facts)
-    degrees = lay_out(config, config.sampling, model.facts, 8, nodes=1, local_ranks=8).degrees
+    degrees = lay_out(config, config.sampling, model.facts, Place(8, local_ranks=8, nodes=1)).degrees
     assert degrees.world_size == 8 and model.facts.num_heads % degrees.ulysses == 0
     assert (config.sampling.low_noise_guidance is None) == (model.boundary_ratio is None)
 
@@ -59,7 +60,7 @@ def test_a_recipe_runs(model: PublishedModel, reduced: Reduced, tmp_path: Path) 
     config = reduced(model, "sampling.steps=3", "cache.warmup_ratio=0")
     images = write_pictures(tmp_path)[: TINY_MODELS[model.name].images]
     (task,) = make_tasks(["a cat"], "", [1], config.sampling, Outputs(), *images)
-    preflight(config, [task], ranks=1)
+    preflight(config, [task], Place(1))
     result = Engine(load_model(config, Ranks()), Progress()).generate(task.request)
     assert result.latents.isfinite().all() and result.latents.std() > 0.1
     assert result.report and {row["step"] for row in result.report["steps"]} == {0, 1, 2}

@@ -22,6 +22,7 @@ from engine.errors import InvalidInput, RankFailure
 from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import Outputs, make_request, make_tasks
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.bare_model import edit_json
 from tests.support.checkpoints import write_tiny_checkpoint
@@ -87,7 +88,7 @@ def configured(model: Path, single_files: dict[str, Path], *overrides: str) -> C
 
 
 def check(config: Config, ranks: int = 1) -> None:
-    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), ranks)
+    preflight(config, make_tasks(["x"], "", [0], config.sampling, Outputs()), Place(ranks))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -1,11 +1,9 @@
 """`lockstep calibrate` as a person runs it."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from launch.calibration.job import CalibrateOptions
 from tests.support.shell import Shell
 
 pytestmark = pytest.mark.timeout(300)
@@ -40,10 +38,3 @@ def test_two_ranks_write_a_file_that_generate_takes(shell: Shell) -> None:
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "4 computed, 4 skipped" in out
-
-
-def test_options_survive_the_way_to_the_ranks() -> None:
-    options = CalibrateOptions("c.yaml", Path("-p.txt"), Path("o.json"), ("sampling.steps=9",))
-    assert options.to_argv() == ["--prompts=-p.txt", "--output=o.json", "--set=sampling.steps=9", "--", "c.yaml"]
-    asked = CalibrateOptions("c.yaml", Path("p.txt"), Path("o.json"), (), "--bad", Path("-a.png"), Path("b.png"))
-    assert asked.to_argv()[2:5] == ["--negative-prompt=--bad", "--image=-a.png", "--last-image=b.png"]

@@ -9,6 +9,7 @@ from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.options import Options
 from launch.jobs.preparation import prepare
 from launch.screens.configuration import print_config
+from parallel.place import Place
 from tests.support.small_model import CONFIG, ROOT
 
 REASONS = [
@@ -30,7 +31,7 @@ def printed(recipe: Path, *overrides: str) -> tuple[list[str], JobConfig]:
 
 def test_a_run_says_it_and_goes_by_it(tmp_path: Path) -> None:
     overrides = ("runtime.device=cpu", *UNCALIBRATED)
-    job = prepare(Options(str(CONFIG), ["a"], output=tmp_path / "out.mp4", overrides=overrides), ranks=1)
+    job = prepare(Options(str(CONFIG), ["a"], output=tmp_path / "out.mp4", overrides=overrides), Place(1))
     assert job.notes == REASONS
     assert (job.config.cache.method, job.config.cache.threshold, job.config.cache.quality) == (
         "innovation",

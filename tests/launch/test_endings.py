@@ -66,7 +66,7 @@ def test_a_signal_ends_all_ranks(
 def test_ctrl_c_on_a_terminal(shell: Shell) -> None:
     """The key itself, through a terminal: progress is drawn, and the terminal is usable afterwards."""
     keyboard, terminal = pty.openpty()
-    command = [sys.executable, "-m", "launch.cli", "generate", *shell.options("--prompt=x", LONG, "--ranks=2")]
+    command = [sys.executable, "-m", "launch", "generate", *shell.options("--prompt=x", LONG, "--ranks=2")]
     process = shell.start(["setsid", "--ctty", "--wait", *command], stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     seen = b""
@@ -142,7 +142,7 @@ def test_a_disk_that_fills_up_while_frames_are_written_ends_all(shell_with_a_vid
     sizes = {"frames": 197, "height": 64, "width": 64, "steps": 2}  # 0.6 MB, of which a third is decoded by then
     sets = [f"--set=sampling.{name}={value}" for name, value in sizes.items()]
     arguments = shell.options("--prompt=x", "--ranks=2", "--output=old.mp4", "--set=cache.method=none", *sets)
-    limited = ["prlimit", "--fsize=16384", sys.executable, "-m", "launch.cli", "generate", *arguments]
+    limited = ["prlimit", "--fsize=16384", sys.executable, "-m", "launch", "generate", *arguments]
     line = error_line(shell.start(limited))
     assert line.startswith("lockstep: rank 0 failed in write: OSError: [Errno 27] File too large")
     shell.await_nobody(seconds=1)

@@ -10,7 +10,8 @@ from engine.models.catalog import CATALOG, PublishedModel
 from launch.jobs.config import load_job_config
 from launch.screens.layout import print_layout
 from parallel.config import ParallelConfig
-from parallel.placement import place
+from parallel.place import Place
+from parallel.placement import find_placement
 from tests.support.small_model import ROOT, tiny_config
 
 NODE_OF_EIGHT = 8
@@ -105,7 +106,7 @@ def test_the_readmes_table_of_layouts_is_what_is_chosen() -> None:
         cells = [f"{ranks}, on {nodes} nodes" if nodes > 1 else str(ranks)]
         for heads, guided in ((12, True), (40, True), (12, False), (40, False)):
             video = {"num_heads": heads, "num_tokens": 32760, "guided": guided}
-            degrees = place(ParallelConfig(cfg=None), ranks, nodes=nodes, **video).degrees
+            degrees = find_placement(ParallelConfig(cfg=None), Place(ranks, nodes=nodes), **video).degrees
             axes = {"cfg": degrees.cfg, "ulysses": degrees.ulysses, "ring": degrees.ring}
             cells.append(" × ".join(f"{axis} {degree}" for axis, degree in axes.items() if degree > 1))
         rows.append(f"| {' | '.join(cells)} |")

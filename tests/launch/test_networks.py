@@ -32,7 +32,7 @@ def local(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pa
 def test_a_torchrun_agent_in_each(stacks: tuple[Stack, Stack], shell: Shell, local: Path) -> None:
     meeting = ["--nnodes=2", "--nproc-per-node=1", f"--master-addr={stacks[0].address}", "--master-port=29400"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *meeting]
-    program = ["-m", "launch.generate", *shell.options("--prompt=x", RING, "--output=o.mp4")]
+    program = ["-m", "launch", "generate", *shell.options("--prompt=x", RING, "--output=o.mp4")]
     agents = [shell.start([*stack.prefix, *torchrun, f"--node-rank={i}", *program]) for i, stack in enumerate(stacks)]
     for agent in agents:
         finish(agent)
@@ -63,7 +63,7 @@ def test_a_ray_node_in_each(stacks: tuple[Stack, Stack], shell: Shell, local: Pa
 
     start(head, "--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={ray_folder}")
     start(other, f"--address={address}")  # tries for a while, should the head not be there yet
-    command = [*head.prefix, sys.executable, "-m", "launch.cli", "generate"]
+    command = [*head.prefix, sys.executable, "-m", "launch", "generate"]
     options = shell.options("--prompt=x", "--launcher=ray", f"--ray-address={address}", "--ranks=2", RING)
     out, _ = finish(shell.start([*command, *options, "--output=o.mp4"], **environment))
     assert "o.mp4" in out

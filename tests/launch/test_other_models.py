@@ -20,6 +20,7 @@ from launch.calibration.run import run_calibration
 from launch.jobs.config import load_job_config
 from launch.sweep.job import SweepOptions, prepare_sweep
 from launch.sweep.run import run_sweep
+from parallel.place import Place
 from parallel.ranks import Ranks
 from tests.support.pictures import write_pictures
 from tests.support.small_model import ROOT
@@ -38,7 +39,7 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
     overrides = (*tiny.overrides(tiny.write(tmp_path / "model")), "sampling.steps=6")
 
     options = CalibrateOptions(recipe, seen, output, overrides, image=images[0] if images else None)
-    assert run_calibration(prepare_calibration(options, ranks=1), Progress(), rank=0) == output
+    assert run_calibration(prepare_calibration(options, Place(1)), Progress(), rank=0) == output
     calibrated = json.loads(output.read_text())
     assert calibrated["steps"] == 6 and len(calibrated["prompts"]) == 2
     assert all(budget["damage"] > 0 for budget in calibrated["budgets"])
@@ -50,25 +51,25 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
     asked = ("cache.method=auto", f"cache.calibration={output}")
     config = load_job_config(recipe, [*overrides, *asked])
     (task,) = make_tasks(["a house"], "", [0], config.sampling, Outputs(), *images)
-    preflight(config, [task], ranks=1)
+    preflight(config, [task], Place(1))
     model = load_model(config, Ranks())
     report = Engine(model, Progress()).generate(task.request).report
     assert report and report["request"]["cache"]["method"] == "calibrated"
     assert not published_names(model.facts, task.request), "else what is published would go first"
     for method in ("magcache", "teacache"):
         cached = load_job_config(recipe, [*overrides, asked[1], f"cache.method={method}", "cache.threshold=9"])
-        preflight(cached, [task], ranks=1)
+        cached = preflight(cached, [task], Place(1)).config
         report = Engine(replace(model, config=cached), Progress()).generate(task.request).report
         assert report and "skip" in {row["action"] for row in report["steps"]}, method
         sampling = cached.sampling.model_copy(update={"shift": 2.5})
         other = task.request.model_copy(update={"sampling": sampling})
         with pytest.raises(InvalidInput, match=r"does not hold for this run, for sampling\.shift was"):
-            preflight(cached.model_copy(update={"sampling": sampling}), [Task(other, Outputs())], ranks=1)
+            preflight(cached.model_copy(update={"sampling": sampling}), [Task(other, Outputs())], Place(1))
     if images:
         other, *_ = make_tasks(["a house"], "blurred", [0], config.sampling, Outputs(), *images)
         named = config.model_copy(update={"cache": config.cache.model_copy(update={"method": "calibrated"})})
         with pytest.raises(InvalidInput, match=r"request\.negative_prompt was '' and is 'blurred'"):
-            preflight(named, [other], ranks=1)
+            preflight(named, [other], Place(1))
 
     sweep = SweepOptions(
         recipe,
@@ -80,8 +81,8 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
     )
     for method in ("calibrated", "magcache", "teacache"):
         with pytest.raises(InvalidInput, match=r"--prompts has 'a cat', which the calibration .* was made from"):
-            prepare_sweep(replace(sweep, prompts_file=seen, methods=method), ranks=1)
-    written = run_sweep(prepare_sweep(sweep, ranks=1), Progress(), rank=0)
+            prepare_sweep(replace(sweep, prompts_file=seen, methods=method), Place(1))
+    written = run_sweep(prepare_sweep(sweep, Place(1)), Progress(), rank=0)
     assert written and "| calibrated | steps_skipped 0.5 | 50.0% | 50.0% |" in written.table
     settings = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["settings"]
     assert {setting["curve"] for setting in settings} == {"none", "dicache", "calibrated"}

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from launch.cli import run
 from launch.commands.app import app
 from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
+from launch.process.running import run
 from launch.queue.records import GangState, JobProgress, NewJob, State, Wish
 from launch.queue.store import Queue
 from launch.screens import jobs as listing
@@ -355,7 +355,7 @@ def test_the_exit_code_of_watching(
 def test_ctrl_c_leaves_the_job_running(queue: Queue, tmp_path: Path) -> None:
     begin(queue, new_job("a", tmp_path))
     before = queue.job(1)
-    command = [sys.executable, "-m", "launch.cli", "watch", "1"]
+    command = [sys.executable, "-m", "launch", "watch", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout.readline() == "job 1: running on gang-1, attempt 1\n"
@@ -372,7 +372,7 @@ def test_looking_and_asking_import_nothing_that_takes_seconds(queue: Queue, tmp_
     commands += [["submit", str(CONFIG), "--prompt=x", "--set=sampling.frames=4"]]
     script = f"""
 import sys
-from launch.cli import run
+from launch.process.running import run
 from launch.commands.app import app
 codes = [run(app, command) for command in {json.dumps(commands)}]
 from launch.queue.store import Queue

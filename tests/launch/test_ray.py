@@ -73,7 +73,7 @@ def test_a_rank_that_raises_on_a_ray_of_its_own(shell: Shell) -> None:
     ],
 )
 def test_refused_input_starts_no_ray(arguments: list[str], words: list[str], shell: Shell) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "launch.cli", "generate"]
+    command = [sys.executable, "-X", "importtime", "-m", "launch", "generate"]
     process = shell.start([*command, *shell.options("--prompt=x", *arguments)], **PLAIN)
     out, err = process.communicate(timeout=60)
     lines = [line for line in err.splitlines() if not line.startswith("import time:")]

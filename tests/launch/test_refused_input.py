@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from launch.cli import run
+from launch.process.running import run
 from tests.support.shell import Shell
 from tests.support.small_model import CONFIG
 
@@ -63,7 +63,7 @@ REFUSED = {
     "replay no report": (["--set=cache.replay=file.txt"], ["file.txt", "report"]),
     "torchrun that is not there": (
         ["--launcher=torchrun", "--ranks=2"],
-        ["torchrun --nproc-per-node 2 -m launch.generate"],
+        ["torchrun --nproc-per-node 2 -m launch generate"],
     ),
     "flash on a CPU": (["--set=runtime.attention=flash"], ["flash", "cpu"]),
 }
@@ -85,7 +85,8 @@ def refused(poisoned: Shell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
         monkeypatch.delenv(variable, raising=False)
 
     def line(arguments: list[str]) -> str:
-        code = run(app, arguments)
+        monkeypatch.setattr(sys, "argv", ["lockstep", *arguments])
+        code = run(app)
         out, err = capfd.readouterr()
         assert code == 2, f"exit code {code}\n{out}\n{err}"
         assert_one_line(out, err)
@@ -128,7 +129,7 @@ def test_refused(case: str, poisoned: Shell, refused: Refused) -> None:
 
 def test_a_pipe_for_several_ranks(poisoned: Shell) -> None:
     """Every rank reads the file again, and would find the pipe empty."""
-    lockstep = f"{sys.executable} -m launch.cli generate"
+    lockstep = f"{sys.executable} -m launch generate"
     process = poisoned.start(
         ["bash", "-c", f'{lockstep} "$@" --ranks=2 --prompts <(echo a circle)', "", *poisoned.options()]
     )
@@ -177,7 +178,7 @@ def test_a_bad_configuration_file(poisoned: Shell, refused: Refused) -> None:
 
 
 def test_refusing_is_quick_and_imports_no_torch(shell: Shell) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "launch.cli"]
+    command = [sys.executable, "-X", "importtime", "-m", "launch"]
     started = time.monotonic()
     process = shell.start([*command, "generate", *shell.options("--prompt=x", "--set=sampling.frames=4")])
     _, err = process.communicate(timeout=60)
@@ -208,8 +209,8 @@ def test_torchrun_refuses_with_one_line(shell: Shell) -> None:
 def test_a_rank_of_torchrun_knows_its_nodes(
     variables: dict[str, str], arguments: list[str], words: list[str], poisoned: Shell
 ) -> None:
-    command = [sys.executable, "-m", "launch.generate", *poisoned.options("--prompt=x", *arguments)]
-    process = poisoned.start(command, RANK="3", WORLD_SIZE="4", **variables)
+    command = [sys.executable, "-m", "launch", "generate", *poisoned.options("--prompt=x", *arguments)]
+    process = poisoned.start(command, TORCHELASTIC_RUN_ID="x", RANK="3", WORLD_SIZE="4", **variables)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err.count("\n") == 1
@@ -256,11 +257,10 @@ def test_no_new_options() -> None:
     """New knobs go into the configuration; scripts rely on these names."""
     import typer
 
-    from launch import generate, resume
     from launch.commands.app import app
 
     names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
-    names += ["ranks", "output", "report", "latents", "audit", "set"]
+    names += ["output", "report", "latents", "audit", "set"]
     ray = ["launcher", "ray-address"]
     group = typer.main.get_command(app)
     commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config"}
@@ -271,9 +271,8 @@ def test_no_new_options() -> None:
     sweep = ["prompts", "output", "methods", "shares", "tune-prompts", "negative-prompt", "image", "last-image"]
     calibrate = ["prompts", "output", "negative-prompt", "image", "last-image"]
     for command, expected in (
-        (group.commands["generate"], [*names, *ray]),  # type: ignore[attr-defined]
+        (group.commands["generate"], [*names, "ranks", *ray]),  # type: ignore[attr-defined]
         (group.commands["resume"], ["ranks", "set", *ray]),  # type: ignore[attr-defined]
-        (typer.main.get_command(resume.app), ["set"]),
         (group.commands["calibrate"], [*calibrate, "ranks", "set"]),  # type: ignore[attr-defined]
         (group.commands["sweep"], [*sweep, "ranks", "set"]),  # type: ignore[attr-defined]
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
@@ -281,9 +280,8 @@ def test_no_new_options() -> None:
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
         (cluster["up"], ["ranks", "ray-address", "state", "set"]),
         (cluster["down"], ["state", "timeout"]),
-        (group.commands["submit"], [*(name for name in names if name != "ranks"), "state"]),  # type: ignore[attr-defined]
+        (group.commands["submit"], [*names, "state"]),  # type: ignore[attr-defined]
         *((group.commands[name], ["state"]) for name in queue - {"submit"}),  # type: ignore[attr-defined]
-        (typer.main.get_command(generate.app), [name for name in names if name != "ranks"]),
     ):
         options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
         assert options == [f"--{name}" for name in expected]

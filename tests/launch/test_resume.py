@@ -63,7 +63,7 @@ def test_a_list_goes_on_with_what_is_missing(shell: Shell) -> None:
     (shell.folder / "prompts.txt").write_text("one\ntwo\nthree\n")
     options = ("--prompts=prompts.txt", "--output=o.mp4", EVERY_TWO)
     killed = shell.start(  # in the step after the first video's files are there
-        [sys.executable, "-m", "launch.cli", "generate", *shell.options(*options), "--set=sampling.steps=30"]
+        [sys.executable, "-m", "launch", "generate", *shell.options(*options), "--set=sampling.steps=30"]
     )
     while not (shell.folder / "o.checkpoint" / "video-1" / "step-00004").exists():
         assert killed.poll() is None, killed.communicate()
@@ -75,7 +75,7 @@ def test_a_list_goes_on_with_what_is_missing(shell: Shell) -> None:
     first = (shell.folder / "o-0.mp4").stat()
 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    out, err = finish(shell.start([*torchrun, "-m", "launch.resume", "o.checkpoint", "--set=parallel.ulysses=2"]))
+    out, err = finish(shell.start([*torchrun, "-m", "launch", "resume", "o.checkpoint", "--set=parallel.ulysses=2"]))
     assert "1 of 3 videos were made before" in err
     assert (shell.folder / "o-0.mp4").stat().st_mtime_ns == first.st_mtime_ns, "made once"
     reports = [report_of(shell.folder / f"o-{i}.mp4") for i in range(3)]

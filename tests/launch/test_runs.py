@@ -22,7 +22,7 @@ def test_one_rank_two_ranks_and_torchrun_give_the_same(shell: Shell) -> None:
     runs = {
         "one.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=1", f"--output=new/{name}"),
         "two.mp4": lambda name: shell.generate(prompt, "--seed=7", "--ranks=2", "--audit", f"--output=new/{name}"),
-        "torchrun.mp4": lambda name: shell.torchrun_of(2, "launch.cli", "generate", *command(name)),
+        "torchrun.mp4": lambda name: shell.torchrun_of(2, "launch", "generate", *command(name)),
     }
     reports = {}
     for name, start in runs.items():

@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import InvalidInput
 from launch.sweep.job import SweepOptions, prepare_sweep
+from parallel.place import Place
 from tests.support.shell import Shell
 from tests.support.small_model import CONFIG
 
@@ -81,9 +82,9 @@ def test_bad_input_is_one_sentence(
     changes, overrides, word = REFUSED[what]
     small = ["sampling.steps=8", "sampling.frames=5", "sampling.height=32", "sampling.width=32"]
     options = SweepOptions(str(CONFIG), Path("prompts.txt"), Path("results"), overrides=["model.path=model", *small])
-    prepare_sweep(options, ranks=None)
+    prepare_sweep(options, Place())
     with pytest.raises(InvalidInput) as refused:
-        prepare_sweep(replace(options, **changes, overrides=[*options.overrides, *overrides]), ranks=None)
+        prepare_sweep(replace(options, **changes, overrides=[*options.overrides, *overrides]), Place())
     message = str(refused.value)
     assert "\n" not in message and word in message and message[-1] in ".?"
     assert not Path("results").exists()
@@ -93,23 +94,8 @@ def test_of_all_methods_those_that_the_model_allows(tmp_path: Path, tiny_checkpo
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\n")
     job = prepare_sweep(
-        SweepOptions(str(CONFIG), prompts, tmp_path / "out", overrides=[f"model.path={tiny_checkpoint}"]), ranks=1
+        SweepOptions(str(CONFIG), prompts, tmp_path / "out", overrides=[f"model.path={tiny_checkpoint}"]), Place(1)
     )
     names = [curve.name for curve in job.curves]
     assert "dicache" in names and "easycache" in names and "magcache" not in names
     assert any(note.startswith("magcache is left out: ") for note in job.notes)
-
-
-def test_options_survive_the_way_to_the_ranks() -> None:
-    options = SweepOptions("c.yaml", Path("-p.txt"), Path("o"), "a,b", "50", 2, "-x", overrides=("cache.method=none",))
-    assert options.to_argv() == [
-        "--prompts=-p.txt",
-        "--output=o",
-        "--tune-prompts=2",
-        "--negative-prompt=-x",
-        "--methods=a,b",
-        "--shares=50",
-        "--set=cache.method=none",
-        "--",
-        "c.yaml",
-    ]

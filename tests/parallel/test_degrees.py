@@ -4,7 +4,8 @@ import pytest
 
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
-from parallel.placement import place
+from parallel.place import Place
+from parallel.placement import find_placement
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ from parallel.placement import place
     ],
 )
 def test_open_degrees_are_filled(given, ranks, heads, expected):
-    placement = place(ParallelConfig(**given), ranks, num_heads=heads, num_tokens=1000, guided=True)
+    placement = find_placement(ParallelConfig(**given), Place(ranks), num_heads=heads, num_tokens=1000, guided=True)
     assert placement.degrees == expected
 
 
@@ -54,5 +55,5 @@ def test_open_degrees_are_filled(given, ranks, heads, expected):
 )
 def test_what_does_not_fit_is_refused_with_the_numbers(given, ranks, words):
     with pytest.raises(ValueError) as refused:
-        place(ParallelConfig(**given), ranks, num_heads=4, num_tokens=6, guided=True)
+        find_placement(ParallelConfig(**given), Place(ranks), num_heads=4, num_tokens=6, guided=True)
     assert all(word in str(refused.value) for word in words), str(refused.value)

@@ -9,7 +9,8 @@ import torch
 
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
-from parallel.placement import place
+from parallel.place import Place
+from parallel.placement import find_placement
 
 AUTO = ParallelConfig(cfg=None)
 PLENTY = 32760  # tokens of 81 frames at 480 x 832
@@ -18,7 +19,7 @@ PLENTY = 32760  # tokens of 81 frames at 480 x 832
 def chosen(nodes: int, devices: int, heads: int, guided: bool, tokens: int = PLENTY, data: int = 1) -> Degrees:
     config = ParallelConfig(cfg=None, data=data)
     video: dict[str, Any] = {"num_heads": heads, "num_tokens": tokens, "guided": guided}
-    return place(config, nodes * devices, nodes=nodes, devices=devices, **video).degrees
+    return find_placement(config, Place(nodes * devices, local_ranks=devices, nodes=nodes), **video).degrees
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,9 @@ def test_the_choice_is_the_best_of_all_layouts_that_work(nodes: int, devices: in
 
 def test_a_degree_that_was_given_may_cross_nodes_and_no_other() -> None:
     def on_two_nodes(**given: int) -> Degrees:
-        return place(ParallelConfig(**given), 8, num_heads=40, num_tokens=PLENTY, guided=True, nodes=2).degrees
+        return find_placement(
+            ParallelConfig(**given), Place(8, nodes=2), num_heads=40, num_tokens=PLENTY, guided=True
+        ).degrees
 
     assert on_two_nodes() == Degrees(ulysses=4, ring=2)
     assert on_two_nodes(ulysses=8) == Degrees(ulysses=8)
@@ -108,11 +111,12 @@ def test_a_degree_that_was_given_may_cross_nodes_and_no_other() -> None:
 @pytest.mark.parametrize(("ranks", "nodes", "devices"), [(6, 2, 4), (6, 2, 2), (6, 3, 1), (7, 2, None)])
 def test_nodes_that_differ_are_refused_where_it_matters(ranks: int, nodes: int, devices: int | None) -> None:
     """torchrun tells a rank only how many there are on its own node: the others might choose otherwise."""
-    video: dict[str, Any] = {"num_heads": 12, "num_tokens": PLENTY, "guided": True, "nodes": nodes, "devices": devices}
+    video: dict[str, Any] = {"num_heads": 12, "num_tokens": PLENTY, "guided": True}
+    place = Place(ranks, local_ranks=devices, nodes=nodes)
     with pytest.raises(ValueError, match=rf"{ranks} ranks on {nodes} nodes, but {devices or 3} on this one"):
-        place(AUTO, ranks, **video)
-    assert place(ParallelConfig(ulysses=1, ring=ranks), ranks, **video).degrees == Degrees(ring=ranks)
-    assert place(ParallelConfig(data=ranks), ranks, **video).degrees == Degrees(data=ranks)
+        find_placement(AUTO, place, **video)
+    assert find_placement(ParallelConfig(ulysses=1, ring=ranks), place, **video).degrees == Degrees(ring=ranks)
+    assert find_placement(ParallelConfig(data=ranks), place, **video).degrees == Degrees(data=ranks)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_each_axis_has_its_reason(
     config: ParallelConfig, nodes: int, devices: int, guided: bool, expected: dict[str, list[str]]
 ) -> None:
     video: dict[str, Any] = {"num_heads": 12, "num_tokens": PLENTY, "guided": guided}
-    reasons = place(config, nodes * devices, nodes=nodes, devices=devices, **video).reasons
+    reasons = find_placement(config, Place(nodes * devices, local_ranks=devices, nodes=nodes), **video).reasons
     assert list(reasons) == ["data", "cfg", "ulysses", "ring"]
     for reason in reasons.values():
         assert (reason[0].isupper() or reason[0] == "1") and reason.endswith(".") and "\n" not in reason

@@ -73,7 +73,7 @@ class Gang:
         """Bring the gang up if it has no server."""
         if (self._starting is not None and self._starting.poll() is None) or self._has_server():
             return
-        command = [sys.executable, "-m", "launch.cli", *self._command]
+        command = [sys.executable, "-m", "launch", *self._command]
         with Path(f"{self._file}.log").open("a") as log:
             self._starting = self._shell.start(command, self._fault, stdout=log.fileno(), stderr=log.fileno(), **PLAIN)
 

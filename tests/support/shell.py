@@ -23,13 +23,13 @@ class Shell:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def lockstep(self, *arguments: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
-        return self.start([sys.executable, "-m", "launch.cli", *arguments], fault, **environment)
+        return self.start([sys.executable, "-m", "launch", *arguments], fault, **environment)
 
     def generate(self, *arguments: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
         return self.lockstep("generate", *self.options(*arguments), fault=fault, **environment)
 
     def torchrun(self, ranks: int, *arguments: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
-        return self.torchrun_of(ranks, "launch.generate", *self.options(*arguments), fault=fault, **environment)
+        return self.torchrun_of(ranks, "launch", "generate", *self.options(*arguments), fault=fault, **environment)
 
     def torchrun_of(
         self, ranks: int, program: str, *arguments: str, fault: str = "", **environment: str

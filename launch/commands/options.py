@@ -1,0 +1,168 @@
+"""The options of all commands. New knobs go into the configuration, not here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
+
+import typer
+
+from launch.jobs.options import Options
+from launch.ranks.place import Launcher
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/tiny-wan.yaml.")]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Option("--prompt", help="What to show. Repeat it for several videos."),
+]
+PromptsFile = Annotated[Path | None, typer.Option("--prompts", help="A text file with a prompt on each line.")]
+NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What to keep away from.")]
+
+
+def whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option("--seed", parser=whole_number, help="0 by default. Repeat it for several videos of each prompt."),
+]
+Image = Annotated[
+    Path | None, typer.Option("--image", help="The first frame, for a model that takes one: a PNG or JPEG file.")
+]
+LastImage = Annotated[
+    Path | None, typer.Option("--last-image", help="The last frame, for a model that takes one as well.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", help="The .mp4 file; outputs/<prompt>.mp4 by default. An older file is replaced."),
+]
+Report = Annotated[
+    Path | None, typer.Option("--report", help="The run report; by default the video's name with .json.")
+]
+Latents = Annotated[Path | None, typer.Option("--latents", help="Also save the final latents, as .safetensors.")]
+Audit = Annotated[
+    bool, typer.Option("--audit", help="Compare the ranks bit by bit after each step; slower. As runtime.audit.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key of CONFIG: --set cache.method=none. Can be repeated."),
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks",
+        parser=whole_number,
+        help="Processes on this machine; by default what the degrees in CONFIG multiply to; "
+        "with parallel=auto one for each GPU.",
+    ),
+]
+LauncherName = Annotated[
+    Launcher | None,
+    typer.Option(
+        "--launcher",
+        help="Who starts the ranks: this command on this machine, Ray on a cluster, or torchrun, which has then "
+        "started this command as one of them; by default torchrun where it has, else this command.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="The Ray cluster, HOST:PORT or auto; by default $RAY_ADDRESS, else a Ray started for this run alone.",
+    ),
+]
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="What a run that broke off has left beside its video: NAME.checkpoint.")
+]
+Together = Annotated[
+    int, typer.Option("--ranks", parser=whole_number, help="GPUs of one machine that make a video together.")
+]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Folder of the queue of jobs, which all its users and gangs see; by default $LOCKSTEP_STATE, else one of "
+        "your own.",
+    ),
+]
+Job = Annotated[int, typer.Argument(metavar="JOB", parser=whole_number, help="The job's number.")]
+AnyJob = Annotated[
+    int | None, typer.Argument(metavar="[JOB]", parser=whole_number, help="Show everything of this one.")
+]
+Jobs = Annotated[list[int], typer.Argument(metavar="JOB...", parser=whole_number, help="The jobs' numbers.")]
+CalibrationFile = Annotated[Path, typer.Option("--output", help="The .json file to write; an older one is replaced.")]
+Nodes = Annotated[int, typer.Option("--nodes", parser=whole_number, help="Machines.")]
+Devices = Annotated[int, typer.Option("--devices", parser=whole_number, help="Ranks on each machine.")]
+PromptLines = Annotated[
+    Path, typer.Option("--prompts", help="A text file with a prompt a line; its place is its seed.")
+]
+ResultsFolder = Annotated[
+    Path, typer.Option("--output", help="Folder for results; a sweep that broke off goes on from what is there.")
+]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        "--methods",
+        help="Names with commas between them, or a YAML file with a list of cache sections; by default every method "
+        "that the model allows.",
+    ),
+]
+Shares = Annotated[
+    str | None,
+    typer.Option("--shares", help="Find settings that skip these shares of the steps, in percent: 50,60,70."),
+]
+TunePrompts = Annotated[
+    int, typer.Option("--tune-prompts", parser=whole_number, help="How many of the prompts to find them on.")
+]
+
+
+def video_options(
+    config: ConfigFile,
+    prompt: Prompts = None,
+    prompts: PromptsFile = None,
+    negative_prompt: NegativePrompt = "",
+    seed: Seeds = None,
+    image: Image = None,
+    last_image: LastImage = None,
+    output: Output = None,
+    report: Report = None,
+    latents: Latents = None,
+    audit: Audit = False,
+    set_: Overrides = None,
+) -> Options:
+    """What `generate` and `submit` have in common."""
+    files = (image, last_image, output, report, latents)
+    return Options(config, prompt or (), prompts, negative_prompt, seed or (0,), *files, audit, set_ or ())
+
+
+Rest = ParamSpec("Rest")
+Read = TypeVar("Read")
+
+
+def taking(read: Callable[..., Read]) -> Callable[[Callable[Concatenate[Read, Rest], int]], Callable[..., int]]:
+    """A decorator for a command whose first parameter is what ``read`` makes of options. The command line shows the
+    parameters of ``read`` in its place, so that several commands share one list."""
+    shared = inspect.signature(read).parameters
+
+    def decorate(command: Callable[Concatenate[Read, Rest], int]) -> Callable[..., int]:
+        call: Callable[..., int] = command
+        _, *own = inspect.signature(command).parameters.values()
+
+        def run(**values: Any) -> int:
+            first = read(**{name: values.pop(name) for name in shared})
+            return call(first, **values)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        hints = get_type_hints(read, include_extras=True) | get_type_hints(command, include_extras=True)
+        parameters = [each.replace(annotation=hints[each.name]) for each in (*shared.values(), *own)]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
+        return run
+
+    return decorate

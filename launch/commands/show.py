@@ -1,0 +1,45 @@
+"""The commands that only show something: `layout`, `models` and `config`; and what `--version` prints."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from launch.commands import options as opt
+from launch.jobs.config import load_job_config
+
+
+def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, set_: opt.Overrides = None) -> int:
+    """Show how a run would be laid out over machines that need not be here, and why."""
+    from launch.screens.layout import print_layout
+
+    print_layout(load_job_config(config, set_ or ()), nodes, devices, sys.stdout)
+    return 0
+
+
+def models(ranks: opt.Together = 8) -> int:
+    """Show which published models run, with which tasks and layouts, and how much memory they take."""
+    from launch.screens.models import print_models
+
+    print_models(ranks, sys.stdout)
+    return 0
+
+
+def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
+    """Print the configuration as it will be used: checked, and with all defaults."""
+    from launch.screens.configuration import print_config
+
+    print_config(load_job_config(config, set_ or ()), sys.stdout)
+    return 0
+
+
+def describe_versions() -> str:
+    """The versions of Lockstep and of what its videos depend on most, from the packages' metadata; imports none."""
+    return ", ".join(f"{name} {_version(name)}" for name in ("lockstep-video", "torch", "diffusers"))
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,93 @@
+"""Videos to make, once they have passed every check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.request import Task
+from launch.jobs.config import JobConfig
+from launch.jobs.folder import JobFolder
+from launch.jobs.options import Options
+from parallel.degrees import Degrees
+
+
+@dataclass(frozen=True)
+class Job:
+    """Videos to make that have passed every check. Plain data, which travels to other machines."""
+
+    config: JobConfig
+    """What the engine takes: the model's path is a folder of this machine, and nothing is left open."""
+    given: JobConfig
+    """As it was read, for whoever finds the model elsewhere or has another number of ranks."""
+    tasks: Sequence[Task]
+    options: Options
+    """With all prompts in it."""
+    notes: Sequence[str] = ()
+    """What the user should hear of before it starts."""
+    folder: JobFolder | None = None
+    """Of its checkpoints."""
+    finished: Mapping[int, dict[str, Any]] = field(default_factory=dict)
+    """Reports of videos that were made before it broke off, by the index of the task."""
+
+    @property
+    def degrees(self) -> Degrees:
+        """The layout of the ranks that will make them."""
+        return self.config.parallel.degrees
+
+    @property
+    def model_path(self) -> str:
+        """As it was given: machines that find a model of the hub each have it elsewhere."""
+        return self.given.model.path
+
+    @property
+    def tasks_left(self) -> list[Task]:
+        """Those that are not finished."""
+        return [task for index, task in enumerate(self.tasks) if index not in self.finished]
+
+    def all_reports(self, made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of all videos in order, those that were made before as well.
+
+        Args:
+            made: the reports of the tasks that were left.
+        """
+        new = iter(made)
+        return [self.finished.get(index) or next(new) for index in range(len(self.tasks))]
+
+    @contextmanager
+    def at_work(self, rank: int) -> Iterator[None]:
+        """To make the videos in: the first rank leaves the job where a later run finds it, and keeps other runs away
+        from there until the block ends.
+
+        Raises:
+            InvalidInput: another run is at work there. OSError: the folder cannot be written.
+        """
+        if self.folder is None or rank != 0:
+            yield
+            return
+        with self.folder.hold():
+            # a later run may have another number of ranks, so the layout is kept as it was given
+            self.folder.write(self.options, self.config.model_copy(update={"parallel": self.given.parallel}))
+            yield
+
+    def hint_unless_finished(self) -> AbstractContextManager[None]:
+        """Say how to go on, should the run inside break off and have left something to go on from."""
+        return self.folder.hint_unless_finished() if self.folder else nullcontext()
+
+    def clean_up(self) -> None:
+        """Remove what was left to go on from, once all files are written."""
+        if self.folder:
+            self.folder.remove()
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files and folders that it reads or writes."""
+        found: list[Path | None] = []
+        for task in self.tasks:
+            outputs, request = task.outputs, task.request
+            found += [outputs.video, outputs.report, outputs.latents, outputs.checkpoint]
+            found += [request.image, request.last_image]
+        return [path for path in found if path is not None]

@@ -1,0 +1,60 @@
+"""One program for every process of a run on local ranks or under torchrun: it is a rank, or it starts the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import IO, Protocol, TypeVar
+
+from engine.config import Config
+from engine.progress import Progress
+from launch.ranks.rank import run_part
+from parallel.place import Place
+
+
+class Prepared(Protocol):
+    """Work that has passed every check."""
+
+    @property
+    def config(self) -> Config: ...
+
+
+Job = TypeVar("Job", bound=Prepared)
+Outcome = TypeVar("Outcome")
+
+
+def run_on_ranks(
+    place: Place,
+    prepare: Callable[[Place], Job],
+    work: Callable[[Job, Progress, int], Outcome | None],
+    summarise: Callable[[Outcome, IO[str]], None],
+    around: Callable[[Job], AbstractContextManager[None]] = lambda job: nullcontext(),
+) -> int:
+    """Be the rank that this process is, or check the work and start as many ranks as it needs, each of which runs this
+    program with the same arguments; a single one is this process.
+
+    Args:
+        place: of this process.
+        prepare: checks the work for a place.
+        work: takes what was prepared, the progress to tell and the rank; collective over the ranks. What it returns,
+            on the first rank, is summarised on stdout.
+        around: what the launcher does while the work runs.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InvalidInput: the checks failed on the launcher.
+    """
+    if place.rank is not None:
+        rank = place.rank
+        return run_part(lambda progress: work(prepare(place), progress, rank), summarise, place)
+    job = prepare(place)
+    ranks = job.config.parallel.degrees.world_size
+    with around(job):
+        if ranks > 1:
+            from launch.ranks.local import start_ranks  # imports torch's launcher
+
+            return start_ranks(ranks)
+        return run_part(lambda progress: work(job, progress, 0), summarise, replace(place, ranks=1, rank=0))
