@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from launch.sweep.run import JSON_FILE, PICTURE_FILE, TABLE_FILE, Written
+
+@dataclass(frozen=True)
+class SweepResults:
+    """What a sweep has written."""
+
+    folder: Path
+    files: Sequence[str]
+    """Names of files in the folder."""
+    table: str
+    """Markdown."""
 
 
-def print_sweep(written: Written, stream: IO[str]) -> None:
+def print_sweep(results: SweepResults, stream: IO[str]) -> None:
     """Print the table of a sweep, and where its files are."""
-    print(written.table, file=stream)
-    print(f"written to {written.folder}: {JSON_FILE}, {TABLE_FILE}, {PICTURE_FILE}", file=stream)
+    print(results.table, file=stream)
+    print(f"written to {results.folder}: {', '.join(results.files)}", file=stream)
 
 
 def print_calibration(path: Path, stream: IO[str]) -> None:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 
 from engine.execution.imports import import_ahead
 from engine.progress import Progress
+from launch.screens.measurements import SweepResults
 from launch.sweep.job import SweepJob
 
 JSON_FILE, TABLE_FILE, PICTURE_FILE = "sweep.json", "sweep.md", "sweep.svg"
 
 
-@dataclass(frozen=True)
-class Written:
-    """The results of a sweep."""
-
-    folder: Path
-    """Where JSON_FILE, TABLE_FILE and PICTURE_FILE are."""
-    table: str
-    """Markdown."""
-
-
-def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
+def run_sweep(job: SweepJob, progress: Progress, rank: int) -> SweepResults | None:
     """Load the model, make the videos that are missing and write the results; collective: every rank calls it.
 
     Returns:
@@ -56,7 +45,7 @@ def run_sweep(job: SweepJob, progress: Progress, rank: int) -> Written | None:
     job.folder.write(PICTURE_FILE, draw(rows[1:]))
     progress.done()
     engine.close()
-    return Written(job.folder.path, table)
+    return SweepResults(job.folder.path, (JSON_FILE, TABLE_FILE, PICTURE_FILE), table)
 
 
 def _heading(job: SweepJob) -> str:
