@@ -1,6 +1,7 @@
-"""What `lockstep cluster up` leaves running: the server of a gang, and this process, which starts it again.
+"""What `lockstep cluster up` leaves running: the server of a gang, and this supervisor, which starts it again.
 
-Ray ends the process of a driver that has lost the cluster's head for a minute, without a chance to do anything.
+Ray exits the process of a driver that has not reached the cluster's head node for a minute; the driver cannot prevent
+that.
 """
 
 from __future__ import annotations
@@ -16,15 +17,22 @@ from types import FrameType
 from launch.process.signals import ENDING
 
 ORDERLY = 70
-"""Exit code of a server that has said why it cannot go on."""
-_REPLY, _LOG = "--reply=", "--log="  # options that are for the first server alone
-_PATIENCE_SECONDS = 600.0  # that a server which is started again waits for the cluster
-_TRIES = 5
-_STEADY_SECONDS = 600.0
+"""Exit code of a server that has reported why it cannot go on."""
+_REPLY, _LOG = "--reply=", "--log="  # options for the first server alone
+_PATIENCE_SECONDS = 600.0  # how long a server that is started again waits for the cluster
+_MAX_DEATHS = 5  # in a row
+_STEADY_SECONDS = 600.0  # a server that ran for longer begins a new row
 
 
 def supervise(arguments: Sequence[str]) -> int:
-    """Run a server until it ends of itself, is killed, or has died too often in a row. Returns the exit code."""
+    """Run a server until it exits by itself, is killed by a signal, or has died too often in a row.
+
+    Args:
+        arguments: of :mod:`launch.cluster.serve`.
+
+    Returns:
+        The exit code.
+    """
     servers: list[subprocess.Popen[bytes]] = []
     stopping = False
 
@@ -41,12 +49,12 @@ def supervise(arguments: Sequence[str]) -> int:
         started = time.monotonic()
         servers.append(subprocess.Popen([sys.executable, "-m", "launch.cluster.serve", *arguments], close_fds=False))
         for argument in arguments:
-            if argument.startswith(_REPLY):  # of which the server alone holds the end that is written to from now on
+            if argument.startswith(_REPLY):  # closed here, so that `cluster up` sees its end when the server ends
                 os.close(int(argument.removeprefix(_REPLY)))
         code = servers[-1].wait()
         died = 1 if time.monotonic() - started > _STEADY_SECONDS else died + 1
-        # whoever kills it means it
-        if stopping or code in (0, ORDERLY, -signal.SIGKILL, -signal.SIGTERM) or died > _TRIES:
+        # one that is killed is not started again: somebody wants it to end
+        if stopping or code in (0, ORDERLY, -signal.SIGKILL, -signal.SIGTERM) or died > _MAX_DEATHS:
             return max(code, 0)
         print(f"the server died (exit code {code}): it is started again", file=sys.stderr, flush=True)
         arguments = [f"--patience={_PATIENCE_SECONDS:g}", *(a for a in arguments if not a.startswith((_REPLY, _LOG)))]

@@ -1,4 +1,4 @@
-"""The gang of a server: its places, its ranks and its model, brought up again where they broke."""
+"""The gang of a server: its bundles, its ranks and its loaded model, all started again when ranks are lost."""
 
 from __future__ import annotations
 
@@ -7,49 +7,55 @@ from collections.abc import Sequence
 from engine.progress import Progress
 from launch.cluster.setup import Setup
 from launch.gang.gang import Gang
-from launch.gang.reservation import Quarters
+from launch.gang.reservation import Reservation
 
 
 class LoadedGang:
-    """Ray has to be connected."""
+    """A gang with a loaded model and no job. Ray has to be connected."""
 
     def __init__(self, setup: Setup, progress: Progress) -> None:
         """
+        Args:
+            progress: told what rank 0 reports.
+
         Raises:
-            InvalidInput: what is to be loaded cannot work.
+            InvalidInput: the model or the layout cannot work.
         """
         self._setup = setup
         self._progress = progress
-        self.job = setup.job(setup.ranks)  # what is loaded: a job without videos
-        self.nodes: Sequence[str] = ()  # of each rank
-        self._quarters = Quarters(self.job, setup.ranks)
+        self.job = setup.job(setup.ranks)
+        """What is loaded, as a job without videos."""
+        self.node_ids: Sequence[str] = ()
+        """The node of each rank."""
+        self._reservation = Reservation(self.job, setup.ranks)
         self._gang: Gang | None = None
 
     @property
     def gang(self) -> Gang:
+        """The ranks; :meth:`start` has to be called before."""
         assert self._gang is not None, "it has been started"
         return self._gang
 
     def start(self) -> None:
-        """Start all ranks, and have the model loaded; those that there were are ended first.
+        """Kill the ranks that there are, start all ranks and have them load the model.
 
         Raises:
-            InvalidInput: there is no room in the cluster, or the layout does not fit to the places there.
-            GangFailure: a rank could not.
+            InvalidInput: the cluster has no room, or the layout does not fit the nodes.
+            GangFailure: a rank failed or was lost.
         """
-        self._end_ranks()
-        places = self._quarters.places()
-        self.nodes = places.nodes
-        self.job = self._setup.job(self._quarters.ranks, self.nodes)
-        self._gang = Gang(places, self._quarters.bundle, self.job.config, self._progress)
+        self._kill_ranks()
+        bundles = self._reservation.bundles()
+        self.node_ids = bundles.node_ids
+        self.job = self._setup.job(self._reservation.ranks, self.node_ids)
+        self._gang = Gang(bundles, self._reservation.resources, self.job.config, self._progress)
         self._gang.load(self.job)
 
     def stop(self) -> None:
-        """End all ranks at once, and give their places back."""
-        self._end_ranks()
-        self._quarters.release()
+        """Kill all ranks, and give their resources back to the cluster."""
+        self._kill_ranks()
+        self._reservation.release()
 
-    def _end_ranks(self) -> None:
+    def _kill_ranks(self) -> None:
         gang, self._gang = self._gang, None
         if gang:
             gang.stop()

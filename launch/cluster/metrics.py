@@ -1,4 +1,4 @@
-"""What a gang's server counts, for Ray to export: each node of a Ray cluster shows it to Prometheus."""
+"""The metrics of a gang's server, which Ray exports to Prometheus on each node of the cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
 
 
 class Metrics:
-    """Of one gang. Made once Ray is connected."""
+    """Of one gang. Ray has to be connected."""
 
     def __init__(self, gang: str) -> None:
         tags = {"gang": gang}
@@ -34,21 +34,29 @@ class Metrics:
             metric.set_default_tags(tags)
 
     def ended(self, state: State) -> None:
-        """A job has ended."""
+        """Count a job that has ended."""
         self._jobs.inc(tags={"state": state.value})
 
     def restarted(self, preempted: bool) -> None:
-        """A job's ranks are started again."""
+        """Count a restart of a job's ranks."""
         (self._preemptions if preempted else self._restarts).inc()
 
     def refresh(self, queued: int) -> None:
-        """Say again what is the case, and that so many jobs wait: Ray forgets a gauge that is not set for a while."""
+        """Set all gauges, since Ray forgets a gauge that is not set for a while.
+
+        Args:
+            queued: jobs that wait.
+        """
         self._queued.set(queued)
         if self._newest_share is not None:
             self._skip_share.set(self._newest_share)
 
     def made(self, report: Mapping[str, Any]) -> None:
-        """A video is finished; what its steps took is in the report."""
+        """Record the steps of a finished video.
+
+        Args:
+            report: its run report.
+        """
         for action, seconds in step_seconds(report):
             self._steps.observe(seconds, tags={"action": action})
         totals = report["totals"]
@@ -57,9 +65,11 @@ class Metrics:
 
 
 def step_seconds(report: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """(computed or skipped, seconds) of each denoise step in a run report: of all guidance branches together, or of the
-    slower one where they run on ranks of their own; computed if any of them was. Steps of which a
-    run that broke off did not know the time are left out."""
+    """("computed" or "skipped", seconds) of each denoise step in a run report.
+
+    The seconds are the sum over the guidance branches, or the maximum where they run on different ranks. A step counts
+    as computed if any branch was. Steps whose time is unknown, because a run was resumed, are left out.
+    """
     branches: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in report["steps"]:
         branches[row["step"]].append(row)

@@ -1,4 +1,5 @@
-"""What a server tells the `cluster up` that waits for it: lines of JSON in a pipe, until it is ready or has failed."""
+"""Messages from a server to the `cluster up` that waits for it: lines of JSON in a pipe, until it is ready or has
+failed."""
 
 from __future__ import annotations
 
@@ -9,17 +10,17 @@ from typing import IO, Any
 
 
 class Reply:
-    """The server's end. Nobody may be listening any more, which is no reason to fail."""
+    """The server's end of the pipe. That the other end is closed is no error."""
 
     def __init__(self, descriptor: int | None) -> None:
         """
         Args:
-            descriptor: of the pipe; None if nobody waits.
+            descriptor: of the pipe; None if no process waits.
         """
         self._descriptor = descriptor
 
     def tell(self, kind: str, **values: Any) -> None:
-        """Say one thing."""
+        """Send one message."""
         if self._descriptor is None:
             return
         try:
@@ -28,13 +29,13 @@ class Reply:
             self.close()
 
     def close(self) -> None:
-        """Say no more."""
+        """Send no more messages."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
 def listen(pipe: IO[str]) -> Iterator[dict[str, Any]]:
-    """The other end: what is told, until the server closes the pipe or ends."""
+    """The messages, until the server closes the pipe or ends."""
     for line in pipe:
         yield json.loads(line)

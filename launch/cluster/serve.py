@@ -1,6 +1,6 @@
 """The server of one gang: `python -m launch.cluster.serve CONFIG ...`, which `launch.cluster` runs.
 
-It writes to stderr what happens, a line each.
+It writes a line to stderr for each event.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from engine.errors import InvalidInput, sentence
 from launch.cluster.__main__ import ORDERLY
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup
-from launch.cluster.stopping import Stop
+from launch.cluster.stopping import StopRequest
 from launch.process.quiet import quiet_libraries
 from launch.process.running import leave, run
 from launch.process.signals import Interrupted, die_with_parent
@@ -42,8 +42,8 @@ def serve(
 ) -> int:
     """Load a gang, and serve the queue in the folder ``state`` until this process is told to end.
 
-    ``log`` is the file behind stderr, which is given the gang's name; ``reply`` the descriptor to say "ready" to;
-    ``patience`` the seconds to wait for a cluster that is not there.
+    ``log`` is the file that stderr goes to, which is renamed after the gang; ``reply`` the descriptor of the pipe to
+    `cluster up`; ``patience`` the seconds to wait for a cluster that cannot be reached.
     """
     answer = Reply(reply)
     try:
@@ -64,18 +64,18 @@ def serve(
 def _serve(
     setup: Setup, address: str | None, state: Path, log: Path | None, answer: Reply, patience_seconds: float
 ) -> None:
-    stop = Stop()
+    stop = StopRequest()
     stop.listen()
-    stream = sys.stderr  # Ray gets another one
+    stream = sys.stderr  # kept, for while Ray is connected sys.stderr leads nowhere
 
     def write(line: str) -> None:
         print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=stream, flush=True)
 
     from launch.cluster.loaded import LoadedGang  # imports ray, which takes seconds
-    from launch.cluster.membership import Membership
     from launch.cluster.metrics import Metrics
+    from launch.cluster.progress import GangProgress
+    from launch.cluster.registration import GangRegistration
     from launch.cluster.server import Server
-    from launch.cluster.watch import GangWatch
     from launch.queue.store import Queue
 
     def tell(line: str) -> None:
@@ -83,26 +83,26 @@ def _serve(
         answer.tell("note", line=line)
 
     with ExitStack() as closing:
-        with stop.at_once():
+        with stop.interrupting():
             job = setup.job(setup.ranks)
             queue, ranks = Queue(state), setup.ranks or job.degrees.world_size
-            membership = Membership(queue, ranks, job.model_path)
-            closing.callback(membership.leave)
+            registration = GangRegistration(queue, ranks, job.model_path)
+            closing.callback(registration.unregister)
             if log:
-                log.rename(log.with_name(f"{membership.name}.log"))
+                log.rename(log.with_name(f"{registration.name}.log"))
             _connect(closing, address, ranks, patience_seconds)
-            stop.listen()  # Ray has taken the signals
-            watch = GangWatch(tell, lambda name: answer.tell("stage", name=name))
-            loaded = LoadedGang(setup, watch)
+            stop.listen()  # again, for Ray has replaced the handlers
+            progress = GangProgress(tell, lambda name: answer.tell("stage", name=name))
+            loaded = LoadedGang(setup, progress)
             closing.callback(loaded.stop)
             loaded.start()
-        write(f"{membership.name} is ready: {len(loaded.nodes)} ranks, {job.model_path}")
-        answer.tell("ready", name=membership.name, ranks=len(loaded.nodes), model=job.model_path)
+        write(f"{registration.name} is ready: {len(loaded.node_ids)} ranks, {job.model_path}")
+        answer.tell("ready", name=registration.name, ranks=len(loaded.node_ids), model=job.model_path)
         answer.close()
-        membership.say(GangState.READY)
-        Server(queue, membership, loaded, watch, stop, Metrics(membership.name), write).serve()
-        write(f"{membership.name} ends")
-        membership.say(GangState.STOPPING)
+        registration.set_state(GangState.READY)
+        Server(queue, registration, loaded, progress, stop, Metrics(registration.name), write).serve()
+        write(f"{registration.name} ends")
+        registration.set_state(GangState.STOPPING)
 
 
 def _connect(closing: ExitStack, address: str | None, ranks: int, patience_seconds: float) -> None:

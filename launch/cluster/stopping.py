@@ -1,4 +1,4 @@
-"""How a server ends: at once while it starts something, in good order while it works."""
+"""How a signal ends a server: at once while it starts something, after the current step while a job runs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from types import FrameType
 from launch.process.signals import ENDING, Interrupted
 
 
-class Stop:
-    """Whether a signal has asked this process to end."""
+class StopRequest:
+    """Whether SIGINT, SIGTERM or SIGQUIT has asked this process to end."""
 
     def __init__(self) -> None:
         self._signum: int | None = None
@@ -22,7 +22,7 @@ class Stop:
         return self._signum is not None
 
     def listen(self) -> None:
-        """Take the signals, also from a library that has taken them since."""
+        """Install the handlers of signals; again after a library has replaced them."""
         for signum in ENDING:
             signal.signal(signum, self.handle)
 
@@ -30,14 +30,14 @@ class Stop:
         first = not self.asked
         self._signum = self._signum or signum
         if first and self._at_once:
-            raise KeyboardInterrupt  # nothing else comes out of Ray
+            raise KeyboardInterrupt  # Ray lets no other exception through
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Break off what is inside.
+    def interrupting(self) -> Iterator[None]:
+        """Inside, a signal interrupts whatever runs.
 
         Raises:
-            Interrupted: it was.
+            Interrupted: a signal came, or had come before.
         """
         self._at_once = True
         try:

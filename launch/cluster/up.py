@@ -16,18 +16,18 @@ from launch.process.signals import Interrupted, say
 from launch.ranks.local import checkout_environment
 from launch.ranks.rank import display
 
-_ENDING_SECONDS = 30.0  # that a server which is told to end while it starts is given
+_ENDING_SECONDS = 30.0  # given to a server that is asked to end while it starts
 
 
 def bring_up(setup: Setup, address: str | None, state: Path) -> int:
-    """Start a server, with progress here. Returns the exit code.
+    """Start a server, and show its progress until it is ready. Returns the exit code.
 
     Args:
         setup: as it passed its checks before anything was known of the cluster.
         state: folder of the queue, and of the server's log.
 
     Raises:
-        Interrupted: by a signal; the server has ended.
+        Interrupted: a signal came; the server has ended.
     """
     logs = state / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def bring_up(setup: Setup, address: str | None, state: Path) -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # a Ctrl-C here is not for it, and it outlives the terminal
+            start_new_session=True,  # Ctrl-C here does not reach it, and it outlives the terminal
             pass_fds=(writing,),
             env=os.environ | checkout_environment(),
         )

@@ -11,10 +11,10 @@ _CONNECT_SECONDS = 10.0
 
 
 def check_address(given: str | None) -> str | None:
-    """The address that was given, else $RAY_ADDRESS, if any.
+    """The address that was given, else that in $RAY_ADDRESS, if any.
 
     Raises:
-        InvalidInput: it is of a kind that does not serve.
+        InvalidInput: it is for Ray's client, which cannot start a gang.
     """
     address = given or os.environ.get("RAY_ADDRESS") or None
     if address and address.startswith("ray://"):
@@ -24,14 +24,14 @@ def check_address(given: str | None) -> str | None:
     return address
 
 
-def refuse_deaf(address: str) -> None:
-    """Ray itself would try for minutes.
+def check_listening(address: str) -> None:
+    """Check that something listens at the address: Ray itself would retry for minutes.
 
     Args:
-        address: HOST:PORT; what else there is Ray looks up on this machine.
+        address: HOST:PORT; any other form is looked up by Ray on this machine, and not checked.
 
     Raises:
-        InvalidInput: nobody listens there.
+        InvalidInput: nothing listens there.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():

@@ -1,4 +1,4 @@
-"""What a rank in a Ray actor has to know, which torchrun would say in its environment."""
+"""What a rank in a Ray actor has to know: what torchrun would say in its environment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
-from launch.gang.places import machines_of
+from launch.gang.bundles import machines_of
 from launch.process.signals import PARENT_PID
 
 # never CUDA_VISIBLE_DEVICES, RANK or MASTER_*: they are the node's or the rank's own
@@ -14,33 +14,40 @@ _CARRIED = ("NCCL_", "GLOO_", "TORCH_", "HF_", "OMP_", "GOMP_", "CUBLAS_", "LOCK
 
 
 @dataclass(frozen=True)
-class Resident:
-    """What an actor says of itself before it has a rank."""
+class ActorInfo:
+    """What an actor reports before it has a rank."""
 
     node_id: str
     address: str
-    gpus: Sequence[str]  # that Ray gave it, as CUDA_VISIBLE_DEVICES names them
+    """IP address of its node."""
+    gpus: Sequence[str]
+    """That Ray gave it, as CUDA_VISIBLE_DEVICES names them."""
     cores: int
 
 
 @dataclass(frozen=True)
-class Seat:
-    """One rank's place in the gang; plain data."""
+class RankAssignment:
+    """The rank of one actor; plain data."""
 
     rank: int
     ranks: int
+    """World size."""
     local_rank: int
     local_ranks: int
-    part: int  # ranks on each node, or of as many where nodes hold different numbers
+    """Ranks on this node."""
+    ranks_per_node: int
+    """Where nodes hold different numbers, that of :func:`launch.gang.bundles.machines_of`."""
     cores: int
-    gpus: Sequence[str]  # of all ranks of the gang on this node; the rank's own is number local_rank
-    folder: str  # that relative paths are meant from
+    gpus: Sequence[str]
+    """Of all ranks of the gang on this node; the rank's own is number ``local_rank``."""
+    folder: str
+    """The driver's working directory, to which relative paths refer."""
 
-    def enter(self, environment: MutableMapping[str, str], carried: Mapping[str, str], address: str) -> None:
-        """Write into the environment what ranks read there. Before torch is imported.
+    def set_environment(self, environment: MutableMapping[str, str], carried: Mapping[str, str], address: str) -> None:
+        """Set the variables that ranks read. Has to be called before torch is imported.
 
         Args:
-            carried: the driver's variables, which yield to the node's own.
+            carried: variables of the driver; one that the node has set itself is kept.
             address: of the gang's store, whose port is known later.
         """
         threads = carried.get("OMP_NUM_THREADS", str(max(1, self.cores // self.local_ranks)))
@@ -53,7 +60,7 @@ class Seat:
             "LOCAL_RANK": str(self.local_rank),
             "LOCAL_WORLD_SIZE": str(self.local_ranks),
             "MASTER_ADDR": address,
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there; rank 0 must not open it again
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store exists; rank 0 must not open it again
         }
         if self.gpus:
             # Ray shows each actor its own GPU alone; with all of the gang's, as under torchrun, NCCL finds its peers
@@ -61,32 +68,35 @@ class Seat:
         environment.update(own)
 
 
-def assign(residents: Sequence[Resident], folder: str) -> tuple[list[int], list[Seat]]:
-    """The actors in the order of their ranks, and the seat of each rank.
+def assign(actors: Sequence[ActorInfo], folder: str) -> tuple[list[int], list[RankAssignment]]:
+    """Assign a rank to each actor: node by node, and within a node in the order of its GPUs.
 
     Args:
-        residents: node by node.
+        actors: node by node.
+        folder: the driver's working directory.
 
     Returns:
-        Indices into ``residents``, which within a node are sorted by GPU; and their seats.
+        Indices into ``actors`` in rank order, and the assignments in rank order.
     """
-    nodes = list(dict.fromkeys(resident.node_id for resident in residents))
+    nodes = list(dict.fromkeys(actor.node_id for actor in actors))
     order = sorted(
-        range(len(residents)),
-        key=lambda i: (nodes.index(residents[i].node_id), [_gpu_key(gpu) for gpu in residents[i].gpus], i),
+        range(len(actors)),
+        key=lambda i: (nodes.index(actors[i].node_id), [_gpu_key(gpu) for gpu in actors[i].gpus], i),
     )
-    _, part = machines_of([resident.node_id for resident in residents])
-    seats = []
+    _, ranks_per_node = machines_of([actor.node_id for actor in actors])
+    assignments = []
     for rank, index in enumerate(order):
-        resident = residents[index]
-        here = [i for i in order if residents[i].node_id == resident.node_id]
-        gpus = [gpu for i in here for gpu in residents[i].gpus]
-        seats.append(Seat(rank, len(order), here.index(index), len(here), part, resident.cores, gpus, folder))
-    return order, seats
+        actor = actors[index]
+        here = [i for i in order if actors[i].node_id == actor.node_id]
+        gpus = [gpu for i in here for gpu in actors[i].gpus]
+        assignments.append(
+            RankAssignment(rank, len(order), here.index(index), len(here), ranks_per_node, actor.cores, gpus, folder)
+        )
+    return order, assignments
 
 
 def carried_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables of the driver that ranks on other machines should know as well."""
+    """The driver's variables that ranks on other nodes get as well."""
     return {name: value for name, value in environment.items() if name.startswith(_CARRIED) and name != PARENT_PID}
 
 

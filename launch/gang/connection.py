@@ -1,4 +1,4 @@
-"""The driver's connection to Ray: to a cluster that is there, or to one that lives as long as the run."""
+"""The driver's connection to Ray: to an existing cluster, or to one that is started for the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from engine.errors import InvalidInput, sentence
-from launch.gang.address import check_address, refuse_deaf
+from launch.gang.address import check_address, check_listening
 from launch.process.signals import ENDING, Interrupted
 
 _STORE_BYTES = 100 << 20  # nothing but plain data travels through it
@@ -21,10 +21,11 @@ _STORE_BYTES = 100 << 20  # nothing but plain data travels through it
 
 @contextmanager
 def connection(address: str | None, ranks: int) -> Iterator[None]:
-    """Connect as :func:`connected` does, and end with `Interrupted` when a signal comes.
+    """Connect as :func:`connected` does, and raise when a signal comes.
 
     Raises:
         InvalidInput: there is no such cluster.
+        Interrupted: SIGINT, SIGTERM or SIGQUIT came.
     """
     with _interruptible() as handle, connected(address, ranks):
         for signum in ENDING:
@@ -34,25 +35,26 @@ def connection(address: str | None, ranks: int) -> Iterator[None]:
 
 @contextmanager
 def connected(address: str | None, ranks: int) -> Iterator[None]:
-    """Connect to the cluster at ``address``, else at $RAY_ADDRESS, else start a Ray of this machine alone, with all
-    its CPUs and GPUs, and end it afterwards.
+    """Connect to the cluster at ``address``, else at $RAY_ADDRESS, else start Ray on this machine alone, with all its
+    CPUs and GPUs, and end it afterwards.
 
-    Ray has taken the handlers of signals inside. Python's stdout and stderr are closed to everybody meanwhile but those
-    who hold them already.
+    Inside, Ray has replaced the handlers of signals, and sys.stdout and sys.stderr lead nowhere: whoever prints
+    meanwhile has to have kept the stream from before.
 
     Args:
-        ranks: a Ray of our own has as many CPUs at least, since ranks without a GPU take one each.
+        ranks: a Ray that is started here gets at least as many CPUs, since ranks without a GPU take one each.
 
     Raises:
         InvalidInput: there is no such cluster.
+        Interrupted: SIGTERM came while Ray was starting.
     """
     address = check_address(address)
     if address:
-        refuse_deaf(address)
+        check_listening(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with ExitStack() as closing:
         # what ranks print goes to Ray's log files; what Ray itself prints here, about a rank that died for instance,
-        # would stand between our lines, and no setting of its own stops that
+        # would be mixed with our lines, and no setting of Ray stops that
         nowhere = closing.enter_context(open(os.devnull, "w"))
         closing.enter_context(redirect_stdout(nowhere))
         closing.enter_context(redirect_stderr(nowhere))
@@ -76,12 +78,12 @@ def connected(address: str | None, ranks: int) -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[int, FrameType | None], None]]:
-    """Raise `Interrupted` out of what is inside, also where it waits in Ray, which lets nothing but a
-    KeyboardInterrupt through. Yields the handler of signals for that."""
+    """Raise `Interrupted` when a signal comes, also while Ray waits, which lets no exception but KeyboardInterrupt
+    through. Yields the handler of signals for that."""
     pending: list[int] = []
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if not pending:  # a second one must not break off the clean-up
+        if not pending:  # a second signal must not interrupt the clean-up
             pending.append(signum)
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""One rank of a gang, in an actor: the engine that torchrun runs as well, and answers to the driver beside it."""
+"""One rank of a gang as a Ray actor: the same engine as under torchrun, and answers to the driver meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import ray
 
 from engine.errors import Cancelled, InvalidInput, Stopped
 from engine.execution.imports import import_ahead
-from launch.gang.assignment import Resident, Seat
+from launch.gang.assignment import ActorInfo, RankAssignment
 from launch.gang.recorder import Recorder, Status
 from launch.jobs.checked import check_work
 from launch.jobs.config import JobConfig
@@ -36,85 +36,89 @@ STATUS_GROUP = "status"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rank's work came to; an exception of torch might not survive the way to the driver."""
+    """What a call of a rank came to. Errors are described in it, since not every exception can be pickled."""
 
     failure: Failure | None = None
-    reports: list[dict[str, Any]] | None = None  # of generate, on rank 0
-    stopped: Control = Control.RUN  # the word that ended the job before its time
-    port: int | None = None  # of the store, on rank 0
+    reports: list[dict[str, Any]] | None = None
+    """From rank 0's ``generate``."""
+    stopped: Control = Control.RUN
+    """PAUSE or CANCEL if that ended the job early."""
+    port: int | None = None
+    """Of the store, from rank 0's ``become_rank``."""
 
 
 class Member:
-    """Called in the order describe, sit, load, and then take and generate for each job; status and stack at any time.
+    """Called in the order describe, become_rank, load, and then accept and generate for each job; status and stack at
+    any time.
 
-    The methods that work share one thread, for torch keeps the current CUDA device by thread.
+    All but those two run in one thread, since torch keeps the current CUDA device for each thread.
     """
 
     def __init__(self) -> None:
-        self._seat: Seat
+        self._assignment: RankAssignment
         self._recorder = Recorder()
         self._store: TCPStore | None = None
-        self._engine: Engine | None = None  # with the model that was loaded
+        self._engine: Engine | None = None
         self._loaded_for: Job | None = None
         self._job: Job
         self._job_engine: Engine  # the same, with the job's configuration
         self._at_work = ExitStack()
-        self._wish = 0, Control.RUN  # of which job, and what is wanted of it
-        self._worker = 0
+        self._control = 0, Control.RUN  # number of the job that it is meant for, and what is asked of it
+        self._worker = 0  # id of the thread that works
 
-    def describe(self) -> Resident:
+    def describe(self) -> ActorInfo:
         """Where this actor is."""
         context = ray.get_runtime_context()
         gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return Resident(context.get_node_id(), ray.util.get_node_ip_address(), gpus, cores)
+        return ActorInfo(context.get_node_id(), ray.util.get_node_ip_address(), gpus, cores)
 
-    def sit(self, seat: Seat, carried: Mapping[str, str], address: str) -> Outcome:
-        """Become a rank, and import what takes seconds. Rank 0 opens the store at which the ranks meet, and keeps it.
+    def become_rank(self, assignment: RankAssignment, carried: Mapping[str, str], address: str) -> Outcome:
+        """Set up the environment of a rank, and import what takes seconds. Rank 0 opens the store for the rendezvous.
 
         Args:
             carried: variables of the driver.
             address: of the store, on rank 0's node.
         """
-        self._seat = seat
+        self._assignment = assignment
         self._worker = threading.get_ident()
         self._recorder.moved()
         try:
-            seat.enter(os.environ, carried, address)
+            assignment.set_environment(os.environ, carried, address)
             quiet_libraries()
             spin_briefly()
-            import_ahead("engine.engine")  # all ranks at the same time, and only now that the environment is right
+            import_ahead("engine.engine")  # all ranks at the same time, and after the environment, which torch reads
 
-            if seat.rank > 0:
+            if assignment.rank > 0:
                 return Outcome()
             from torch.distributed import TCPStore
 
             self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
             return Outcome(port=self._store.port)
         except Exception as error:
-            return Outcome(describe(error, seat.rank, self._recorder.phase))
+            return Outcome(describe(error, assignment.rank, self._recorder.phase))
 
     def load(self, port: int, job: Job) -> Outcome:
         """Join the other ranks at the store's port, and load this rank's weights.
 
         Args:
-            job: the one that the gang is for; where it shall take many, one without videos.
+            job: the one that the gang is for; one without videos where the gang serves a queue.
         """
         self._recorder.moved()
         try:
             from engine.engine import Engine
 
             os.environ["MASTER_PORT"] = str(port)
-            _go_to(self._seat.folder, job)
-            config = _check_here(job, self._seat, self._recorder.note)
-            self._engine = Engine.load(_patient(config), self._recorder)
+            _change_folder(self._assignment.folder, job)
+            config = _check_here(job, self._assignment, self._recorder.note)
+            self._engine = Engine.load(_with_longer_timeouts(config), self._recorder)
             self._loaded_for = job
             return Outcome()
         except Exception as error:
-            return Outcome(describe(error, self._seat.rank, self._recorder.phase))
+            return Outcome(describe(error, self._assignment.rank, self._recorder.phase))
 
-    def take(self, job: Job) -> Outcome:
-        """Whether this rank can do the job. No rank begins before all have said so, for none could end alone."""
+    def accept(self, job: Job) -> Outcome:
+        """Check the job on this node. No rank begins to work before all have accepted, since none could stop alone."""
         if job == self._loaded_for:
             self._recorder.moved()
         else:
@@ -123,62 +127,63 @@ class Member:
             assert self._engine is not None, "load comes first"
             self._job, self._job_engine = job, self._engine
             if job != self._loaded_for:
-                config = _check_here(job, self._seat, self._recorder.note)
-                self._job_engine = self._engine.configured(_patient(config))
-            self._at_work.enter_context(job.at_work(self._seat.rank))
+                config = _check_here(job, self._assignment, self._recorder.note)
+                self._job_engine = self._engine.configured(_with_longer_timeouts(config))
+            self._at_work.enter_context(job.at_work(self._assignment.rank))
             return Outcome()
         except Exception as error:
-            return Outcome(describe(error, self._seat.rank, self._recorder.phase))
+            return Outcome(describe(error, self._assignment.rank, self._recorder.phase))
 
     def generate(self, number: int) -> Outcome:
-        """Make the videos of the job that was taken; the reports come from rank 0.
+        """Make the videos of the accepted job; the reports come from rank 0.
 
         Args:
-            number: of the job, by which its wishes are told from those for the one before.
+            number: of the job; what was asked of an earlier job does not count for it.
         """
         self._recorder.moved()
         job = self._job
         try:
             with self._at_work:
-                made = self._job_engine.generate_all(job.tasks_left, lambda: self._wish_for(number))
+                made = self._job_engine.generate_all(job.tasks_left, lambda: self._control_of(number))
                 return Outcome(reports=None if made is None else job.all_reports(made))
         except Stopped as stopped:
             return Outcome(stopped=Control.CANCEL if isinstance(stopped, Cancelled) else Control.PAUSE)
         except Exception as error:
-            return Outcome(describe(error, self._seat.rank, self._recorder.phase))
+            return Outcome(describe(error, self._assignment.rank, self._recorder.phase))
 
-    def let_go(self) -> Outcome:
-        """Of a job that was taken, for another rank could not do it."""
+    def release(self) -> Outcome:
+        """Give up the accepted job, since another rank cannot do it."""
         self._at_work.close()
         return Outcome()
 
-    def stand_by(self) -> Outcome:
+    def ping(self) -> Outcome:
         """Do nothing, in the thread that works."""
         self._recorder.moved()
         return Outcome()
 
-    def _wish_for(self, number: int) -> Control:
-        job, wish = self._wish
-        return wish if job == number else Control.RUN
+    def _control_of(self, number: int) -> Control:
+        job, control = self._control
+        return control if job == number else Control.RUN
 
     @ray.method(concurrency_group=STATUS_GROUP)
-    def status(self, seen: int, number: int, wish: Control) -> Status:
-        """Where this rank is, also while it works.
+    def status(self, seen: int, number: int, control: Control) -> Status:
+        """The phase of this rank and its newest events, also while it works.
 
         Args:
-            number, wish: of a job, and what is wanted of it from now on.
+            seen: events that the driver has already had.
+            number, control: of a job, and what is asked of it from now on.
         """
-        self._wish = number, wish
+        self._control = number, control
         return self._recorder.status(seen)
 
     @ray.method(concurrency_group=STATUS_GROUP)
     def stack(self) -> list[str]:
-        """What the working thread is doing: file, line and function of each frame, outermost first."""
+        """The stack of the working thread: file, line and function of each frame, outermost first."""
         frame = sys._current_frames().get(self._worker)  # noqa: SLF001  (documented, despite its name)
         return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
 
 
-def _go_to(folder: str, job: Job) -> None:
+def _change_folder(folder: str, job: Job) -> None:
     try:
         os.chdir(folder)
     except OSError:
@@ -189,19 +194,20 @@ def _go_to(folder: str, job: Job) -> None:
             ) from None
 
 
-def _check_here(job: Job, seat: Seat, note: Callable[[str], None]) -> JobConfig:
+def _check_here(job: Job, assignment: RankAssignment, note: Callable[[str], None]) -> JobConfig:
     """The job's configuration with this node's copy of the model, checked against its devices and disks.
 
     Raises:
-        InvalidInput: it cannot.
+        InvalidInput: the job cannot work here.
     """
     settled = job.config.model_copy(update={"model": job.given.model})
-    place = Place(seat.ranks, seat.rank, seat.part, seat.ranks // seat.part)
+    nodes = assignment.ranks // assignment.ranks_per_node
+    place = Place(assignment.ranks, assignment.rank, assignment.ranks_per_node, nodes)
     return check_work(settled, job.tasks, place, announce=note).config
 
 
-def _patient(config: JobConfig) -> JobConfig:
-    """Twice the limits for collectives: the driver, which sees all ranks, should be first to find one that hangs."""
+def _with_longer_timeouts(config: JobConfig) -> JobConfig:
+    """With twice the timeouts for collectives: the driver sees all ranks, so it should find one that hangs first."""
     runtime = config.runtime
     limits = {name: 2 * getattr(runtime, name) for name in ("load_timeout_seconds", "step_timeout_seconds")}
     return config.model_copy(update={"runtime": runtime.model_copy(update=limits)})

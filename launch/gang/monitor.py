@@ -1,4 +1,4 @@
-"""Watching the ranks while they work: who died, who does not answer, who answers and does not get on."""
+"""Monitoring the ranks while they work: which died, which do not answer, which answer but make no progress."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from engine.progress import Progress
+from launch.gang.bundles import BundleOnNode, living
 from launch.gang.member import Outcome
-from launch.gang.places import RankBundle, living
 from launch.gang.recorder import Status
 from launch.jobs.config import JobConfig
 from launch.process.failures import Failure
@@ -26,54 +26,67 @@ _STACK_SECONDS = 3.0
 
 
 class GangFailure(Exception):
-    """The gang cannot go on; ``failure`` names the rank and why."""
+    """The gang cannot go on with its job."""
 
     def __init__(self, failure: Failure, lost: bool, preempted: bool = False) -> None:
+        """
+        Args:
+            failure: the rank, and why it failed.
+            lost: a process was lost, or the contact to it, so another attempt may succeed; False if a rank raised an
+                error.
+            preempted: it was lost because a node was taken away with notice.
+        """
         super().__init__(str(failure))
         self.failure = failure
-        self.lost = lost  # a process or the contact to it: another try may succeed, for nothing was wrong with the job
-        self.preempted = preempted  # lost because a node was taken away, as had been said beforehand
+        self.lost = lost
+        self.preempted = preempted
 
 
 @dataclass
-class _Watched:
+class _MonitoredRank:
     """What the driver knows of one rank."""
 
     rank: int
     actor: Any
-    place: RankBundle
+    bundle: BundleOnNode
     status: Status
-    asked: Any = None  # the question that is on its way
+    asked: Any = None
+    """Ray's reference to the status that was asked for and has not come yet."""
     asked_at: float = 0.0
+    """Monotonic seconds."""
 
 
 class Monitor:
-    """Of one gang; also draws what its first rank tells."""
+    """Monitors one gang, and passes on the progress of its first rank."""
 
     def __init__(
-        self, actors: Sequence[Any], places: Sequence[RankBundle], config: JobConfig, progress: Progress
+        self, actors: Sequence[Any], bundles: Sequence[BundleOnNode], config: JobConfig, progress: Progress
     ) -> None:
         start = Status("start", 0.0, 0, ())
-        self._ranks = [_Watched(i, *pair, start) for i, pair in enumerate(zip(actors, places, strict=True))]
+        self._ranks = [_MonitoredRank(i, *pair, start) for i, pair in enumerate(zip(actors, bundles, strict=True))]
         self._config = config
         self._progress = progress
         self._number = 0
-        self._wish = Control.RUN
+        self._control = Control.RUN
 
     def watch(
-        self, works: Sequence[Any], number: int = 0, wish: Callable[[], Control] = lambda: Control.RUN
+        self, works: Sequence[Any], number: int = 0, control: Callable[[], Control] = lambda: Control.RUN
     ) -> list[Outcome]:
-        """Wait for one reference of each rank; the outcomes in rank order.
+        """Wait until every rank has done its work.
 
         Args:
-            number: of the job that is done.
-            wish: asked several times a second what is wanted of it; what it raises ends the waiting.
+            works: Ray's reference to the outcome of each rank, in rank order.
+            number: of the job.
+            control: called several times a second for what is asked of the job; what it raises is passed on.
+
+        Returns:
+            The outcomes in rank order.
 
         Raises:
-            GangFailure: as soon as it is known that one of them will not come to a good end.
+            GangFailure: one of the ranks failed, died, does not answer or makes no progress.
         """
-        self._number, self._wish = number, Control.RUN
-        for watched in self._ranks:  # how long it was idle before does not count
+        self._number, self._control = number, Control.RUN
+        for watched in self._ranks:  # time before this work does not count as idle
             watched.status = replace(watched.status, idle_seconds=0.0)
         pending = {work: rank for rank, work in enumerate(works)}
         outcomes: dict[int, Outcome] = {}
@@ -93,50 +106,50 @@ class Monitor:
                 deadline = min(deadline, time.monotonic() + _GRACE_SECONDS)
                 if time.monotonic() >= deadline or not pending:
                     raise GangFailure(min(consequences, key=lambda failure: failure.time_ns), lost=True)
-            self._ask(list(pending.values()), wish())
+            self._ask(list(pending.values()), control())
         self._ask([], Control.RUN, last=True)
         return [outcomes[rank] for rank in range(len(works))]
 
-    def _outcome(self, rank: _Watched, work: Any) -> Outcome:
+    def _outcome(self, rank: _MonitoredRank, work: Any) -> Outcome:
         try:
             return ray.get(work)
         except RayActorError as error:
-            failure = self._failure(rank, _why_it_died(error, rank.place))
+            failure = self._failure(rank, _why_it_died(error, rank.bundle))
             raise GangFailure(failure, lost=True, preempted=bool(getattr(error, "preempted", False))) from None
         except RayError as error:
             text = " ".join(str(error).split())[:300]
             raise GangFailure(self._failure(rank, f"{type(error).__name__}: {text}"), lost=False) from None
 
-    def _ask(self, busy: Sequence[int], wish: Control, last: bool = False) -> None:
-        """Take in answers, put the next questions, and look whether some rank takes too long.
+    def _ask(self, busy: Sequence[int], control: Control, last: bool = False) -> None:
+        """Receive the statuses that have come, ask for the next ones, and check that no rank takes too long.
 
         Args:
-            busy: ranks that are at work.
-            wish: told them with the questions, at once where it is a new one.
-            last: wait for the answers, for the work is done.
+            busy: ranks that have not done their work.
+            control: sent with the questions, and at once where it has changed.
+            last: the work is done: wait for the statuses.
         """
         now = time.monotonic()
-        is_news = wish is not self._wish and not last
-        self._wish = wish
+        has_changed = control is not self._control and not last
+        self._control = control
         for rank in self._ranks:
-            if is_news or (rank.asked is None and (last or now - rank.asked_at >= _ASK_SECONDS)):
-                rank.asked, rank.asked_at = rank.actor.status.remote(rank.status.told, self._number, wish), now
+            if has_changed or (rank.asked is None and (last or now - rank.asked_at >= _ASK_SECONDS)):
+                rank.asked, rank.asked_at = rank.actor.status.remote(rank.status.told, self._number, control), now
         asked = {rank.asked: rank for rank in self._ranks if rank.asked is not None}
         answers: Sequence[Any] = ()
         if asked:
             answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_STACK_SECONDS if last else 0)
         for answer in answers:
-            self._take_in(asked[answer], answer)
+            self._receive(asked[answer], answer)
         if not last:
             self._find_silent(now)
             self._find_stuck(busy)
 
-    def _take_in(self, rank: _Watched, answer: Any) -> None:
+    def _receive(self, rank: _MonitoredRank, answer: Any) -> None:
         rank.asked = None
         try:
             rank.status = ray.get(answer)
         except RayError:
-            return  # it died: the work that it did not finish says so
+            return  # it died, which the reference to its work will say
         if rank.rank == 0:
             for method, arguments in rank.status.events:
                 getattr(self._progress, method)(*arguments)
@@ -147,9 +160,9 @@ class Monitor:
             if rank.asked is not None and now - rank.asked_at > limit:
                 raise self._silent(rank)
 
-    def _silent(self, rank: _Watched) -> GangFailure:
+    def _silent(self, rank: _MonitoredRank) -> GangFailure:
         seconds = time.monotonic() - rank.asked_at
-        message = f"the process on {rank.place} has not answered for {seconds:.0f} s"
+        message = f"the process on {rank.bundle} has not answered for {seconds:.0f} s"
         return GangFailure(self._failure(rank, message), lost=True)
 
     def _find_stuck(self, busy: Sequence[int]) -> None:
@@ -157,30 +170,30 @@ class Monitor:
         if not stuck:
             return
         stacks = {rank.rank: self._stack(rank) for rank in self._ranks}
-        # ranks that wait in a collective wait for the one that is frozen, or else for the one that is elsewhere
+        # ranks inside a collective wait for one that does not answer, or else for one that is outside of it
         for rank in self._ranks:
             if rank.asked is not None and not stacks[rank.rank]:
                 raise self._silent(rank)
-        elsewhere = [rank for rank in stuck if not _in_collective(stacks[rank.rank])]
-        rank = (elsewhere or stuck)[0]
-        failure = self._failure(rank, f"it answers from {rank.place}, but has not got on for {self._limit(rank):g} s")
+        outside = [rank for rank in stuck if not _in_collective(stacks[rank.rank])]
+        rank = (outside or stuck)[0]
+        failure = self._failure(rank, f"it answers from {rank.bundle}, but has not got on for {self._limit(rank):g} s")
         text = "\n".join("\n  ".join([f"rank {number}", *stack]) for number, stack in stacks.items())
         raise GangFailure(replace(failure, traceback=text), lost=True)
 
-    def _limit(self, rank: _Watched) -> float:
+    def _limit(self, rank: _MonitoredRank) -> float:
         runtime = self._config.runtime
         phase = rank.status.phase
         steady = phase.startswith("denoise step ") and not phase.startswith("denoise step 0")
         return runtime.step_timeout_seconds if steady else runtime.load_timeout_seconds
 
-    def _stack(self, rank: _Watched) -> list[str]:
-        """What the rank is doing; nothing if it does not answer."""
+    def _stack(self, rank: _MonitoredRank) -> list[str]:
+        """The stack of the rank; empty if it does not answer."""
         try:
             return ray.get(rank.actor.stack.remote(), timeout=_STACK_SECONDS)
         except RayError:
             return []
 
-    def _failure(self, rank: _Watched, message: str) -> Failure:
+    def _failure(self, rank: _MonitoredRank, message: str) -> Failure:
         return Failure(rank.rank, rank.status.phase, message, time.time_ns())
 
 
@@ -188,11 +201,11 @@ def _in_collective(stack: Sequence[str]) -> bool:
     return any("torch/distributed" in line for line in stack[-4:])
 
 
-def _why_it_died(error: RayActorError, place: RankBundle) -> str:
+def _why_it_died(error: RayActorError, bundle: BundleOnNode) -> str:
     if getattr(error, "preempted", False):
-        return f"{place} was pre-empted"
-    if not living({place.node_id}):
-        return f"{place} was lost"
-    if "running low on memory" in str(error):  # by Ray; any other death says that memory might be the reason
-        return f"the process on {place} was ended because the node was running out of memory"
-    return f"the process on {place} died"
+        return f"{bundle} was pre-empted"
+    if not living({bundle.node_id}):
+        return f"{bundle} was lost"
+    if "running low on memory" in str(error):  # Ray killed it; of any other death Ray says that memory may be the cause
+        return f"the process on {bundle} was ended because the node was running out of memory"
+    return f"the process on {bundle} died"

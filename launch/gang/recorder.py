@@ -1,4 +1,4 @@
-"""What the engine tells on a rank, kept until the driver asks for it."""
+"""The progress of the engine on one rank, recorded until the driver asks for it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ from typing import Any
 from engine.progress import Progress
 from launch.process.phase import PhaseKeeper
 
-_KEPT = 10_000  # far more than a rank tells between two questions; the oldest are lost
+_KEPT = 10_000  # far more events than a rank has between two questions; the oldest are dropped
 Event = tuple[str, tuple[Any, ...]]
+"""A method of :class:`engine.progress.Progress` and its arguments."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a rank is."""
+    """What a rank reports to the driver."""
 
     phase: str
-    idle_seconds: float  # since it last told anything
-    told: int  # events until now
-    events: Sequence[Event]  # the newest of them: a method of Progress and its arguments
+    """As of :class:`launch.process.phase.PhaseKeeper`."""
+    idle_seconds: float
+    """Since its last event."""
+    told: int
+    """Number of events until now."""
+    events: Sequence[Event]
+    """The newest of them."""
 
 
 class Recorder(Progress):
-    """Written by the thread that runs the engine, read by the one that answers."""
+    """Written by the thread that runs the engine, read by the thread that answers the driver."""
 
     def __init__(self) -> None:
         self._keeper = PhaseKeeper(Progress())
@@ -41,19 +46,19 @@ class Recorder(Progress):
         return self._keeper.phase
 
     def status(self, seen: int) -> Status:
-        """Where the rank is, and what it has told after the first ``seen`` events."""
+        """The status of the rank, with the events after the first ``seen``."""
         with self._lock:
             new = min(self._told - seen, len(self._events))
             events = list(self._events)[len(self._events) - new :]
             return Status(self.phase, time.monotonic() - self._moved, self._told, events)
 
     def begin(self, phase: str) -> None:
-        """Be in a phase before the engine says anything."""
+        """Enter a phase before the engine reports anything."""
         self._keeper.phase = phase
         self.moved()
 
     def moved(self) -> None:
-        """Begin to count idle time anew, as work begins."""
+        """Set the idle time to zero, since work begins."""
         with self._lock:
             self._moved = time.monotonic()
 

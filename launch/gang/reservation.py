@@ -1,14 +1,15 @@
-"""Where one gang after another finds its places: the same ones as long as their nodes live."""
+"""The bundles of a Ray cluster in which one gang after another is started."""
 
 from __future__ import annotations
 
+from launch.gang.bundles import RankBundles, Resources, reserve
 from launch.gang.connection import count_gpus
-from launch.gang.places import Bundle, Places, reserve
 from launch.jobs.job import Job
 
 
-class Quarters:
-    """Reserves, and gives back when left. To be left with :meth:`release`."""
+class Reservation:
+    """Reserves a bundle for each rank, and the same ones as long as their nodes are up. To be ended with
+    :meth:`release`."""
 
     def __init__(self, job: Job, ranks: int | None) -> None:
         """
@@ -19,29 +20,31 @@ class Quarters:
         """
         gpus = count_gpus()
         device = job.config.runtime.device
-        self.bundle: Bundle = {"CPU": 1}
+        self.resources: Resources = {"CPU": 1}
+        """Of the bundle of one rank."""
         if device == "cuda" or (device == "auto" and gpus):
-            self.bundle = {"CPU": 1, "GPU": 1}
+            self.resources = {"CPU": 1, "GPU": 1}
         self.ranks = ranks or job.degrees.world_size
-        if ranks is None and job.given.parallel.is_auto and "GPU" in self.bundle:
+        """The world size."""
+        if ranks is None and job.given.parallel.is_auto and "GPU" in self.resources:
             self.ranks = max(self.ranks, gpus)
         self._timeout_seconds = job.config.ray.start_timeout_seconds
-        self._places: Places | None = None
+        self._bundles: RankBundles | None = None
 
-    def places(self) -> Places:
-        """One for each rank.
+    def bundles(self) -> RankBundles:
+        """Those that are reserved; new ones if a node was lost since.
 
         Raises:
-            InvalidInput: there is no room in the cluster.
+            InvalidInput: the cluster has no room for them.
         """
-        if self._places and not self._places.are_intact():
+        if self._bundles and not self._bundles.are_intact():
             self.release()
-        if not self._places:
-            self._places = reserve(self.ranks, self.bundle, self._timeout_seconds)
-        return self._places
+        if not self._bundles:
+            self._bundles = reserve(self.ranks, self.resources, self._timeout_seconds)
+        return self._bundles
 
     def release(self) -> None:
-        """Give the resources back."""
-        places, self._places = self._places, None
-        if places:
-            places.release()
+        """Give the resources back to the cluster."""
+        bundles, self._bundles = self._bundles, None
+        if bundles:
+            bundles.release()

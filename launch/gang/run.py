@@ -1,4 +1,4 @@
-"""A job on a Ray cluster: a gang is started, watched and, where checkpoints are written, started again."""
+"""A job on a Ray cluster: a gang is started, monitored and, where checkpoints are written, started again."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from engine.progress import Progress
+from launch.gang.bundles import machines_of
 from launch.gang.connection import connection
 from launch.gang.gang import Gang
 from launch.gang.monitor import GangFailure
-from launch.gang.places import machines_of
-from launch.gang.reservation import Quarters
-from launch.gang.restarts import Budget
+from launch.gang.reservation import Reservation
+from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attempt_again
 from launch.jobs.job import Job
 from launch.process.failures import Failure, print_failure
 from launch.ranks.rank import display, summarise
@@ -27,8 +27,8 @@ def run_on_ray(
 
     Args:
         job: as it passed its checks before anything was known of the cluster.
-        check: ``prepare`` with its options, to check it again for the nodes that the ranks got, and, from the second
-            attempt on, to go on with what the one before has left.
+        check: ``prepare`` with its options, to check it again for the nodes that the ranks got. The second argument is
+            whether the job goes on with what an earlier attempt or run has left.
         ranks: the world size that was asked for, or None for what the job's degrees multiply to; where the layout is
             chosen for the machine, for all GPUs of the cluster.
         resume: the job was begun by an earlier run.
@@ -42,8 +42,8 @@ def run_on_ray(
         with ExitStack() as drawing:  # ends before anything else is printed
             progress = display(stderr, drawing)
             try:
-                reports = _Attempts(job, check, ranks, resume, progress).run()
-            except GangFailure as error:
+                reports = _JobOnRay(job, check, ranks, resume, progress).run()
+            except JobFailure as error:
                 failure = error.failure
     if failure is not None:
         print_failure(failure)
@@ -53,12 +53,8 @@ def run_on_ray(
     return 0
 
 
-# that the processes of a gang may take to be gone once they are killed; longer means that a machine is in trouble
-DYING_SECONDS = 30
-
-
-class _Attempts:
-    """The gangs of one job, one after another in the same places as long as their nodes live."""
+class _JobOnRay:
+    """One job, attempted on one gang after another in the same bundles as long as their nodes are up."""
 
     def __init__(
         self, job: Job, check: Callable[[Place, bool], Job], ranks: int | None, resume: bool, progress: Progress
@@ -66,39 +62,39 @@ class _Attempts:
         self._job = job
         self._check = check
         self._progress = progress
-        self._quarters = Quarters(job, ranks)
+        self._reservation = Reservation(job, ranks)
         self._resume = resume
 
     def run(self) -> list[dict[str, Any]]:
-        """The reports of all videos.
+        """The run reports of all videos.
 
         Raises:
-            GangFailure: more ranks were lost than is allowed, or one failed of itself.
+            JobFailure: a rank raised an error, or more ranks were lost than is allowed.
         """
-        budget = Budget(self._job.config)
+        config = self._job.config
+        # without checkpoints another attempt would begin from nothing
+        budget = RestartBudget.of(config) if config.checkpoint.every else RestartBudget(0, 0)
         try:
-            while True:
-                try:
-                    return self._attempt()
-                except GangFailure as error:
-                    if not self._job.config.checkpoint.every or not budget.take(error):
-                        raise
-                    self._progress.note(f"{error.failure}: starting all ranks again, from the newest checkpoint")
-                    self._resume = True
-                    if self._job.folder:
-                        self._job.folder.await_end(DYING_SECONDS)
+            return attempt_again(self._attempt, budget, self._start_again)
         finally:
-            self._quarters.release()
+            self._reservation.release()
 
     def _attempt(self) -> list[dict[str, Any]]:
-        config, places = self._job.config, self._quarters.places()
-        nodes, part = machines_of(places.nodes)
-        job = self._check(Place(self._quarters.ranks, local_ranks=part, nodes=nodes, elsewhere=True), self._resume)
+        config, bundles = self._job.config, self._reservation.bundles()
+        machines, ranks_each = machines_of(bundles.node_ids)
+        place = Place(self._reservation.ranks, local_ranks=ranks_each, nodes=machines, elsewhere=True)
+        job = self._check(place, self._resume)
         for line in job.notes:
             self._progress.note(line)
-        with Gang(places, self._quarters.bundle, config, self._progress) as gang:
+        with Gang(bundles, self._reservation.resources, config, self._progress) as gang:
             gang.load(job)
-            gang.take(job)
+            gang.accept(job)
             reports = gang.generate().reports
         job.clean_up()
         return reports
+
+    def _start_again(self, error: GangFailure) -> None:
+        self._progress.note(f"{error.failure}: starting all ranks again, from the newest checkpoint")
+        self._resume = True
+        if self._job.folder:
+            self._job.folder.await_end(DYING_SECONDS)

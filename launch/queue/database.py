@@ -1,4 +1,4 @@
-"""The file of the queue: opened for one transaction at a time, and in one sentence where that cannot be."""
+"""The SQLite file of the queue: opened for one transaction at a time, with errors in one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.errors import InvalidInput
 
 _VERSION = 1
 _FILE = "queue.db"
-_PATIENCE_SECONDS = 60.0  # others hold the file for milliseconds; a machine may be busy
+_LOCK_TIMEOUT_SECONDS = 60.0  # transactions take milliseconds, but a machine may be busy
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -33,22 +33,22 @@ CREATE TABLE jobs (
 );
 CREATE INDEX jobs_by_state ON jobs (state, id);
 CREATE TABLE outputs (
-    path BLOB NOT NULL,  -- names of files need not be text
+    path BLOB NOT NULL,  -- file names need not be UTF-8
     job INTEGER NOT NULL REFERENCES jobs (id)
 );
 CREATE INDEX outputs_by_path ON outputs (path);
 CREATE TABLE gangs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- a name is never given again, or a new gang would own a dead one's jobs
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, or a new gang would own the jobs of a lost one
     host TEXT NOT NULL,
-    realm TEXT,
+    realm TEXT,  -- PID namespace
     pid INTEGER NOT NULL,
-    birth TEXT,
+    birth TEXT,  -- start of the process, in clock ticks since the boot
     ranks INTEGER NOT NULL,
     model TEXT NOT NULL,
     state TEXT NOT NULL,
     wish TEXT NOT NULL,
     registered REAL NOT NULL,
-    beat REAL NOT NULL,
+    beat REAL NOT NULL,  -- newest renewal of the lease
     error TEXT
 );
 """
@@ -57,11 +57,11 @@ CREATE TABLE gangs (
 class Database:
     """The SQLite file in a state folder.
 
-    Each transaction has a connection of its own, so a store may be used from any thread, and after a fork.
+    Each transaction has a connection of its own, so the object may be used from any thread, and after a fork.
 
-    The journal is SQLite's classic one: a write-ahead log needs memory that all processes share, which a folder on a
-    network file system does not give. With it a commit is the deletion of a file, which only ``synchronous = EXTRA``
-    has on the disk before the commit returns; FULL might lose the newest job in a power cut.
+    The journal is a rollback journal: a write-ahead log needs memory shared by all processes, which a network file
+    system does not provide. A commit deletes the journal, and only ``synchronous = EXTRA`` has that deletion on the
+    disk before the commit returns; with FULL a power failure might lose the newest job.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,63 +70,63 @@ class Database:
 
     @contextmanager
     def changing(self, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """A transaction that no other one runs beside. It counts when the block ends well.
+        """An exclusive transaction. It is committed when the block ends, and rolled back if the block raises.
 
         Args:
-            create: make the folder and the file where there is none.
+            create: create the folder and the file if they do not exist.
 
         Raises:
             InvalidInput: there is no queue yet, or the file cannot be used.
         """
-        with self._said_in_a_sentence():
+        with self._errors_in_a_sentence():
             if create:
-                self._make_folder()
+                self._create_folder()
             elif not self.file.exists():
-                raise self._none()
+                raise self._no_queue()
             with self._open("rwc") as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 if self._version(connection) == 0:
-                    self._make_tables(connection)
-                    connection.execute("COMMIT")  # they stay, should the block be refused
+                    self._create_tables(connection)
+                    connection.execute("COMMIT")  # the tables stay if the block raises
                     connection.execute("BEGIN IMMEDIATE")
                 yield connection
-                connection.execute("COMMIT")  # else closing rolls it back
+                connection.execute("COMMIT")  # otherwise closing rolls it back
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A view of one moment.
+        """A transaction that reads one consistent state.
 
         Raises:
             InvalidInput: there is no queue yet, or the file cannot be used.
         """
-        with self._said_in_a_sentence():
+        with self._errors_in_a_sentence():
             if not self.file.exists():
-                raise self._none()
+                raise self._no_queue()
             with self._open("rw") as connection:
                 connection.execute("BEGIN")
-                if self._version(connection) == 0:  # whoever made it was killed
-                    raise self._none()
+                if self._version(connection) == 0:  # the process that created it was killed
+                    raise self._no_queue()
                 yield connection
 
     @contextmanager
     def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
         address = f"{self.file.absolute().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(address, timeout=_PATIENCE_SECONDS, isolation_level=None, uri=True)
+        connection = sqlite3.connect(address, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None, uri=True)
         with closing(connection):
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous = EXTRA")
             yield connection
 
-    def _none(self) -> InvalidInput:
+    def _no_queue(self) -> InvalidInput:
         return InvalidInput(f"There is no queue in {self.folder}: submit a job, or name its folder with --state.")
 
-    def _make_tables(self, connection: sqlite3.Connection) -> None:
-        for statement in _SCHEMA.split(";\n"):  # executescript would commit before it begins
+    def _create_tables(self, connection: sqlite3.Connection) -> None:
+        for statement in _SCHEMA.split(";\n"):  # executescript would commit the transaction first
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _version(self, connection: sqlite3.Connection) -> int:
-        """This program's, or 0 for an empty file."""
+        """The version of the tables, or 0 for an empty file."""
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if version == _VERSION or (version == 0 and not tables):
@@ -136,7 +136,7 @@ class Database:
             f"{_VERSION}): use that version, or another folder with --state."
         )
 
-    def _make_folder(self) -> None:
+    def _create_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -145,7 +145,7 @@ class Database:
             ) from None
 
     @contextmanager
-    def _said_in_a_sentence(self) -> Iterator[None]:
+    def _errors_in_a_sentence(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:  # not writable, full, locked, no such folder
@@ -153,7 +153,7 @@ class Database:
                 f"The queue {self.file} cannot be used ({error}): see to it, or choose another folder with --state."
             ) from None
         except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:  # a mistake of this program
+            if type(error) is not sqlite3.DatabaseError:  # an error in this program
                 raise
             raise InvalidInput(
                 f"{self.file} is damaged or no queue at all ({error}): move it away, or choose another folder with "

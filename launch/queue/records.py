@@ -1,4 +1,4 @@
-"""What the queue knows of a job and of a gang, as plain values."""
+"""Jobs and gangs of the queue as plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """Where a job is: queued -> running -> one of the other three; and back to queued where a gang lets go of it."""
+    """The state of a job: queued -> running -> one of the other three; back to queued if its gang gives it back."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -29,7 +29,7 @@ class State(StrEnum):
 
 
 class Wish(StrEnum):
-    """What the user wants of a job."""
+    """What the user has asked of a job."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -37,6 +37,8 @@ class Wish(StrEnum):
 
 
 class GangState(StrEnum):
+    """What a gang does."""
+
     STARTING = "starting"
     READY = "ready"
     BUSY = "busy"
@@ -44,7 +46,7 @@ class GangState(StrEnum):
 
 
 class GangWish(StrEnum):
-    """What the user wants of a gang."""
+    """What the user has asked of a gang."""
 
     RUN = "run"
     DOWN = "down"
@@ -65,41 +67,47 @@ def timeline_of(actions: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a running job is, or how far it was when it was last told."""
+    """How far a job is, or was when it was last recorded."""
 
-    phase: str  # as the ranks name it: "load", "denoise step 3", ...
-    step: int = 0  # denoise steps that are done
+    phase: str
+    """As the ranks name it: "load", "denoise step 3", ..."""
+    step: int = 0
+    """Number of denoise steps that are done."""
     total_steps: int = 0
-    timeline: str = ""  # of ``timeline_of``
+    timeline: str = ""
+    """As of :func:`timeline_of`."""
     seconds_left: float | None = None
+    """Of denoising, where it can be estimated."""
 
     @property
     def actions(self) -> list[str]:
-        """The timeline as words again."""
+        """The actions of the timeline, as given to :func:`timeline_of`."""
         return [_ACTIONS[letter] for letter in self.timeline]
 
     @property
     def skipped(self) -> int:
-        """Steps that were skipped."""
+        """Number of skipped steps."""
         return self.timeline.count(_LETTERS["skip"])
 
     @property
     def skipped_share(self) -> float:
-        """Of the steps in the timeline; 0 before there is one."""
+        """Share of the timeline's steps that were skipped; 0 before the first step."""
         return self.skipped / len(self.timeline) if self.timeline else 0.0
 
 
 @dataclass(frozen=True)
 class NewJob:
-    """One video to make, checked, on its way into the queue."""
+    """One video to make, checked, to be submitted to the queue."""
 
-    options: Options  # one prompt, one seed, absolute paths, no overrides: they are in config
-    config: Mapping[str, Any]  # of ``JobConfig.model_dump(mode="json")``, its model.path as it was given
+    options: Options
+    """With one prompt, one seed, absolute paths and no overrides, which are in ``config``."""
+    config: Mapping[str, Any]
+    """As of ``JobConfig.model_dump(mode="json")``, with ``model.path`` as it was given."""
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as it is at the moment. Times are unix seconds."""
+    """A job as it was when it was read. Times are unix seconds."""
 
     id: int
     state: State
@@ -107,21 +115,21 @@ class JobRecord:
     options: Options
     config: Mapping[str, Any]
     submitted: float
-    started: float | None  # of the attempt that runs or ran last; None while the job waits
+    started: float | None  # the newest attempt; None while the job waits
     ended: float | None
-    attempts: int  # times that a gang took it; the number of the attempt that runs
-    losses: int  # of these, how many ended with the gang
-    restarts: int  # of the gang's ranks while it ran
-    preemptions: int  # the same, where a node was taken away
+    attempts: int  # how often a gang took it; also the number of the newest attempt
+    losses: int  # attempts that ended because the gang was lost
+    restarts: int  # of the gang's ranks during the job
+    preemptions: int  # restarts because a node was taken away with notice
     error: str | None
-    gang: str | None  # that runs it, or ran it last; None while it waits
+    gang: str | None  # of the newest attempt; None while the job waits
     progress: JobProgress | None
 
     @property
     def parsed_config(self) -> JobConfig:
         """
         Raises:
-            InvalidInput: the version of Lockstep that took the job had other keys.
+            InvalidInput: the job was submitted to a version of Lockstep with other keys.
         """
         from pydantic import ValidationError
 
@@ -147,22 +155,22 @@ class JobRecord:
 
     @property
     def video(self) -> Path:
-        """Where the video will be."""
+        """The path of the video."""
         return self.options.video_path
 
     @property
     def model(self) -> str:
-        """The path or hub id of its model, as it was given."""
+        """The path or hub id of the model, as it was given."""
         return str(self.config["model"]["path"])
 
     @property
     def max_losses(self) -> int:
-        """Gangs that may be lost while they run it, before it counts as the cause."""
+        """How many gangs may be lost while they run the job before it fails as the likely cause."""
         return int(self.config["ray"]["max_restarts"]) + 1
 
     @property
     def described_state(self) -> str:
-        """The state in words, with what the user wants where that is something else."""
+        """The state in words, with what the user has asked where that is not done yet."""
         if self.wish is Wish.PAUSE and self.state is State.QUEUED:
             return "queued (paused)"
         asked = {Wish.PAUSE: " (pausing)", Wish.CANCEL: " (cancelling)"}
@@ -175,12 +183,12 @@ class GangRecord:
 
     name: str
     host: str
-    pid: int  # of its driver
+    pid: int  # of its server
     ranks: int
     model: str  # model.path of its configuration, as it was given
     state: GangState
     wish: GangWish
     registered: float  # unix seconds
-    beat: float  # unix seconds; when it was last known to live
+    beat: float  # unix seconds; when its lease was last renewed
     error: str | None
-    alive: bool  # its process is there, as far as that can be seen from here, and it was not silent for too long
+    alive: bool  # not lost, as of ``lost_gangs.is_lost``

@@ -14,12 +14,16 @@ _PREFIX = "gang-"
 
 
 def job_values(job: NewJob, submitted: float) -> tuple[Any, ...]:
-    """Of the columns state, wish, options, config, submitted."""
+    """The values of the columns state, wish, options, config, submitted.
+
+    Args:
+        submitted: unix seconds.
+    """
     return State.QUEUED.value, Wish.RUN.value, options_to_json(job.options), json.dumps(job.config), submitted
 
 
 def job_record(row: sqlite3.Row) -> JobRecord:
-    """A row of the table of jobs, whole."""
+    """The record of a row with all columns of the table of jobs."""
     values = dict(row)
     progress = values["progress"] and JobProgress(**json.loads(values["progress"]))
     return JobRecord(
@@ -35,22 +39,22 @@ def job_record(row: sqlite3.Row) -> JobRecord:
 
 
 def output_paths(options: Options) -> list[bytes]:
-    """Every file and folder that a job writes, however links lead there."""
+    """Every file and folder that a job writes, with symbolic links resolved."""
     video = options.video_path
     paths = [video, options.report_path, options.latents, video.with_suffix(".checkpoint")]
     return [os.fsencode(os.path.realpath(path)) for path in paths if path is not None]
 
 
 def storable(text: str | None) -> str | None:
-    """Without the lone surrogates that stand for bytes that are no text, which SQLite does not take."""
+    """The text without lone surrogates, which stand for bytes that are not UTF-8 and which SQLite refuses."""
     return text and text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def gang_record(row: sqlite3.Row, alive: bool) -> GangRecord:
-    """A row of the table of gangs, whole.
+    """The record of a row with all columns of the table of gangs.
 
     Args:
-        alive: as far as that can be seen from here.
+        alive: whether the gang is not lost.
     """
     return GangRecord(
         name=gang_name(row["id"]),
@@ -68,10 +72,11 @@ def gang_record(row: sqlite3.Row, alive: bool) -> GangRecord:
 
 
 def gang_name(number: int) -> str:
+    """The name of the gang with that id in the table."""
     return f"{_PREFIX}{number}"
 
 
 def gang_number(name: str) -> int:
-    """Of no gang, if the name is none's."""
+    """The id of the gang with that name; -1, which no gang has, for any other text."""
     digits = name.removeprefix(_PREFIX)
     return int(digits) if name.startswith(_PREFIX) and digits.isdecimal() else -1

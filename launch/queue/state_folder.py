@@ -1,4 +1,4 @@
-"""Where the queue lies."""
+"""The folder of the queue."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ VARIABLE = "LOCKSTEP_STATE"
 
 
 def state_folder(given: Path | None) -> Path:
-    """The folder that was given with --state, else in $LOCKSTEP_STATE, else the user's own; as an absolute path.
+    """The folder given with --state, else that in $LOCKSTEP_STATE, else the user's own; as an absolute path.
 
     Raises:
-        InvalidInput: the user has no home folder, or the one that is named has none.
+        InvalidInput: the path begins with "~", or is the user's own, and there is no home folder.
     """
     try:
         chosen = given or Path(os.environ.get(VARIABLE) or _users_own())
         return Path(os.path.normpath(Path.cwd() / chosen.expanduser()))
-    except RuntimeError:  # "~" of somebody without an account here
+    except RuntimeError:  # no home folder for "~"
         raise InvalidInput("There is no home folder for the queue of jobs: name a folder with --state.") from None
 
 

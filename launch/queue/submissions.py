@@ -1,4 +1,4 @@
-"""The user's side of the queue."""
+"""The user's side of the queue: submitting, listing, cancelling and pausing jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.errors import InvalidInput
 from launch.queue.database import Database
-from launch.queue.lost import end, is_gone, living
+from launch.queue.lost_gangs import finish_job, is_lost, registered
 from launch.queue.records import GangRecord, GangWish, JobRecord, NewJob, State, Wish
 from launch.queue.rows import gang_number, gang_record, job_record, job_values, output_paths
 
@@ -18,23 +18,26 @@ _LARGEST_ID = 2**63 - 1
 
 
 class Submissions:
-    """Jobs on their way in, and what a user wants of them; :class:`launch.queue.store.Queue` has the gangs' side too.
+    """The queue as far as a user needs it; :class:`launch.queue.store.Queue` adds the gangs' side.
 
-    All methods raise :class:`InvalidInput`, one sentence, where the folder or the file in it cannot be used.
+    Every method raises :class:`InvalidInput`, one sentence, where the folder or the file in it cannot be used.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         """
         Args:
-            folder: made with the first job or gang.
-            clock: unix seconds. Those of all machines must agree to well within the length of a lease.
+            folder: created with the first job or gang.
+            clock: unix seconds. The clocks of all machines must differ by much less than the length of a lease.
         """
         self.folder = folder
         self._database = Database(folder)
         self._clock = clock
 
     def submit(self, jobs: Sequence[NewJob]) -> list[int]:
-        """Put jobs into the queue, all or none. On return they are on the disk. Returns their ids, in order.
+        """Put jobs into the queue, all of them or none; on return they are on the disk.
+
+        Returns:
+            Their ids, in order.
 
         Raises:
             InvalidInput: two of them, or one and an unfinished job, would write the same file.
@@ -65,7 +68,7 @@ class Submissions:
         )
 
     def wish(self, id: int, wish: Wish) -> None:
-        """Say that a job shall be cancelled, paused or go on. What waits obeys at once, a running one with its gang.
+        """Ask for a job to be cancelled, paused or run. A waiting job is changed at once, a running one by its gang.
 
         Raises:
             InvalidInput: there is no such job, or it is finished, or is being cancelled.
@@ -79,10 +82,10 @@ class Submissions:
                 raise InvalidInput(f"Job {id} is being cancelled: submit it again instead.")
             db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, id))
             if wish is Wish.CANCEL and job.state is State.QUEUED:
-                end(db, id, State.CANCELLED, None, self._clock())
+                finish_job(db, id, State.CANCELLED, None, self._clock())
 
     def jobs(self) -> list[JobRecord]:
-        """All of them, the oldest first."""
+        """All jobs, the oldest first."""
         with self._database.reading() as db:
             return [job_record(row) for row in db.execute("SELECT * FROM jobs ORDER BY id")]
 
@@ -95,19 +98,19 @@ class Submissions:
             return self._find(db, id)
 
     def gangs(self) -> list[GangRecord]:
-        """All that are registered, the oldest first; those that died since are still among them."""
+        """All registered gangs, the oldest first; also those that were lost since and not removed yet."""
         with self._database.reading() as db:
             now = self._clock()
-            return [gang_record(row, not is_gone(row, now)) for row in db.execute("SELECT * FROM gangs ORDER BY id")]
+            return [gang_record(row, not is_lost(row, now)) for row in db.execute("SELECT * FROM gangs ORDER BY id")]
 
     def ask_down(self, name: str | None = None) -> list[str]:
-        """Ask a gang to end, or all. Returns the names of those that were asked.
+        """Ask one gang to end, or all gangs. Returns the names of those that were asked.
 
         Raises:
             InvalidInput: there is no such gang.
         """
         with self._database.changing() as db:
-            names = sorted(living(db), key=gang_number)
+            names = sorted(registered(db), key=gang_number)
             if name is not None and name not in names:
                 known = f"there are {', '.join(names)}" if names else "there is none"
                 raise InvalidInput(f"No gang here is named {name}: {known}.")

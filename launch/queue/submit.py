@@ -1,4 +1,4 @@
-"""From what was typed to jobs that are known to make sense, whatever gang takes them."""
+"""From the arguments of `lockstep submit` to checked jobs for the queue."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from parallel.place import Place
 
 
 def prepare_jobs(options: Options) -> list[NewJob]:
-    """One job for each video, that is for every prompt with every seed; checked but for what is the gang's matter:
-    ranks, layout and devices.
+    """One job for each video, that is for every prompt with every seed. Everything is checked but what depends on the
+    gang: ranks, layout and devices.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
@@ -45,7 +45,7 @@ def prepare_jobs(options: Options) -> list[NewJob]:
 
 
 def _in_full(options: Options) -> Options:
-    """With absolute paths: a gang has another working directory."""
+    """With absolute paths, since a gang has another working directory."""
     return replace(
         options,
         config=str(_absolute(Path(options.config).expanduser())),
@@ -58,7 +58,7 @@ def _in_full(options: Options) -> Options:
 
 
 def _absolute(path: Path) -> Path:
-    # without ".." as well: through a folder that does not exist yet it would be checked elsewhere than written
+    # without "..": in a folder that does not exist yet, ".." would be resolved differently for the check
     return Path(os.path.normpath(Path.cwd() / path))
 
 
@@ -72,7 +72,7 @@ def _new_job(options: Options, config: JobConfig, task: Task) -> NewJob:
         output=outputs.video,
         report=outputs.report,
         latents=outputs.latents,
-        audit=False,  # config has it, as all other settings
+        audit=False,  # it is in config, as all other settings are
         overrides=(),
     )
     return NewJob(alone, config.model_dump(mode="json"))

@@ -9,11 +9,11 @@ import pytest
 
 from engine.errors import InvalidInput
 from launch.cluster.metrics import step_seconds
+from launch.cluster.progress import GangProgress
 from launch.cluster.setup import Setup, fits
-from launch.cluster.stopping import Stop
-from launch.cluster.watch import GangWatch
+from launch.cluster.stopping import StopRequest
 from launch.gang.monitor import GangFailure
-from launch.gang.restarts import Budget
+from launch.gang.restarts import RestartBudget
 from launch.jobs.config import load_job_config
 from launch.jobs.options import Options
 from launch.process.failures import Failure
@@ -28,7 +28,9 @@ RAISED = GangFailure(Failure(0, "load", "it raised", 0), lost=False)
 
 
 def test_preemptions_count_apart_and_what_a_rank_raised_is_never_tried_again() -> None:
-    budget = Budget(load_job_config(CONFIG, ["ray.max_restarts=3", "ray.max_preemptions=2"]), restarts=1, preemptions=0)
+    budget = RestartBudget.of(
+        load_job_config(CONFIG, ["ray.max_restarts=3", "ray.max_preemptions=2"]), restarts=1, preemptions=0
+    )
     assert not budget.take(RAISED)
     assert [budget.take(error) for error in (PREEMPTED, LOST, LOST, PREEMPTED)] == [True] * 4
     assert not budget.take(PREEMPTED)
@@ -36,7 +38,7 @@ def test_preemptions_count_apart_and_what_a_rank_raised_is_never_tried_again() -
 
 
 def test_the_timeline_of_a_job_that_was_resumed_is_whole() -> None:
-    watch = GangWatch(lambda line: None, lambda name: None)
+    watch = GangProgress(lambda line: None, lambda name: None)
     watch.begin_job(JobProgress("denoise", 5, 8, timeline_of(["warmup", "compute", "skip", "skip", "compute"])))
     watch.stage("denoise")
     watch.step(4, 8, "compute")  # from the checkpoint after four steps
@@ -95,17 +97,17 @@ def test_a_gang_takes_jobs_of_its_own_model_alone(tmp_path: Path) -> None:
 
 
 def test_a_signal_breaks_off_a_start_and_lets_work_end() -> None:
-    stop = Stop()
+    stop = StopRequest()
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
     try:
         stop.listen()
         assert not stop.asked
-        with pytest.raises(Interrupted, match="SIGTERM"), stop.at_once():
+        with pytest.raises(Interrupted, match="SIGTERM"), stop.interrupting():
             signal.raise_signal(signal.SIGTERM)
             raise AssertionError("it went on")
         signal.raise_signal(signal.SIGTERM)
         assert stop.asked
-        with pytest.raises(Interrupted, match="SIGTERM"), stop.at_once():
+        with pytest.raises(Interrupted, match="SIGTERM"), stop.interrupting():
             raise AssertionError("it began")
     finally:
         for signum, handler in before.items():

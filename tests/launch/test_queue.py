@@ -116,7 +116,7 @@ def test_what_is_given_back_waits_again(queue: Queue) -> None:
     gang = queue.register(1, "m")
     claimed(queue, gang)
     queue.progress(1, 1, JobProgress("denoise step 1", 2, 8, "wc"))
-    queue.give_back(1, 1)
+    queue.release(1, 1)
     waiting = queue.job(1)
     assert (waiting.state, waiting.started, waiting.gang, waiting.attempts) == (State.QUEUED, None, None, 1)
     assert waiting.progress is not None and waiting.progress.step == 2
@@ -130,7 +130,7 @@ def test_the_gang_hears_what_the_user_wants(queue: Queue) -> None:
     assert queue.wish_of(1, 1) is Wish.RUN
     queue.wish(1, Wish.PAUSE)
     assert (queue.wish_of(1, 1), queue.job(1).described_state) == (Wish.PAUSE, "running (pausing)")
-    queue.give_back(1, 1)
+    queue.release(1, 1)
     assert queue.job(1).described_state == "queued (paused)"
     assert queue.claim(gang, fits) is None
     queue.wish(1, Wish.RUN)
@@ -158,7 +158,7 @@ def test_a_cancelled_job_that_is_given_back_ends(queue: Queue) -> None:
     queue.submit([new_job()])
     claimed(queue, queue.register(1, "m"))
     queue.wish(1, Wish.CANCEL)
-    queue.give_back(1, 1)
+    queue.release(1, 1)
     assert queue.job(1).state is State.CANCELLED
 
 
@@ -190,7 +190,7 @@ def test_only_the_attempt_that_runs_may_speak(queue: Queue, clock: Clock) -> Non
     claimed(queue, first)
     forget(queue, first)
     clock.now += LEASE + 1
-    assert [job.state for job in queue.take_back_lost(LEASE)] == [State.QUEUED]
+    assert [job.state for job in queue.requeue_lost(LEASE)] == [State.QUEUED]
     second = queue.register(1, "m")
     assert second != first, "or the new one would own the job of the old one"
     for claims in (0, 1):  # while the job waits, and once another gang has it
@@ -201,9 +201,9 @@ def test_only_the_attempt_that_runs_may_speak(queue: Queue, clock: Clock) -> Non
             lambda: queue.progress(1, 1, JobProgress("load")),
             lambda: queue.count_restart(1, 1),
             lambda: queue.wish_of(1, 1),
-            lambda: queue.give_back(1, 1),
+            lambda: queue.release(1, 1),
             lambda: queue.finish(1, 1, State.SUCCEEDED),
-            lambda: queue.beat(first),
+            lambda: queue.renew_lease(first),
             lambda: queue.set_gang_state(first, GangState.READY),
             lambda: queue.claim(first, fits),
         ):
@@ -220,14 +220,14 @@ def test_a_lease_that_is_renewed_lasts(queue: Queue, clock: Clock) -> None:
     gang = queue.register(1, "m")
     forget(queue, gang)
     claimed(queue, gang)
-    for renew in (lambda: queue.beat(gang), lambda: queue.set_gang_state(gang, GangState.BUSY)):
+    for renew in (lambda: queue.renew_lease(gang), lambda: queue.set_gang_state(gang, GangState.BUSY)):
         clock.now += LEASE - 1
         renew()
-        assert queue.take_back_lost(LEASE) == []
+        assert queue.requeue_lost(LEASE) == []
     clock.now += LEASE - 1
-    assert queue.take_back_lost(LEASE) == []
+    assert queue.requeue_lost(LEASE) == []
     clock.now += 2
-    assert [job.id for job in queue.take_back_lost(LEASE)] == [1]
+    assert [job.id for job in queue.requeue_lost(LEASE)] == [1]
     assert queue.gangs() == []
 
 
@@ -238,7 +238,7 @@ def test_a_job_that_outlives_no_gang_is_given_up(queue: Queue, clock: Clock) -> 
         forget(queue, gang)
         assert claimed(queue, gang).attempts == losses
         clock.now += LEASE + 1
-        (job,) = queue.take_back_lost(LEASE)
+        (job,) = queue.requeue_lost(LEASE)
         assert job.losses == losses
         assert job.state is (State.FAILED if losses == 3 else State.QUEUED)
     assert job.error is not None and job.error.startswith("3 gangs were lost") and gang in job.error
@@ -253,7 +253,7 @@ def test_a_cancelled_job_of_a_lost_gang_ends(queue: Queue, clock: Clock) -> None
     queue.wish(1, Wish.CANCEL)
     queue.wish(2, Wish.PAUSE)
     clock.now += LEASE + 1
-    assert [job.described_state for job in queue.take_back_lost(LEASE)] == ["cancelled", "queued (paused)"]
+    assert [job.described_state for job in queue.requeue_lost(LEASE)] == ["cancelled", "queued (paused)"]
 
 
 def test_a_gang_of_this_machine_is_gone_with_its_process(queue: Queue) -> None:
@@ -267,16 +267,16 @@ def test_a_gang_of_this_machine_is_gone_with_its_process(queue: Queue) -> None:
         own = Queue(queue.folder).register(1, "m")
         assert queue.job(1).state is State.RUNNING
         assert [gang.alive for gang in Queue(queue.folder).gangs()] == [False, True]
-        assert [job.id for job in queue.take_back_lost(float("inf"))] == [1]
+        assert [job.id for job in queue.requeue_lost(float("inf"))] == [1]
     assert [gang.name for gang in queue.gangs()] == [own]
 
 
 def test_a_pid_that_was_used_again_is_another_process(queue: Queue) -> None:
     gang = queue.register(1, "m")
-    assert queue.take_back_lost(LEASE) == [] and len(queue.gangs()) == 1
+    assert queue.requeue_lost(LEASE) == [] and len(queue.gangs()) == 1
     with sqlite3.connect(queue.folder / "queue.db") as db:
         db.execute("UPDATE gangs SET birth = birth - 1")
-    queue.take_back_lost(LEASE)
+    queue.requeue_lost(LEASE)
     assert queue.gangs() == [], f"{gang} had this pid before us"
 
 
@@ -295,7 +295,7 @@ def test_gangs_say_what_they_do_and_hear_when_to_end(queue: Queue, clock: Clock)
     assert (other.state, other.error, other.wish) == (GangState.STARTING, None, GangWish.RUN)
     queue.submit([new_job()])
     assert queue.ask_down(first) == [first]
-    assert (queue.beat(first), queue.beat(second)) == (GangWish.DOWN, GangWish.RUN)
+    assert (queue.renew_lease(first), queue.renew_lease(second)) == (GangWish.DOWN, GangWish.RUN)
     assert queue.claim(first, fits) is None, "one that shall end takes no job"
     assert claimed(queue, second).id == 1
     assert queue.ask_down() == [first, second]

@@ -178,7 +178,7 @@ def test_several_are_asked_and_each_is_answered(typed: Callable[..., Typed], que
 def test_what_a_cancelled_job_leaves(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
     """Nothing; but a folder that it has not made is somebody else's."""
     begin(queue, new_job("begun", tmp_path), new_job("new", tmp_path))
-    queue.give_back(1, 1)
+    queue.release(1, 1)
     for name in ("begun", "new"):
         (tmp_path / f"{name}.checkpoint").mkdir()
     assert typed("cancel", "1", "2").code == 0
@@ -308,7 +308,7 @@ def test_watching_without_a_terminal_is_a_line_for_each_change(queue: Queue, tmp
         lambda: queue.progress(1, 1, JobProgress("load")),
         lambda: queue.progress(1, 1, PROGRESS),
         lambda: queue.progress(1, 1, JobProgress("denoise step 3", 4, 8, "wwcs", 20.0)),  # no change worth a line
-        lambda: queue.give_back(1, 1),
+        lambda: queue.release(1, 1),
         lambda: queue.claim(gangs[1], lambda job: True),
         lambda: queue.count_restart(1, 2),
         lambda: queue.wish(1, Wish.CANCEL),

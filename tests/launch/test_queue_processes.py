@@ -32,20 +32,20 @@ def serve(folder: Path, log: Path, seed: int) -> None:
     gang = queue.register(1, "m")
     with log.open("a", buffering=1) as file:
         while True:
-            queue.beat(gang)
+            queue.renew_lease(gang)
             job = queue.claim(gang, lambda job: True)
             if job is None:
                 if all(each.state.is_final for each in queue.jobs()):
                     return
                 time.sleep(0.02)
-                queue.take_back_lost()
+                queue.requeue_lost()
                 continue
             file.write(f"begin {job.id} {job.attempts} {time.monotonic_ns()}\n")
             time.sleep(chance.uniform(0, 0.01))
             wish = queue.wish_of(job.id, job.attempts)
             file.write(f"end {job.id} {job.attempts} {time.monotonic_ns()}\n")
             if wish is Wish.RUN and chance.random() < 0.2:
-                queue.give_back(job.id, job.attempts)
+                queue.release(job.id, job.attempts)
             else:
                 queue.finish(job.id, job.attempts, State.CANCELLED if wish is Wish.CANCEL else State.SUCCEEDED)
 
@@ -169,8 +169,8 @@ def test_a_frozen_gang_loses_its_job_and_hears_so(tmp_path: Path) -> None:
     assert taken.wait(60) and process.pid
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
     time.sleep(0.1)
-    assert queue.take_back_lost(lease_seconds=60) == []
-    assert [job.id for job in queue.take_back_lost(lease_seconds=0.05)] == [1]
+    assert queue.requeue_lost(lease_seconds=60) == []
+    assert [job.id for job in queue.requeue_lost(lease_seconds=0.05)] == [1]
     gang = queue.register(1, "m")
     job = queue.claim(gang, lambda job: True)
     assert job is not None and job.attempts == 2

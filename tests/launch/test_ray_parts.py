@@ -5,8 +5,8 @@ import socket
 import pytest
 import ray
 
-from launch.gang.assignment import Resident, assign, carried_environment
-from launch.gang.places import living, machines_of, order_by_node
+from launch.gang.assignment import ActorInfo, assign, carried_environment
+from launch.gang.bundles import living, machines_of, order_by_node
 from launch.gang.recorder import Recorder
 
 
@@ -24,22 +24,22 @@ def test_uneven_nodes_count_in_parts(nodes: str, machines: tuple[int, int]) -> N
     assert machines_of(list(nodes)) == machines
 
 
-def test_seats_on_two_nodes_with_several_gpus() -> None:
+def test_ranks_on_two_nodes_with_several_gpus() -> None:
     """A gang that has GPUs 4-7 of one node, in no order, and two of another."""
-    residents = [Resident("a", "10.0.0.1", [gpu], 16) for gpu in ("6", "4", "7", "5")]
-    residents += [Resident("b", "10.0.0.2", [gpu], 8) for gpu in ("10", "9")]
-    order, seats = assign(residents, "/here")
+    actors = [ActorInfo("a", "10.0.0.1", [gpu], 16) for gpu in ("6", "4", "7", "5")]
+    actors += [ActorInfo("b", "10.0.0.2", [gpu], 8) for gpu in ("10", "9")]
+    order, assignments = assign(actors, "/here")
     assert order == [1, 3, 0, 2, 5, 4]
-    assert [seat.rank for seat in seats] == list(range(6))
-    assert [seat.local_rank for seat in seats] == [0, 1, 2, 3, 0, 1]
-    assert {seat.part for seat in seats} == {2}
-    for seat, index in zip(seats, order, strict=True):
-        assert seat.gpus[seat.local_rank] == residents[index].gpus[0], "cuda:LOCAL_RANK is the GPU that Ray gave it"
+    assert [each.rank for each in assignments] == list(range(6))
+    assert [each.local_rank for each in assignments] == [0, 1, 2, 3, 0, 1]
+    assert {each.ranks_per_node for each in assignments} == {2}
+    for each, index in zip(assignments, order, strict=True):
+        assert each.gpus[each.local_rank] == actors[index].gpus[0], "cuda:LOCAL_RANK is the GPU that Ray gave it"
 
     environment = {"CUDA_VISIBLE_DEVICES": "9", "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "of the node"}
     driver = {"NCCL_DEBUG": "of the driver", "HF_HOME": "/hub", "CUDA_VISIBLE_DEVICES": "", "RANK": "7"}
     assert set(carried_environment(driver)) == {"NCCL_DEBUG", "HF_HOME"}
-    seats[4].enter(environment, carried_environment(driver), "10.0.0.1")
+    assignments[4].set_environment(environment, carried_environment(driver), "10.0.0.1")
     assert environment == {
         "CUDA_VISIBLE_DEVICES": "9,10",
         "OMP_NUM_THREADS": "4",

@@ -1,4 +1,4 @@
-"""What the first rank tells, kept for whoever is interested: the log, and the record of the job."""
+"""The progress of a server's gang, for its log and for the record of the running job."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from engine.progress import Progress
 from launch.queue.records import JobProgress, timeline_of
 
 
-class GangWatch(Progress):
-    """Of one gang, while it loads and while it works."""
+class GangProgress(Progress):
+    """Told what rank 0 of one gang reports, while it loads and while it works."""
 
     def __init__(self, note: Callable[[str], None], stage: Callable[[str], None]) -> None:
         """
         Args:
-            note: takes what is worth a line. stage: takes the name of a stage that begins.
+            note: called with each line of :meth:`note`.
+            stage: called with the name of each stage that begins.
         """
         self._show_note = note
         self._show_stage = stage
         self.begin_job(None)
 
     def begin_job(self, before: JobProgress | None) -> None:
-        """Forget the job before.
+        """Begin to record another job.
 
         Args:
-            before: what an earlier attempt at this one has told.
+            before: the progress of an earlier attempt at this job.
         """
         self._before: Sequence[str] = before.actions if before else ()
         self._phase = "start"
         self._done = self._total = 0
         self._actions: list[str] = []
-        self._begun: tuple[int, float] | None = None  # steps that were done when the first of this run was, and when
+        # number of steps done after the first step of this run, and when that was, in monotonic seconds
+        self._begun: tuple[int, float] | None = None
         self._last = 0.0
 
     @property
     def job(self) -> JobProgress:
-        """Where the job is."""
+        """How far the job is."""
         return JobProgress(self._phase, self._done, self._total, timeline_of(self._actions), self._seconds_left())
 
     def note(self, line: str) -> None:
@@ -47,13 +49,13 @@ class GangWatch(Progress):
         self._show_stage(name)
 
     def step(self, index: int, total: int, action: str) -> None:
-        known = self._actions if len(self._actions) >= index else self._before  # the run may have been resumed
+        known = self._actions if len(self._actions) >= index else self._before  # resumed from a checkpoint
         self._actions = [*known[:index], action]
         self._done, self._total, self._last = index + 1, total, time.monotonic()
         self._begun = self._begun or (self._done, self._last)
 
     def _seconds_left(self) -> float | None:
-        """Of denoising, at the pace of this run after its first step, which is slower than the others."""
+        """Of denoising, estimated from the steps of this run after its first one, which is slower than the others."""
         if self._begun is None or self._done <= self._begun[0]:
             return None
         done, since = self._begun
