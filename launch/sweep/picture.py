@@ -1,15 +1,14 @@
-"""One picture of a sweep: quality over the blocks that were computed, a line for each method, as SVG."""
+"""The picture of a sweep as SVG: quality over the share of blocks computed, one line for each method."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator, Sequence
-from html import escape
+from collections.abc import Sequence
 
 from launch.sweep.rows import Row
 
-_WIDTH, _HEIGHT = 900, 560
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 250, 20, 50
+_INCHES = (9.0, 5.6)
 _COLOURS = (
     "#12507b",
     "#d1495b",
@@ -22,74 +21,69 @@ _COLOURS = (
     "#c2185b",
     "#7cb518",
 )
-_DASHES = ("", "6 4", "2 3")
+_STYLES = (("-", "o"), ("--", "s"), (":", "^"))  # line and marker; the next ones once all colours have been used
+_TEXT = "#333333"
+_SVG = {
+    "svg.fonttype": "none",  # text as text, so that it can be searched
+    "svg.hashsalt": "lockstep",  # ids are random otherwise, and the same rows would give another file
+    "font.family": "sans-serif",
+}
 
 
 def draw(rows: Sequence[Row]) -> str:
-    """An SVG file's text: mean PSNR in dB over the share of blocks computed, each setting a dot."""
-    curves = {name: [row for row in rows if row.setting.curve == name] for name in {r.setting.curve: 0 for r in rows}}
-    blocks = [row.blocks_computed for row in rows] or [0.0, 1.0]
-    decibels = [row.psnr for row in rows] or [0.0, 1.0]
-    scale = _Scale(*_around(min(blocks), max(blocks), 0.1), *_around(min(decibels), max(decibels), 5.0))
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="13">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        *_grid(scale),
-    ]
-    for number, (name, points) in enumerate(curves.items()):
-        parts += _curve(scale, number, name, sorted(points, key=lambda row: row.blocks_computed))
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    """The text of an SVG file: mean PSNR in dB over the share of blocks computed, with a dot for each setting.
+
+    The same rows give the same text. The line of a method has the id "method-" and its name.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator, PercentFormatter
+
+    written = io.StringIO()
+    with mpl.rc_context(_SVG):
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        for number, name in enumerate(dict.fromkeys(row.setting.curve for row in rows)):
+            points = sorted((row.blocks_computed, row.psnr) for row in rows if row.setting.curve == name)
+            line, marker = _STYLES[number // len(_COLOURS) % len(_STYLES)]
+            axes.plot(
+                *zip(*points, strict=True),
+                color=_COLOURS[number % len(_COLOURS)],
+                linestyle=line,
+                marker=marker,
+                markersize=5,
+                linewidth=1.8,
+                clip_on=False,  # dots on the edge stay whole
+                label=_as_text(name),
+                gid=f"method-{name}",
+            )
+        axes.set_xlim(*_whole_units([row.blocks_computed for row in rows], 0.1))
+        axes.set_ylim(*_whole_units([row.psnr for row in rows], 5.0))
+        axes.set_xlabel("blocks computed", color=_TEXT)
+        axes.set_ylabel("PSNR against the uncached video, dB", color=_TEXT)
+        axes.xaxis.set_major_locator(MultipleLocator(0.1))
+        axes.yaxis.set_major_locator(MultipleLocator(5))
+        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        axes.tick_params(colors=_TEXT, length=0, pad=8)
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        if rows:
+            figure.legend(loc="outside right upper", frameon=False, labelcolor=_TEXT)
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    return written.getvalue()
 
 
-class _Scale:
-    """From figures to places in the picture."""
-
-    def __init__(self, left: float, right: float, low: float, high: float) -> None:
-        self.left, self.right, self.low, self.high = left, right, low, high
-
-    def x(self, share: float) -> float:
-        return _LEFT + (share - self.left) / (self.right - self.left) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, decibels: float) -> float:
-        return _HEIGHT - _BOTTOM - (decibels - self.low) / (self.high - self.low) * (_HEIGHT - _TOP - _BOTTOM)
+def _whole_units(values: Sequence[float], unit: float) -> tuple[float, float]:
+    """The smallest range of one or more whole units that holds all values."""
+    low = math.floor(min(values, default=0.0) / unit + 1e-9)
+    high = math.ceil(max(values, default=0.0) / unit - 1e-9)
+    return low * unit, max(high, low + 1) * unit
 
 
-def _around(low: float, high: float, unit: float) -> tuple[float, float]:
-    """Whole units that hold both, and are not one."""
-    start, end = math.floor(low / unit + 1e-9), math.ceil(high / unit - 1e-9)
-    return start * unit, max(end, start + 1) * unit
-
-
-def _grid(scale: _Scale) -> Iterator[str]:
-    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
-    for tenth in range(round(scale.left * 10), round(scale.right * 10) + 1):
-        x = scale.x(tenth / 10)
-        yield f'<line x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#dddddd"/>'
-        yield f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle" fill="#333333">{tenth * 10}%</text>'
-    for decibels in range(round(scale.low), round(scale.high) + 1, 5):
-        y = scale.y(decibels)
-        yield f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#dddddd"/>'
-        yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#333333">{decibels}</text>'
-    middle = (_LEFT + right) / 2
-    yield f'<text x="{middle:.1f}" y="{_HEIGHT - 10}" text-anchor="middle" fill="#333333">blocks computed</text>'
-    height = (_TOP + bottom) / 2
-    yield (
-        f'<text x="16" y="{height:.1f}" text-anchor="middle" fill="#333333" transform="rotate(-90 16 {height:.1f})">'
-        "PSNR against the uncached video, dB</text>"
-    )
-
-
-def _curve(scale: _Scale, number: int, name: str, rows: Sequence[Row]) -> Iterator[str]:
-    colour = _COLOURS[number % len(_COLOURS)]
-    dash = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-    places = [(scale.x(row.blocks_computed), scale.y(row.psnr)) for row in rows]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    style = f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
-    yield f'<polyline points="{line}" {style}/>'
-    for row, (x, y) in zip(rows, places, strict=True):
-        title = f"{name}, {row.setting.label}: {row.psnr:.1f} dB, {row.blocks_computed:.1%} of blocks"
-        yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(title)}</title></circle>'
-    left, height = _WIDTH - _RIGHT + 16, _TOP + 10 + 20 * number
-    yield f'<polyline points="{left},{height - 4} {left + 24},{height - 4}" {style}/>'
-    yield f'<text x="{left + 32}" y="{height}" fill="#333333">{escape(name)}</text>'
+def _as_text(name: str) -> str:
+    """A name in which matplotlib finds no formula, and that it does not leave out of the legend."""
+    escaped = name.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped

@@ -163,14 +163,29 @@ def test_means_worst_prompts_and_the_table_by_share() -> None:
 
 def test_the_picture_has_a_line_for_each_method_and_a_dot_for_each_setting() -> None:
     space = "{http://www.w3.org/2000/svg}"
-    root = ElementTree.fromstring(draw(rows()[1:]))
-    dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in root.iter(f"{space}circle")]
-    assert len(dots) == 3
-    (fast, slow), (other,) = sorted(dots[:2]), dots[2:]
+    picture = draw(rows()[1:])
+    assert picture == draw(rows()[1:]), "no date, no random ids"
+    root = ElementTree.fromstring(picture)
+    assert root.tag == f"{space}svg"
+    lines = {
+        group.attrib["id"]: [(float(dot.attrib["x"]), float(dot.attrib["y"])) for dot in group.iter(f"{space}use")]
+        for group in root.iter(f"{space}g")
+        if group.attrib.get("id", "").startswith("method-")
+    }
+    assert {name: len(dots) for name, dots in lines.items()} == {"method-dicache": 2, "method-a < b": 1}
+    (fast, slow), (other,) = lines["method-dicache"], lines["method-a < b"]
     assert fast[0] < slow[0] and fast[1] > slow[1], "fewer blocks to the left, fewer decibels below"
     assert other[1] < slow[1] < fast[1], "46 dB above 45 above 36"
     texts = [element.text for element in root.iter(f"{space}text")]
-    assert "dicache" in texts and "a < b" in texts and "blocks computed" in texts
+    assert {"dicache", "a < b", "blocks computed", "40%", "50%"} <= set(texts)
+
+
+def test_a_name_is_no_formula_and_one_dot_is_a_picture() -> None:
+    curve = Curve("_$x^2$ & <y>", {}, "threshold", None)
+    root = ElementTree.fromstring(draw([Row.of(curve.at(0.1), None, [run(45.0)])]))
+    texts = [(element.text or "").strip() for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "_$x^2$ & <y>" in texts and "45" in texts and "50" in texts
+    ElementTree.fromstring(draw([]))
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path: Path) -> None:
