@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from launch.sweep.rows import Row
 
@@ -23,7 +24,7 @@ _COLOURS = (
 )
 _STYLES = (("-", "o"), ("--", "s"), (":", "^"))  # line and marker; the next ones once all colours have been used
 _TEXT = "#333333"
-_SVG = {
+_SVG: Any = {
     "svg.fonttype": "none",  # text as text, so that it can be searched
     "svg.hashsalt": "lockstep",  # ids are random otherwise, and the same rows would give another file
     "font.family": "sans-serif",
