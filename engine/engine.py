@@ -20,10 +20,10 @@ from engine.denoise.predictor import Observer
 from engine.errors import Cancelled, InvalidInput
 from engine.execution.loaded import LoadedModel, load_model
 from engine.files import StagedFiles
-from engine.generation import Generation
+from engine.generation.generation import Generation
+from engine.generation.report import write_report
 from engine.media.video import drop_frames
 from engine.progress import Progress
-from engine.report import write_report
 from engine.request import GenerationRequest, Task
 from parallel.control import Control
 from parallel.meter import CollectiveMeter

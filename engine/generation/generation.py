@@ -1,0 +1,122 @@
+"""One request on one rank: encode, denoise, decode, write, report. All its state ends with it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from engine.checkpoints.keeper import RequestCheckpoints
+from engine.denoise.conditions import encode
+from engine.denoise.control import stop_if_asked
+from engine.denoise.loop import OnVelocity
+from engine.denoise.predictor import Observer
+from engine.execution.loaded import LoadedModel
+from engine.files import StagedFiles
+from engine.generation import report as reporting
+from engine.generation.decoding import decode_videos
+from engine.generation.denoising import Denoising
+from engine.generation.metrics import RankUsage, RequestMetrics
+from engine.progress import Progress
+from engine.request import GenerationRequest
+from parallel.agreement import Agreement
+from parallel.broadcast import Named, objects_of_all
+from parallel.control import Control
+from parallel.weights import parameter_bytes
+
+
+class Generation:
+    """The stages of one request, to be called in order on every rank of the replica."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        request: GenerationRequest,
+        progress: Progress,
+        checkpoints: RequestCheckpoints | None = None,
+    ) -> None:
+        self._model = model
+        self._request = request
+        self._progress = progress
+        self._checkpoints = checkpoints
+        self._metrics = RequestMetrics(model.ranks.device, progress)
+        self._agreement = Agreement(model.ranks, self._metrics.meter)
+        self._denoising = Denoising(model, request, self._metrics, self._agreement, progress, checkpoints)
+
+    def stop_if_asked(self, control: Control, where: str) -> None:
+        """Between two stages, where no step carries the control word; collective over the replica.
+
+        Raises:
+            Paused, Cancelled: some rank's control word said so; on all ranks.
+        """
+        stop_if_asked(self._agreement.agree_between_stages(control), where)
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint of an earlier run, if there is one.
+
+        Raises:
+            RankFailure: it is of another request, model, method or version.
+        """
+        self._denoising.resume()
+
+    def encode(self) -> Sequence[Named]:
+        """The encoded prompts and images of every lane, in the order of ``engine.denoise.guidance.all_lanes``, equal
+        on every rank; nothing where only decoding is left.
+
+        Raises:
+            RankFailure: an image that was there when the request was checked cannot be read any more.
+        """
+        if self._denoising.is_done:
+            return ()
+        with self._metrics.stage("encode"):
+            return encode(self._model, self._request, self._metrics.meter)
+
+    def denoise(
+        self,
+        encoded: Sequence[Named],
+        control: Callable[[], Control],
+        on_velocity: OnVelocity | None = None,
+        observer: Observer | None = None,
+    ) -> Tensor:
+        """The final latents, float32 [samples, channels, frames, height, width], equal on every rank.
+
+        Raises:
+            Paused, Cancelled, NotFiniteError: as of :meth:`Denoising.run`.
+        """
+        return self._denoising.run(encoded, control, on_velocity, observer)
+
+    def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, str]]:
+        """Stage the videos, and on the first rank return each video's entry in the report: :func:`decode_videos`."""
+        self._progress.stage("decode")
+        return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics)
+
+    def write(self, latents: Tensor, latents_path: Path | None, files: StagedFiles) -> None:
+        """Stage the latents, where a file for them is asked for; on the first rank."""
+        with self._metrics.stage("write"):
+            if latents_path:
+                save_file({"latents": latents.float().cpu().contiguous()}, files.stage(latents_path))
+
+    def collect_usage(self) -> RankUsage:
+        """The largest of what any rank used, on every rank; collective over the replica."""
+        weight_bytes = sum(parameter_bytes(expert.adapter.transformer) for expert in self._model.experts)
+        usage = self._metrics.usage(weight_bytes, self._agreement.seconds)
+        return RankUsage.largest(objects_of_all(usage, self._model.ranks))
+
+    def report(self, usage: RankUsage, latents: Tensor, videos: list[dict[str, str]]) -> dict[str, Any]:
+        """The run report, on the first rank."""
+        metrics, denoising = self._metrics, self._denoising
+        metrics.steps.fill_seconds(usage.lane_seconds)
+        totals = reporting.describe_totals(metrics.steps, denoising.block_fraction, usage) | {
+            "checkpoints": self._checkpoints.usage if self._checkpoints else None,
+            "seconds": metrics.seconds(self._model.load_seconds),
+        }
+        return {
+            "schema": reporting.SCHEMA,
+            "request": reporting.describe_request(self._model, self._request),
+            **reporting.describe_run(self._model),
+            "resumed_at": denoising.resumed_at,
+            "steps": metrics.steps.rows,
+            "totals": totals,
+            "output": reporting.describe_output(latents, videos),
+        }

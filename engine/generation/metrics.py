@@ -1,0 +1,118 @@
+"""What is measured while one rank works on one request: seconds, bytes, and what was decided at each step."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.execution.timing import StageClock, Stopwatch
+from engine.generation.step_log import StepLog
+from engine.progress import Progress
+from parallel.broadcast import objects_of_all
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class RankUsage:
+    """What one rank used during a request; the largest over the ranks is reported.
+
+    Bytes and seconds; ``collective_bytes`` by kind of collective, ``lane_seconds`` by (step, lane).
+    """
+
+    weight_bytes: int
+    cache_bytes: int
+    collective_bytes: dict[str, int]
+    agreement_seconds: float
+    peak_memory_bytes: int
+    lane_seconds: dict[Any, float]
+
+    @staticmethod
+    def largest(usages: Sequence["RankUsage"]) -> "RankUsage":
+        """The largest of each number over the ranks."""
+        kinds = sorted({kind for usage in usages for kind in usage.collective_bytes})
+        return RankUsage(
+            weight_bytes=max(usage.weight_bytes for usage in usages),
+            cache_bytes=max(usage.cache_bytes for usage in usages),
+            collective_bytes={kind: max(u.collective_bytes.get(kind, 0) for u in usages) for kind in kinds},
+            agreement_seconds=max(usage.agreement_seconds for usage in usages),
+            peak_memory_bytes=max(usage.peak_memory_bytes for usage in usages),
+            lane_seconds=longest([usage.lane_seconds for usage in usages]),
+        )
+
+
+class RequestMetrics:
+    """The clocks, counters and step log of one request on one rank. Stages are also told to the progress."""
+
+    def __init__(self, device: torch.device, progress: Progress) -> None:
+        """Starts the request's total time, and on a GPU its peak of memory."""
+        self.meter = CollectiveMeter()
+        self.stopwatch = Stopwatch(device)
+        self.steps = StepLog()
+        self._started = time.perf_counter()
+        self._clock = StageClock(device)
+        self._device = device
+        self._progress = progress
+        self._cache_bytes = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """The request is in this stage inside; its time counts as :meth:`timed` says."""
+        self._progress.stage(name)
+        with self.timed(name):
+            yield
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the time inside for this stage, and not for the one around it."""
+        self._progress.doing(name)
+        around = self._clock.switch(name)
+        yield
+        self._clock.switch(around)
+        if around:
+            self._progress.doing(around)
+
+    def note_cache_bytes(self, num_bytes: int) -> None:
+        """That many bytes are kept for later steps now; the most of a request is reported."""
+        self._cache_bytes = max(self._cache_bytes, num_bytes)
+
+    def lane_seconds_of_all(self, ranks: Ranks) -> dict[Any, float]:
+        """Seconds of each (step, lane), also of those that other ranks computed; collective over the replica."""
+        return longest(objects_of_all(self.stopwatch.seconds(), ranks))
+
+    def usage(self, weight_bytes: int, agreement_seconds: float) -> RankUsage:
+        """What this rank has used up to now."""
+        return RankUsage(
+            weight_bytes=weight_bytes,
+            cache_bytes=self._cache_bytes,
+            collective_bytes=dict(self.meter.sent_bytes),
+            agreement_seconds=agreement_seconds,
+            peak_memory_bytes=_peak_memory_bytes(self._device),
+            lane_seconds=self.stopwatch.seconds(),
+        )
+
+    def seconds(self, load_seconds: float) -> dict[str, float]:
+        """Seconds by stage for the report, and their total with loading and with all that is in no stage."""
+        stages = {name: self._clock.seconds[name] for name in ("encode", "denoise", "decode", "write")}
+        return {"load": load_seconds, **stages, "total": load_seconds + time.perf_counter() - self._started}
+
+
+def longest(by_rank: Sequence[Mapping[Any, float]]) -> dict[Any, float]:
+    """The largest of what ranks have measured, by key; a rank may have measured other keys than the next."""
+    keys = {key for seconds in by_rank for key in seconds}
+    return {key: max(seconds.get(key, 0.0) for seconds in by_rank) for key in keys}
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: by torch on a GPU during this request, else by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
