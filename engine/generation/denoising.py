@@ -49,7 +49,7 @@ class Denoising:
         self._agreement = agreement
         self._progress = progress
         self._checkpoints = checkpoints
-                self._lanes = all_lanes(len(request.prompts), model.facts.num_branches(request.sampling.guidance))
+        self._lanes = all_lanes(len(request.prompts), model.facts.num_branches(request.sampling.guidance))
         self._scheduler = model.parts.make_scheduler(model.scheduler_config, request.sampling, model.ranks.device)
         self._spans = split_steps(self._scheduler.timesteps, model.facts.boundary_timestep)
         cache, steps, names = model.config.cache, request.sampling.steps, published_names(model.facts, request)

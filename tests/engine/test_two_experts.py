@@ -149,7 +149,7 @@ def test_the_first_step_of_each_expert_may_take_as_long_as_loading(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[float] = []
-    monkeypatch.setattr("engine.generation.set_timeouts", limits.append)
+    monkeypatch.setattr("engine.generation.denoising.set_timeouts", limits.append)
     config = configured(folder, "runtime.load_timeout_seconds=500", "runtime.step_timeout_seconds=50")
     at: list[list[float]] = []
 
@@ -184,7 +184,7 @@ def controllers(monkeypatch: pytest.MonkeyPatch) -> list[Controller]:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr("engine.generation.Controller", Noted)
+    monkeypatch.setattr("engine.generation.denoising.Controller", Noted)
     return made
 
 
