@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from engine.errors import InvalidInput, first_problem
 from parallel.config import spell_out
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+Note = Callable[[str], None]
 
 # keys whose value names a file or folder, and may be relative
 _PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
@@ -26,14 +27,21 @@ _PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
 _LISTED_PATH_KEYS = (("model", "loras", "path"),)
 # keys whose value is a mapping of which every key does
 _MAPPED_PATH_KEYS = (("model", "single_files"),)
+_OLD_KEYS = {"parallel.tensor"}
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def say_nothing(line: str) -> None:
+    pass
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), note: Note = say_nothing) -> Config:
     """As :func:`read_config`, with the sections that the engine reads."""
-    return read_config(Config, path, overrides)
+    return read_config(Config, path, overrides, note)
 
 
-def read_config(kind: type[AnyConfig], path: str | Path, overrides: Sequence[str] = ()) -> AnyConfig:
+def read_config(
+    kind: type[AnyConfig], path: str | Path, overrides: Sequence[str] = (), note: Note = say_nothing
+) -> AnyConfig:
     """Read a configuration file and apply ``key.sub=value`` overrides, whose values are read as YAML.
 
     Where they name another method or gate for the cache, what the file says for its own is left out.
@@ -43,6 +51,7 @@ def read_config(kind: type[AnyConfig], path: str | Path, overrides: Sequence[str
 
     Args:
         kind: the sections that the file may have; a job has more than the engine reads.
+        note: is told of each key that earlier versions had, in a sentence without a full stop.
 
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
@@ -55,7 +64,10 @@ def read_config(kind: type[AnyConfig], path: str | Path, overrides: Sequence[str
         _apply(tree, override, kind)
     _forget_other_method(tree, cache_of_file, overrides)
     _anchor_paths(tree, Path.cwd())
-    return _validate(tree, file, kind)
+    config = _validate(tree, file, kind)
+    if isinstance(tree.get("parallel"), dict) and "tensor" in tree["parallel"]:
+        note("parallel.tensor has no effect, and the next release will refuse it: leave it out")
+    return config
 
 
 def _expanded(path: Path) -> Path:
@@ -205,7 +217,7 @@ def _keys_of(tree: Mapping[Any, Any], kind: type[Config]) -> Iterator[str]:
 
 def _refuse_unknown(key: str, origin: str, kind: type[Config]) -> None:
     valid = [*valid_keys(kind), *kind.model_fields]
-    if key not in valid:
+    if key not in valid and key not in _OLD_KEYS:
         raise InvalidInput(f"Unknown key {key} in {origin}: did you mean {_nearest(key, valid)}?")
 
 

@@ -1,5 +1,6 @@
 """What a user may say about the layout of the ranks."""
 
+import math
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -22,6 +23,28 @@ def spell_out(section: Any, before: Any = None) -> Any:
     return {**stays, "cfg": None, "ulysses": None, "ring": None}
 
 
+def _without_tensor(section: Any) -> Any:
+    """The section without the key ``tensor``, which earlier versions had and which could be 1 alone.
+
+    Raises:
+        ValueError: it is not 1.
+    """
+    if not isinstance(section, dict) or "tensor" not in section:
+        return section
+    tensor = section["tensor"]
+    if isinstance(tensor, bool) or tensor != 1:
+        given = [degree for name in ("ulysses", "ring") if isinstance(degree := section.get(name), int)]
+        if (sequence := math.prod(given)) > 1:
+            complaint = f" beside {sequence} sequence ranks, but xDiT 0.7 groups tensor and sequence ranks wrongly"
+        else:
+            complaint = ", but xDiT 0.7 has no tensor-parallel Wan or HunyuanVideo"
+        raise ValueError(
+            f"parallel.tensor is {tensor}{complaint}: leave it out, use parallel.ulysses and parallel.ring to share "
+            "the work, and parallel.shard_weights=true to share the weights"
+        )
+    return {name: value for name, value in section.items() if name != "tensor"}
+
+
 class ParallelConfig(BaseModel):
     """Degrees of the axes; ``None`` lets :func:`parallel.placement.find_placement` choose."""
 
@@ -33,7 +56,6 @@ class ParallelConfig(BaseModel):
     )
     ulysses: int | None = Field(None, ge=1, description="Ranks that exchange attention heads; divides the heads.")
     ring: int | None = Field(None, ge=1, description="Ranks that pass keys and values around; any number.")
-    tensor: int = Field(1, ge=1, description="Only 1: xDiT has no tensor-parallel video model.")
     shard_weights: bool = Field(
         False, description="Ranks of a replica share its weights out; each gathers a block when it runs."
     )
@@ -43,7 +65,7 @@ class ParallelConfig(BaseModel):
     def _word(cls, section: Any) -> Any:
         if isinstance(section, str) and section != AUTO:
             raise ValueError(f"parallel is {section!r}, which is neither the word {AUTO} nor a section of keys")
-        return spell_out(section)
+        return _without_tensor(spell_out(section))
 
     @property
     def is_auto(self) -> bool:

@@ -49,8 +49,6 @@ def find_placement(config: ParallelConfig, place: Place, *, num_heads: int, num_
     ranks = place.ranks
     if ranks is None:
         ranks = config.data * (config.cfg or 1) * (config.ulysses or 1) * (config.ring or 1)
-    if config.tensor > 1:
-        raise ValueError(_complaint_about_tensor(config, ranks))
     if config.cfg not in (None, 1, 2):
         raise ValueError(f"parallel.cfg is {config.cfg}, but there are two guidance branches at most: use 1 or 2.")
     nodes = place.nodes or 1
@@ -107,16 +105,3 @@ def _check(
             f"A video of this size has {num_tokens} tokens, fewer than the {degrees.sequence} ranks that would share "
             "them: use fewer ranks or a larger video."
         )
-
-
-def _complaint_about_tensor(config: ParallelConfig, ranks: int) -> str:
-    open_ranks = ranks // (config.data * (config.cfg or 1) * config.tensor)
-    sequence = max((config.ulysses or 1) * (config.ring or 1), open_ranks if config.ulysses is None else 1)
-    if sequence > 1:
-        complaint = f" beside {sequence} sequence ranks, but xDiT 0.7 groups tensor and sequence ranks wrongly"
-    else:
-        complaint = ", but xDiT 0.7 has no tensor-parallel Wan or HunyuanVideo"
-    return (
-        f"parallel.tensor is {config.tensor}{complaint}: use 1, parallel.ulysses and parallel.ring to share the work, "
-        "and parallel.shard_weights=true to share the weights."
-    )

@@ -28,6 +28,8 @@ class CalibrateJob:
     requests: Sequence[GenerationRequest]
     output: Path
     made_with: Mapping[str, Any]
+    notes: Sequence[str] = ()
+    """What the user should hear of before it starts."""
 
 
 def prepare_calibration(options: CalibrateOptions, place: Place) -> CalibrateJob:
@@ -39,7 +41,8 @@ def prepare_calibration(options: CalibrateOptions, place: Place) -> CalibrateJob
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    given = load_job_config(options.config, options.overrides)
+    notes: list[str] = []
+    given = load_job_config(options.config, options.overrides, notes.append)
     uncached = given.model_copy(update={"cache": CacheConfig(method="none")})
     tasks = options.tasks(uncached, Outputs(report=options.output))
     work = check_work(uncached, tasks, place)
@@ -52,4 +55,4 @@ def prepare_calibration(options: CalibrateOptions, place: Place) -> CalibrateJob
         )
     asked = {"request": calibrated_request(tasks[0].request)}
     made_with = json.loads(json.dumps(calibrated_for(config, config.sampling) | asked))
-    return CalibrateJob(config, [task.request for task in tasks], options.output, made_with)
+    return CalibrateJob(config, [task.request for task in tasks], options.output, made_with, notes)

@@ -26,6 +26,9 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     from launch.calibration.velocities import measure_products
     from parallel.broadcast import object_from_first
 
+    if rank == 0:
+        for line in job.notes:
+            progress.note(line)
     engine = Engine.load(job.config, progress)
     # ranks on other nodes may not see the first rank's folder, and all ranks must run the same prompts
     before = object_from_first(

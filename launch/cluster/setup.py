@@ -38,7 +38,8 @@ class Setup:
         Raises:
             InvalidInput: the model or the layout cannot work.
         """
-        given = load_job_config(self.config, self.overrides)
+        notes: list[str] = []
+        given = load_job_config(self.config, self.overrides, notes.append)
         if given.parallel.data > 1:
             raise InvalidInput(
                 f"parallel.data is {given.parallel.data}, but a gang makes one video at a time: use parallel.data=1, "
@@ -47,7 +48,7 @@ class Setup:
         machines, ranks_each = machines_of(nodes) if nodes else (None, None)
         place = Place(ranks, local_ranks=ranks_each, nodes=machines, elsewhere=True)
         work = check_work(given, (), place, announce=lambda line: None)
-        return Job(work.config, given, (), Options(self.config), work.notes)
+        return Job(work.config, given, (), Options(self.config), [*notes, *work.notes])
 
 
 def fits(record: JobRecord, gang: Job) -> bool:

@@ -6,6 +6,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from launch.commands import options as opt
+from launch.jobs.checked import announce
 from launch.jobs.config import load_job_config
 
 
@@ -13,7 +14,7 @@ def layout(config: opt.ConfigFile, devices: opt.Devices, nodes: opt.Nodes = 1, s
     """Show how a run would be laid out over machines that need not be here, and why."""
     from launch.screens.layout import print_layout
 
-    print_layout(load_job_config(config, set_ or ()), nodes, devices, sys.stdout)
+    print_layout(load_job_config(config, set_ or (), announce), nodes, devices, sys.stdout)
     return 0
 
 
@@ -29,7 +30,7 @@ def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
     """Print the configuration as it will be used: checked, and with all defaults."""
     from launch.screens.configuration import print_config
 
-    print_config(load_job_config(config, set_ or ()), sys.stdout)
+    print_config(load_job_config(config, set_ or (), announce), sys.stdout)
     return 0
 
 

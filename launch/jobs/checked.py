@@ -43,7 +43,7 @@ class CheckedWork:
 
 
 def announce(line: str) -> None:
-    """Say in one line on stderr that a model is downloaded."""
+    """Say something on stderr before there is a display of progress."""
     say(f"lockstep: {line}")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from engine.config import Config, Section
-from engine.config_file import read_config
+from engine.config_file import Note, read_config, say_nothing
 
 
 class RayConfig(Section):
@@ -65,10 +65,10 @@ class JobConfig(Config):
     calibrate: CalibrateConfig = Field(default_factory=CalibrateConfig)
 
 
-def load_job_config(path: str | Path, overrides: Sequence[str] = ()) -> JobConfig:
+def load_job_config(path: str | Path, overrides: Sequence[str] = (), note: Note = say_nothing) -> JobConfig:
     """As :func:`engine.config_file.read_config`, with all sections of a job.
 
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
     """
-    return read_config(JobConfig, path, overrides)
+    return read_config(JobConfig, path, overrides, note)

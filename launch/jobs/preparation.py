@@ -27,7 +27,8 @@ def prepare(options: Options, place: Place, resume: bool = False) -> Job:
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    given = load_job_config(options.config, options.settings)
+    notes: list[str] = []
+    given = load_job_config(options.config, options.settings, notes.append)
     paths = (options.video_path, options.report_path, options.latents)
     outputs = Outputs(*(_plain(path) if path else None for path in paths))
     folder = None
@@ -49,7 +50,7 @@ def prepare(options: Options, place: Place, resume: bool = False) -> Job:
     if place.is_launcher and work.checked.degrees.world_size > 1:
         for path in files:
             _refuse_pipe(path)
-    notes = work.notes
+    notes += work.notes
     finished: dict[int, dict[str, Any]] = {}
     if folder and place.acts_for_all:
         folder.refuse_if_running()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.request import Outputs, Task, make_tasks
-from launch.jobs.checked import check_work
+from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
@@ -23,7 +23,7 @@ def prepare_jobs(options: Options) -> list[NewJob]:
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    given = load_job_config(options.config, options.settings)
+    given = load_job_config(options.config, options.settings, announce)
     whole = _in_full(options)
     tasks = make_tasks(
         options.all_prompts(),

@@ -60,7 +60,8 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
-    given = load_job_config(options.config, options.overrides)
+    notes: list[str] = []
+    given = load_job_config(options.config, options.overrides, notes.append)
     if given.checkpoint.every:
         raise InvalidInput(
             f"checkpoint.every is {given.checkpoint.every}, but a sweep goes on by whole videos: leave it out."
@@ -80,7 +81,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
     if place.acts_for_all:
         check_folder("--output", options.output, Path(uncached.model.path))
         folder.refuse_if_other(made_with)
-    curves, notes = _allowed(options, uncached.model_copy(update={"cache": given.cache}), tasks[:1], facts, place)
+    curves, left_out = _allowed(options, uncached.model_copy(update={"cache": given.cache}), tasks[:1], facts, place)
     published = published_names(facts, requests[0])
     _refuse_seen(curves, [request.prompts[0] for request in requests], published)
     return SweepJob(
@@ -93,7 +94,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
         published=published,
         folder=folder,
         made_with=made_with,
-        notes=notes,
+        notes=[*notes, *left_out],
     )
 
 

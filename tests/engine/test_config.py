@@ -153,6 +153,9 @@ def test_an_unknown_key_names_the_nearest_valid_one(wrong: str, right: str, wher
         ("parallel=[auto]", ["parallel", "['auto']", "a section of keys"]),
         ("parallel.cfg=auto", ["parallel.cfg", "'auto'", "integer"]),
         ("parallel.tensor=0", ["parallel.tensor", "0"]),
+        ("parallel.tensor=true", ["parallel.tensor", "True"]),
+        ("parallel.tensor=2", ["parallel.tensor is 2", "xDiT 0.7", "parallel.shard_weights"]),
+        ("parallel={tensor: 2, ulysses: 2}", ["parallel.tensor is 2", "2 sequence ranks"]),
         ("sampling.steps={a: [}", ["sampling.steps={a: [}", "YAML"]),
         ("sampling.steps", ["sampling.steps", "key=value"]),
         ("=3", ["=3", "key=value"]),
@@ -187,6 +190,12 @@ def test_a_bad_file_is_one_sentence(content: str, file: Path) -> None:
     with pytest.raises(InvalidInput) as refusal:
         load_config(file)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_key_of_an_earlier_version_is_taken_with_a_line(file: Path) -> None:
+    said: list[str] = []
+    assert load_config(file, ["parallel.tensor=1"], said.append) == load_config(file)
+    assert [line.split(",")[0] for line in said] == ["parallel.tensor has no effect"]
 
 
 def test_a_key_given_twice(file: Path) -> None:

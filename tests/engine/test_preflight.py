@@ -70,8 +70,6 @@ def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
         (["parallel.cfg=3"], 3, ["parallel.cfg", "3"]),
         (["parallel.cfg=2", "sampling.guidance=1"], 2, ["parallel.cfg", "guidance", "1"]),
         (["parallel.data=2"], 2, ["parallel.data is 2", "1 video "]),
-        (["parallel.tensor=2"], 2, ["parallel.tensor is 2", "xDiT 0.7", "parallel.shard_weights"]),
-        (["parallel.tensor=2", "parallel.ulysses=2"], 4, ["parallel.tensor is 2", "2 sequence ranks"]),
         ([], 0, ["--ranks", "0"]),
         (["parallel=auto", "sampling.frames=1", "sampling.height=16", "sampling.width=16"], 4, ["1 tokens", "2 ranks"]),
         ([], -2, ["--ranks", "-2"]),

@@ -49,8 +49,7 @@ def test_open_degrees_are_filled(given, ranks, heads, expected):
         ({"tensor": 2}, None, ["parallel.tensor is 2,", "no tensor-parallel Wan"]),
         ({"tensor": 2, "ulysses": 2}, 4, ["parallel.tensor is 2 beside 2 sequence ranks", "groups", "shard_weights"]),
         ({"tensor": 2, "ulysses": 2, "ring": 3}, None, ["parallel.tensor is 2 beside 6 sequence ranks"]),
-        ({"tensor": 2}, 8, ["parallel.tensor is 2 beside 4 sequence ranks"]),
-        ({"tensor": 2, "ring": 2}, 8, ["parallel.tensor is 2 beside 4 sequence ranks"]),
+        ({"tensor": 2, "ring": 2}, 8, ["parallel.tensor is 2 beside 2 sequence ranks"]),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_numbers(given, ranks, words):
