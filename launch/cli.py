@@ -40,3 +40,7 @@ def _have_streams() -> None:
     """Python leaves a stream that was closed on start (`>&-`) as None, which nothing that prints expects."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+if __name__ == "__main__":  # `python -m launch.cli` has been a way to start it for as long as there is one
+    main()
