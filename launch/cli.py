@@ -11,9 +11,8 @@ from typing import NoReturn
 
 from launch.process.quiet import quiet_libraries
 from launch.process.running import leave, run
-from launch.process.signals import Interrupted, become_rank, raise_when_interrupted, say
+from launch.process.signals import Interrupted, become_rank, is_rank, raise_when_interrupted, say
 from launch.process.threads import spin_briefly
-from launch.ranks.place import is_rank
 
 
 def main() -> NoReturn:

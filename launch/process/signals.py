@@ -11,8 +11,17 @@ import time
 from types import FrameType
 
 PARENT_PID = "LOCKSTEP_PARENT_PID"
+_TORCHRUN_ID = "TORCHELASTIC_RUN_ID"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
+
+
+def is_rank() -> bool:
+    """Whether our launcher or torchrun has started this process as a rank.
+
+    RANK alone says nothing: it may be left over in a shell, or belong to another program that started this one.
+    """
+    return "RANK" in os.environ and (PARENT_PID in os.environ or _TORCHRUN_ID in os.environ)
 
 
 class Interrupted(BaseException):
@@ -36,19 +45,38 @@ def raise_when_interrupted(grace_seconds: float = 5.0) -> None:
     Python runs signal handlers between bytecodes only, so one alone would wait for a long operation in C++.
     The interpreter's wakeup descriptor is written to by the C handler at once, which starts the clock.
     """
-    pending: list[int] = []
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        if not pending:  # a second Ctrl-C must not break off the clean-up that the first one started
-            pending.append(signum)
-            raise Interrupted(signum)
-
+    handler = _FirstRaises()
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     for signum in ENDING:
-        signal.signal(signum, handle)
+        signal.signal(signum, handler)
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     threading.Thread(target=_end_in_time, args=(read_end, grace_seconds), daemon=True).start()
+
+
+class _FirstRaises:
+    """A handler of signals that raises the first time only: a second Ctrl-C must not break off the clean-up that the
+    first one started."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.first is None:
+            self.first = signum
+            raise Interrupted(signum)
+
+
+def raise_if_interrupted() -> None:
+    """To be called when something has failed: a library may have caught the exception that a signal raised, and failed
+    with one of its own.
+
+    Raises:
+        Interrupted: a signal came, where :func:`raise_when_interrupted` has prepared for it.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, _FirstRaises) and handler.first is not None:
+        raise Interrupted(handler.first) from None
 
 
 def _end_in_time(read_end: int, grace_seconds: float) -> None:

@@ -9,11 +9,9 @@ import os
 from enum import StrEnum
 
 from engine.errors import InvalidInput
-from launch.process.signals import PARENT_PID, become_rank, raise_when_interrupted
+from launch.process.signals import PARENT_PID, become_rank, is_rank, raise_when_interrupted
 from launch.ranks.torchrun import refuse_without_torchrun
 from parallel.place import Place
-
-_TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
 class Launcher(StrEnum):
@@ -22,14 +20,6 @@ class Launcher(StrEnum):
     LOCAL = "local"
     TORCHRUN = "torchrun"
     RAY = "ray"
-
-
-def is_rank() -> bool:
-    """Whether our launcher or torchrun has started this process as a rank.
-
-    RANK alone says nothing: it may be left over in a shell, or belong to another program that started this one.
-    """
-    return "RANK" in os.environ and (PARENT_PID in os.environ or _TORCHRUN in os.environ)
 
 
 def find_place(launcher: Launcher | None = None, ranks: int | None = None) -> Place:

@@ -11,6 +11,7 @@ from engine.progress import Progress
 from launch.process.failures import Failure, describe, record, report_here
 from launch.process.phase import PhaseKeeper
 from launch.process.quiet import own_streams
+from launch.process.signals import raise_if_interrupted
 from parallel.place import Place
 
 Outcome = TypeVar("Outcome")
@@ -39,6 +40,7 @@ def run_part(
             try:
                 outcome = work(progress)
             except Exception as error:
+                raise_if_interrupted()
                 failure = describe(error, rank, progress.phase)
                 record(failure)
         if failure is not None:

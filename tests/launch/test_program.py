@@ -7,8 +7,9 @@ import pytest
 
 from engine.errors import InvalidInput
 from launch.process import signals
+from launch.process.signals import is_rank
 from launch.ranks import place as places
-from launch.ranks.place import Launcher, find_place, is_rank
+from launch.ranks.place import Launcher, find_place
 from launch.ranks.torchrun import escape_for_elastic
 from parallel.place import Place
 from tests.support.shell import Shell
@@ -122,3 +123,27 @@ def test_the_version_is_an_option(shell: Shell) -> None:
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err, out.count("\n")) == (0, "", 1)
     assert out.startswith("lockstep-video ")
+
+
+def test_a_library_that_swallows_an_interruption_does_not_hide_it() -> None:
+    code = """
+import os, signal, sys
+from launch.process.signals import Interrupted, raise_when_interrupted
+from launch.ranks.rank import run_part
+from parallel.place import Place
+
+def work(progress):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:  # as some imports do
+        pass
+    raise RuntimeError("a consequence")
+
+raise_when_interrupted()
+try:
+    run_part(work, lambda outcome, stream: None, Place(1, 0))
+except Interrupted as interrupted:
+    print(interrupted, interrupted.exit_code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("interrupted 130\n", "")
