@@ -3,30 +3,46 @@
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
+import torch
 from torch import Tensor
 
 from dicache.config import CacheConfig
-from dicache.methods import build_method
 from dicache.rules import build_rules
-from dicache.steps import Decision, History, Lane, Snapshot, Step
-from dicache.sums import StepSignal, Sum
-from dicache.trajectory import NO_SIGNALS, Signals, Trajectory
+from dicache.segment_cache import SegmentCache
+from dicache.segments import Plan, Planned, Segment, build_scheme
+from dicache.steps import Decision, History, Lane, SegmentKey, Snapshot, Step
+from dicache.sums import StepSignal
+from dicache.trajectory import Observation
 
-__all__ = ["Controller", "Decision", "History", "Lane", "Snapshot", "Step"]
+__all__ = [
+    "Controller",
+    "Decision",
+    "History",
+    "Lane",
+    "Observation",
+    "Plan",
+    "Planned",
+    "Segment",
+    "SegmentKey",
+    "Snapshot",
+    "Step",
+]
 
 
 class Controller:
     """Decides for all lanes of a request, and keeps the tensors of those lanes that this rank holds.
 
-    At every step: :meth:`partial_sums` for each lane that this rank holds; then the caller adds up the sums of
-    all ranks; then :meth:`decide`, on every rank with the same floats; then, for each lane that this rank holds,
-    :meth:`estimate` after a skip and :meth:`record` otherwise. Nothing outlives the controller.
+    A step goes like this. The caller runs the first :attr:`probe_blocks` blocks and calls :meth:`partial_sums`, for
+    each lane that this rank holds. It adds up the sums of all ranks and calls :meth:`decide`, on every rank with the
+    same floats. For each lane that this rank holds it then follows the plan, segment by segment: it calls
+    :meth:`estimate` for a segment that is estimated, and :meth:`record` after one that ran and may be estimated at
+    other steps. After the head it calls :meth:`record_velocity`. Nothing outlives the controller.
 
     Args:
         config: what the user chose.
         lanes: all lanes of the request, also those that other ranks hold, in the same order on every rank.
         num_steps: denoise steps of the request.
-        num_blocks: transformer blocks that one step runs.
+        num_blocks: transformer blocks of the model.
         span: the steps that this controller will be asked about, all of them if None. An expert that takes over
             half-way has a controller of its own, which knows nothing of the steps before: it computes the first of
             its steps, and its warm-up and its intervals are counted from there.
@@ -34,8 +50,8 @@ class Controller:
         shift: flow shift of the sampler, or None for that at which published numbers were measured.
 
     Raises:
-        ValueError: a setting does not fit the request: probe depth, listed steps, the replayed report, or a method
-            that is not published for this model.
+        ValueError: a setting does not fit the request: the blocks that always run, listed steps, the replayed report,
+            or a method that is not published for this model.
     """
 
     def __init__(
@@ -49,100 +65,109 @@ class Controller:
         shift: float | None = None,
     ) -> None:
         span = range(num_steps) if span is None else span
-        self._method = build_method(config, lanes, num_steps, span, published, shift)
-        self._warmup_end = span.start + self._method.warmup_steps
+        self._scheme = build_scheme(config, lanes, num_steps, num_blocks, span, published, shift)
         self._rules = build_rules(config, lanes, num_steps)
-        self.probe_blocks = config.probe_depth if self._method.needs_probe else 0
+        self._caches = {
+            lane: {
+                segment: SegmentCache(method, History(lane, segment=number), span.start + method.warmup_steps)
+                for number, (segment, method) in enumerate(self._scheme.cached)
+            }
+            for lane in lanes
+        }
+
+    @property
+    def probe_blocks(self) -> int:
         """Blocks to run before the agreement; 0 if the method looks at no probe."""
-        if self.probe_blocks >= num_blocks:
-            raise ValueError(
-                f"cache.probe_depth is {config.probe_depth}, but the model has {num_blocks} blocks: "
-                f"use at most {num_blocks - 1}, so that a skipped step skips something."
-            )
-        method = self._method
-        self._histories = {lane: History(lane) for lane in lanes}
-        self._trajectories = {lane: Trajectory(method.sums, method.estimator.depth, method.anchor) for lane in lanes}
-        self._decisions: dict[Lane, Decision] = {}
+        return self._scheme.probe_blocks
+
+    @property
+    def cached_segments(self) -> tuple[Segment, ...]:
+        """The segments that may be estimated, in the order of :attr:`Plan.decisions`."""
+        return tuple(segment for segment, _ in self._scheme.cached)
 
     @property
     def step_signals(self) -> tuple[StepSignal, ...]:
-        """What every call wants to be given besides ``x`` and ``probe``, as described in :class:`dicache.sums.Operand`;
+        """What an observation has to hold besides ``x`` and ``probe``, as described in :class:`dicache.sums.Operand`;
         empty for most methods."""
-        return self._method.step_signals
-
-    @property
-    def estimates_velocity(self) -> bool:
-        """Whether :meth:`estimate` gives the model's output, so that its head does not run, and not the output of all
-        blocks."""
-        return self._method.estimates_velocity
+        return tuple(dict.fromkeys(name for _, method in self._scheme.cached for name in method.step_signals))
 
     @property
     def needs_velocity(self) -> bool:
-        """Whether :meth:`record` wants the model's output among its signals, as "velocity"."""
-        return self._method.needs_velocity
+        """Whether :meth:`record_velocity` has anything to remember."""
+        return any(method.needs_velocity for _, method in self._scheme.cached)
 
     def num_sums(self, step: Step, lane: Lane) -> int:
         """How many sums the lane brings to this step's agreement: the same number on every rank."""
-        return len(self._sums(step, lane))
+        return sum(len(cache.sums(step)) for cache in self._caches[lane].values())
 
-    def partial_sums(self, step: Step, lane: Lane, x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
+    def partial_sums(self, step: Step, lane: Lane, shown: Observation) -> Tensor:
         """Measure this rank's tokens, without waiting for the device.
 
-        Args:
-            x: input of block 0, [1, tokens_local, dim], real tokens only; tokens_local may be 0.
-            probe: ``x`` after the first ``probe_blocks`` blocks, same shape.
-            signals: those of :attr:`step_signals`.
-
         Returns:
-            float64 [num_sums] on the device of ``x``.
+            float64 [num_sums] on the device of the observation.
         """
-        return self._trajectories[lane].measure(self._sums(step, lane), x, probe, signals)
+        return torch.cat([cache.measure(step, shown) for cache in self._caches[lane].values()])
 
-    def decide(self, step: Step, sums: Mapping[Lane, Sequence[float]]) -> dict[Lane, Decision]:
+    def decide(self, step: Step, sums: Mapping[Lane, Sequence[float]]) -> dict[Lane, Plan]:
         """Decide for all lanes, from the sums over all ranks; a lane without sums may be left out.
 
         Raises:
             ValueError: a lane has not as many sums as :meth:`num_sums` says.
         """
-        proposals = {lane: self._propose(step, lane, sums.get(lane, ())) for lane in self._histories}
-        self._decisions = self._rules.settle(step, proposals, self._histories)
-        for lane, decision in self._decisions.items():
-            self._histories[lane].advance(step, decision)
-        return dict(self._decisions)
+        proposals = {lane: self._propose(step, lane, sums.get(lane, ())) for lane in self._caches}
+        for segment in self.cached_segments:
+            caches = {lane: of_lane[segment] for lane, of_lane in self._caches.items()}
+            proposed = {lane: of_lane[segment] for lane, of_lane in proposals.items()}
+            settled = self._rules.settle(step, proposed, {lane: cache.history for lane, cache in caches.items()})
+            for lane, cache in caches.items():
+                cache.accept(step, settled[lane])
+        return {lane: self._plan(lane) for lane in self._caches}
 
-    def estimate(self, lane: Lane, x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
-        """After a skip: what all blocks, or the whole model, would have given, [1, tokens_local, dim]; remembers what
-        the step has shown."""
-        coefficients = self._decisions[lane].coefficients
-        assert coefficients, f"estimate() follows a skip, but {lane} was decided {self._decisions[lane]}"
-        estimate = self._trajectories[lane].combine(coefficients, x, probe, signals)
-        self._trajectories[lane].record_skipped(probe, signals)
-        return estimate
-
-    def record(self, lane: Lane, x: Tensor, probe: Tensor, y: Tensor, signals: Signals = NO_SIGNALS) -> None:
-        """After a computed step: remember it.
+    def estimate(self, lane: Lane, segment: Segment, shown: Observation, entering: Tensor) -> Tensor:
+        """What a segment would have put out, or the model's velocity if the segment ends with the head; remembers what
+        the step has shown.
 
         Args:
-            y: output of all blocks, [1, tokens_local, dim].
-            signals: those of :attr:`step_signals`, and "velocity" if :attr:`needs_velocity`.
+            segment: estimated at this step, by the plan.
+            entering: input of the segment, [1, tokens_local, dim].
+
+        Returns:
+            [1, tokens_local, dim], with the velocity's dim for a velocity.
         """
-        output = signals["velocity"] if self.estimates_velocity else y
-        self._trajectories[lane].record_computed(x, probe, output, signals)
+        return self._caches[lane][segment].estimate(shown, entering)
+
+    def record(self, lane: Lane, segment: Segment, shown: Observation, entering: Tensor, leaving: Tensor) -> None:
+        """Remember a step at which the segment ran; one that ends with the head waits for :meth:`record_velocity`.
+
+        Args:
+            entering: input of the segment, [1, tokens_local, dim].
+            leaving: its output, same shape.
+        """
+        if not segment.with_head:
+            self._caches[lane][segment].record(shown, entering, leaving)
+
+    def record_velocity(self, lane: Lane, shown: Observation, velocity: Tensor) -> None:
+        """Remember the model's velocity, [1, tokens_local, dim], after a step whose head ran."""
+        for cache in self._caches[lane].values():
+            if cache.decision.action != "skip":
+                cache.record_velocity(shown, velocity)
 
     def carry(self, lane: Lane, added: Tensor) -> None:
         """Add to the velocity of the step just computed, [1, tokens_local, dim]; nothing to do where no velocity is
         kept as it is."""
-        self._trajectories[lane].carry(added)
+        for cache in self._caches[lane].values():
+            cache.carry(added)
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of all tensors that this rank keeps between steps now."""
-        return sum(trajectory.nbytes for trajectory in self._trajectories.values())
+        return sum(cache.nbytes for cache in self._by_key.values())
 
     def snapshot(self) -> Snapshot:
         """What :meth:`restore` takes. The tensors are the controller's own: copy them before the next step."""
-        tensors = {lane: trajectory.tensors for lane, trajectory in self._trajectories.items()}
-        return Snapshot(deepcopy(self._histories), {lane: kept for lane, kept in tensors.items() if kept})
+        histories = {key: deepcopy(cache.history) for key, cache in self._by_key.items()}
+        tensors = {key: cache.tensors for key, cache in self._by_key.items()}
+        return Snapshot(histories, {key: kept for key, kept in tensors.items() if kept})
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot of the same method and lanes; its tensors, of this rank's tokens, are kept.
@@ -150,36 +175,45 @@ class Controller:
         Raises:
             ValueError: it is of other lanes, or of another method.
         """
-        if snapshot.histories.keys() != self._histories.keys():
+        if snapshot.histories.keys() != self._by_key.keys():
             raise ValueError(
-                f"The snapshot is of {list(snapshot.histories)}, but the lanes are {list(self._histories)}."
+                f"The snapshot is of the lanes and segments {list(snapshot.histories)}, "
+                f"but the request has {list(self._by_key)}."
             )
-        self._histories = deepcopy(dict(snapshot.histories))
-        for lane, trajectory in self._trajectories.items():
-            trajectory.restore(snapshot.tensors.get(lane, {}))
+        for key, cache in self._by_key.items():
+            cache.restore(snapshot.histories[key], snapshot.tensors.get(key, {}))
 
     def release(self) -> None:
         """Free all tensors, after the last step that this controller is asked about."""
-        self._trajectories.clear()
+        for cache in self._by_key.values():
+            cache.release()
 
-    def _may_skip(self, step: Step, lane: Lane) -> bool:
-        """What is certain before measuring; nothing can be estimated before a first computed step."""
-        past_warmup = step.index >= self._warmup_end and bool(self._histories[lane].computed)
-        return past_warmup and self._method.gate.may_skip(step, lane)
+    @property
+    def _by_key(self) -> dict[SegmentKey, SegmentCache]:
+        return {
+            (lane, number): cache
+            for lane, of_lane in self._caches.items()
+            for number, cache in enumerate(of_lane.values())
+        }
 
-    def _sums(self, step: Step, lane: Lane) -> list[Sum]:
-        if not self._may_skip(step, lane):
-            return []
-        history = self._histories[lane]
-        return [term for term in self._method.sums if all(o.exists(history) for o in term.operands)]
+    def _propose(self, step: Step, lane: Lane, sums: Sequence[float]) -> dict[Segment, Decision]:
+        """What the gates want, each with its own part of the lane's sums."""
+        if len(sums) != self.num_sums(step, lane):
+            raise ValueError(
+                f"{lane} brings {len(sums)} sums to step {step.index}, but {self.num_sums(step, lane)} were asked for."
+            )
+        proposals, start = {}, 0
+        for segment, cache in self._caches[lane].items():
+            stop = start + len(cache.sums(step))
+            proposals[segment] = cache.propose(step, sums[start:stop])
+            start = stop
+        return proposals
 
-    def _propose(self, step: Step, lane: Lane, sums: Sequence[float]) -> Decision:
-        measured = dict(zip(self._sums(step, lane), map(float, sums), strict=True))
-        if not self._may_skip(step, lane):
-            return Decision("warmup" if step.index < self._warmup_end else "compute")
-        history = self._histories[lane]
-        estimate = self._method.estimator.estimate(step, history, measured)
-        vote = self._method.gate.vote(step, history, measured, estimate)
-        if not vote.skip:
-            return Decision("compute", vote.indicator, vote.accumulated)
-        return Decision("skip", vote.indicator, vote.accumulated, estimate.gamma, estimate.coefficients)
+    def _plan(self, lane: Lane) -> Plan:
+        caches = self._caches[lane]
+        return Plan(
+            tuple(
+                Planned(segment, None if method is None else caches[segment].decision)
+                for segment, method in self._scheme.segments
+            )
+        )

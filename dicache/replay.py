@@ -13,7 +13,8 @@ Schedule = dict[Lane, tuple[Action, ...]]
 def read_schedule(path: Path, lanes: Sequence[Lane], num_steps: int, span: range) -> Schedule:
     """The action of each lane at each step, as listed in a run report.
 
-    An entry of the report's ``steps`` has ``step``, ``branch``, ``action``, and ``sample`` unless that is 0.
+    An entry of the report's ``steps`` has ``step``, ``branch``, ``action``, and ``sample`` and ``window`` unless these
+    are 0.
 
     Args:
         span: the steps that will be replayed; what was computed before them is not at hand.
@@ -50,14 +51,20 @@ def _schedule(report: Any) -> Schedule:
 
 
 def _parse(entry: Any) -> tuple[Lane, int, Action]:
-    match {"sample": 0, **entry} if isinstance(entry, dict) else entry:
+    match {"sample": 0, "window": 0, "segment": 0, **entry} if isinstance(entry, dict) else entry:
+        case {"segment": int(segment)} if segment != 0:
+            raise ValueError(
+                f"has the entry {entry!r} of segment {segment}, but no method of this version skips more than one "
+                "segment by itself: give the report of another run."
+            )
         case {
             "step": int(index),
             "sample": int(sample),
             "branch": str(branch),
+            "window": int(window),
             "action": "warmup" | "compute" | "skip" as action,
         }:
-            return Lane(sample, branch), index, action
+            return Lane(sample, branch, window), index, action
     raise ValueError(
         f"has the entry {entry!r}: give it a step number, a branch, and one of the actions "
         f"{', '.join(get_args(Action))}."
@@ -95,4 +102,5 @@ def _names(lanes: Iterable[Lane]) -> str:
 
 
 def _name(lane: Lane) -> str:
-    return f"sample {lane.sample} {lane.branch}"
+    window = f" window {lane.window}" if lane.window else ""
+    return f"sample {lane.sample} {lane.branch}{window}"

@@ -9,6 +9,8 @@ from dicache.steps import Decision, History, Lane, Step
 
 @dataclass(frozen=True)
 class Rules:
+    """Applied to each segment by itself."""
+
     groups: tuple[tuple[Lane, ...], ...]
     """Lanes that skip a step all together or not at all; every lane is in one group."""
     max_consecutive_skips: int | None = None
@@ -19,7 +21,7 @@ class Rules:
     def settle(
         self, step: Step, proposals: Mapping[Lane, Decision], histories: Mapping[Lane, History]
     ) -> dict[Lane, Decision]:
-        """Decide each lane from what the gates propose."""
+        """Decide about one segment in each lane, from what the gates propose and the segment's histories."""
         decisions: dict[Lane, Decision] = {}
         for group in self.groups:
             skip = all(proposals[lane].action == "skip" for lane in group)
@@ -41,11 +43,12 @@ def build_rules(config: CacheConfig, lanes: Sequence[Lane], num_steps: int) -> R
     each_alone = tuple((lane,) for lane in lanes)
     if config.replay is not None:
         return Rules(each_alone)
-    by_sample: dict[int, tuple[Lane, ...]] = {}
+    branches: dict[tuple[int, int], tuple[Lane, ...]] = {}
     for lane in lanes:
-        by_sample[lane.sample] = (*by_sample.get(lane.sample, ()), lane)
+        key = lane.sample, lane.window
+        branches[key] = (*branches.get(key, ()), lane)
     return Rules(
-        groups=tuple(by_sample.values()) if config.decide == "together" else each_alone,
+        groups=tuple(branches.values()) if config.decide == "together" else each_alone,
         max_consecutive_skips=config.max_consecutive_skips,
         forced_step=num_steps - 1 if config.force_last else None,
         max_skips=config.max_skips,

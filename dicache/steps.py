@@ -1,4 +1,4 @@
-"""The words that the engine, gates and estimators share: plain numbers, the same on every rank, and their snapshot."""
+"""The types that the engine, gates and estimators share: plain numbers, the same on every rank, and their snapshot."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Lane:
     """Which prompt of the batch. Samples never influence one another."""
     branch: str
     """Guidance branch, ``"cond"`` or ``"uncond"``."""
+    window: int = 0
+    """Which window of a long video, from 0; a video that is denoised as a whole has one."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done for one lane at one step, and from which numbers."""
+    """What is done with one segment of one lane at one step, and from which numbers."""
 
     action: Action
     indicator: float | None = None
@@ -50,7 +52,10 @@ class Decision:
 
 @dataclass
 class History:
-    """What has been agreed about one lane: every rank holds equal histories of all lanes."""
+    """What has been agreed about one segment of one lane: every rank holds equal histories of all lanes.
+
+    A step is computed if the segment ran, and skipped if it was estimated.
+    """
 
     lane: Lane
     computed: list[Step] = field(default_factory=list)
@@ -59,6 +64,8 @@ class History:
     """Steps passed so far, computed or skipped."""
     accumulated: float = 0.0
     """The gate's accumulator since the last computed step."""
+    segment: int = 0
+    """Number of the segment among those that the method may estimate."""
 
     def skips_before(self, step: Step) -> int:
         """Steps skipped since the last computed one."""
@@ -79,13 +86,17 @@ class History:
             self.accumulated = 0.0
 
 
+SegmentKey = tuple[Lane, int]
+"""A lane, and the number of a segment among those that the method may estimate."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
-    """A controller between two steps: what a run that is resumed there needs to go on alike.
+    """A controller between two steps: all that a resumed run needs to take the same decisions and estimates.
 
-    histories: of all lanes. tensors: of the lanes that this rank holds, by kind, newest first,
-    [1, tokens_local, dim] each.
+    histories: of all lanes and segments, in the same order on every rank. tensors: of the lanes that this rank holds,
+    by kind, newest first, [1, tokens_local, dim] each.
     """
 
-    histories: Mapping[Lane, History]
-    tensors: Mapping[Lane, Mapping[str, Sequence[Tensor]]]
+    histories: Mapping[SegmentKey, History]
+    tensors: Mapping[SegmentKey, Mapping[str, Sequence[Tensor]]]

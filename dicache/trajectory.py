@@ -1,6 +1,7 @@
-"""The tensors of one lane: the fewest that its method's formulas name, overwritten in place."""
+"""The tensors of one segment of one lane: the fewest that its method's formulas name, overwritten in place."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,10 +12,19 @@ from dicache.sums import COMPUTED_SIGNALS, STEP_SIGNALS, Operand, Signal, Sum
 
 Anchor = Literal["input", "probe", "latents", "nothing"]
 VELOCITY_ANCHORS: tuple[Anchor, ...] = ("latents", "nothing")
-"""With these the model's output is kept and estimated, with the others what all blocks put out."""
+"""With these the model's output is kept and estimated, with the others what the segment's blocks put out."""
 
-Signals = Mapping[Signal, Tensor]
-NO_SIGNALS: Signals = {}
+
+@dataclass(frozen=True)
+class Observation:
+    """What one step of one lane has shown on this rank by the time that the ranks agree."""
+
+    x: Tensor
+    """Input of block 0, [1, tokens_local, dim], real tokens only; tokens_local may be 0."""
+    probe: Tensor
+    """``x`` after the blocks that run before the agreement, same shape; ``x`` itself if there are none."""
+    signals: Mapping[Signal, Tensor] = field(default_factory=dict)
+    """Whatever else the method looks at before the agreement, as described in :class:`dicache.sums.Operand`."""
 
 
 class Ring:
@@ -59,14 +69,14 @@ class Ring:
 
 
 class Trajectory:
-    """What one lane remembers between steps on this rank; all tensors are [1, tokens_local, dim].
+    """What one segment of one lane remembers between steps on this rank; all tensors are [1, tokens_local, dim].
 
     Args:
         sums: everything that will be measured; it determines which signals are kept, and how many of each.
         depth: residuals to keep, of as many computed steps.
-        anchor: what residuals are counted from: the input of block 0 or the output of the probe blocks, then a
-            residual is what all blocks, or those after the probe, add to it; or the latents of each token, or nothing,
-            then it is the model's velocity minus those, or the velocity.
+        anchor: what a residual is the difference to: "input", the input of block 0, or "probe", the input of the
+            segment, of which the segment's output is taken; "latents", the latents of each token, of which the model's
+            velocity is taken; or "nothing", then the residual is the velocity itself.
     """
 
     def __init__(self, sums: Sequence[Sum], depth: int, anchor: Anchor) -> None:
@@ -87,7 +97,7 @@ class Trajectory:
     def tensors(self) -> dict[str, tuple[Tensor, ...]]:
         """All that is kept, by kind, newest first. They are overwritten in place by the next step.
 
-        The sums that are settled are not among them: measured again from the same tensors they are the same bits.
+        Sums that were measured once and kept are not among them: measured again they are the same bits.
         """
         return {name: ring.slots for name, ring in self._rings.items() if ring.slots}
 
@@ -108,30 +118,33 @@ class Trajectory:
     def _rings(self) -> dict[str, Ring]:
         return {str(signal): ring for signal, ring in self._signals.items()} | {"residual": self._residuals}
 
-    def measure(self, sums: Sequence[Sum], x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
-        """Evaluate sums over this rank's tokens: float64 [len(sums)] on the device of ``x``, no host sync."""
+    def measure(self, sums: Sequence[Sum], shown: Observation) -> Tensor:
+        """Evaluate sums over this rank's tokens: float64 [len(sums)] on the device of the observation, no host sync."""
 
         def read(operand: Operand, tokens: slice) -> Tensor:
             if operand.age:
                 return self._signals[operand.signal].newest(operand.age)[:, tokens]
             if operand.signal == "probe":
-                return probe[:, tokens]
+                return shown.probe[:, tokens]
             if operand.signal == "probe_residual":
                 # Rounded like the older ones: else an unchanged probe would seem to have changed in bf16.
-                return probe[:, tokens] - x[:, tokens]
-            return signals[operand.signal][:, tokens]
+                return shown.probe[:, tokens] - shown.x[:, tokens]
+            return shown.signals[operand.signal][:, tokens]
 
         fresh = [term for term in sums if term not in self._settled]
-        values = self._settled | dict(zip(fresh, evaluate(fresh, read, like=x), strict=True))
+        values = self._settled | dict(zip(fresh, evaluate(fresh, read, like=shown.x), strict=True))
         self._settled = {term: values[term] for term in values if all(o.is_settled for o in term.operands)}
-        return torch.stack([values[term] for term in sums]) if sums else evaluate((), read, like=x)
+        return torch.stack([values[term] for term in sums]) if sums else evaluate((), read, like=shown.x)
 
-    def combine(self, coefficients: Sequence[float], x: Tensor, probe: Tensor, signals: Signals = NO_SIGNALS) -> Tensor:
+    def combine(self, coefficients: Sequence[float], shown: Observation, entering: Tensor) -> Tensor:
         """Anchor + Σ cᵢ r₋ᵢ in the dtype of the anchor, or of the residuals without one, added up in float32 at least.
 
         Coefficients of opposite sign cancel, so adding up in bf16 would round larger numbers than the result.
+
+        Args:
+            entering: input of the segment, [1, tokens_local, dim].
         """
-        base = self._base(x, probe, signals)
+        base = self._base(shown, entering)
         like = self._residuals.newest(1) if base is None else base
         result = torch.empty_like(like)
         for tokens in token_chunks(like):
@@ -145,47 +158,53 @@ class Trajectory:
             result[:, tokens] = total
         return result
 
-    def record_skipped(self, probe: Tensor, signals: Signals = NO_SIGNALS) -> None:
-        """Remember what a skipped step has shown."""
+    def record_skipped(self, shown: Observation) -> None:
+        """Remember what a step has shown at which the segment was estimated."""
         for signal in STEP_SIGNALS:
             if ring := self._signals[signal]:
-                shown = probe if signal == "probe" else signals[signal]
-                ring.next_slot(shown).copy_(shown)
+                newest = shown.probe if signal == "probe" else shown.signals[signal]
+                ring.next_slot(newest).copy_(newest)
 
-    def record_computed(self, x: Tensor, probe: Tensor, y: Tensor, signals: Signals = NO_SIGNALS) -> None:
-        """Remember what a computed step has shown.
+    def record_computed(self, shown: Observation, entering: Tensor, leaving: Tensor) -> None:
+        """Remember what a step has shown at which the segment ran.
 
         Args:
-            y: output of all blocks, or the velocity if the anchor is of those.
-            signals: with the velocity, if a sum asks for it.
+            entering: input of the segment, [1, tokens_local, dim].
+            leaving: its output, or the velocity if the anchor is of those.
         """
-        self.record_skipped(probe, signals)
+        self.record_skipped(shown)
         self._settled = {}
         if ring := self._signals["probe_residual"]:
-            torch.sub(probe, x, out=ring.next_slot(probe))
+            torch.sub(shown.probe, shown.x, out=ring.next_slot(shown.probe))
         if ring := self._signals["computed_latents"]:
-            ring.next_slot(signals["latents"]).copy_(signals["latents"])
-        if ring := self._signals["velocity"]:
-            ring.next_slot(signals["velocity"]).copy_(signals["velocity"])
+            latents = shown.signals["latents"]
+            ring.next_slot(latents).copy_(latents)
         if self._residuals:
-            base = self._base(x, probe, signals)
+            base = self._base(shown, entering)
             if base is None:
-                self._residuals.next_slot(y).copy_(y)
+                self._residuals.next_slot(leaving).copy_(leaving)
             else:
-                torch.sub(y, base, out=self._residuals.next_slot(y if self._anchor != "latents" else base))
+                slot = self._residuals.next_slot(leaving if self._anchor != "latents" else base)
+                torch.sub(leaving, base, out=slot)
+
+    def record_velocity(self, velocity: Tensor) -> None:
+        """Remember the velocity of a step at which the segment ran, if a sum asks for it; follows
+        :meth:`record_computed`."""
+        if ring := self._signals["velocity"]:
+            ring.next_slot(velocity).copy_(velocity)
 
     def carry(self, added: Tensor) -> None:
         """Add to the newest residual, if that is a velocity."""
         if self._anchor == "nothing":
             self._residuals.newest(1).add_(added)
 
-    def _base(self, x: Tensor, probe: Tensor, signals: Signals) -> Tensor | None:
+    def _base(self, shown: Observation, entering: Tensor) -> Tensor | None:
         match self._anchor:
             case "input":
-                return x
+                return shown.x
             case "probe":
-                return probe
+                return entering
             case "latents":
-                return signals["latents"]
+                return shown.signals["latents"]
             case "nothing":
                 return None

@@ -133,17 +133,17 @@ class Engine:
                 checkpoints = RequestCheckpoints(checkpoint, self._model.config, request, self._model.ranks, self._note)
                 closing.callback(checkpoints.close)
             closing.enter_context(_leaving_nothing_if_cancelled(checkpoints))
-            generation = Generation(self._model, request, self._progress, checkpoints)
-            generation.stop_if_asked(control(), "the beginning")
+            generation = Generation(self._model, request, self._progress, checkpoints, control)
+            generation.stop_if_asked("the beginning")
             generation.resume()
-            final = generation.denoise(generation.encode(), control, on_velocity, observer)
+            final = generation.denoise(generation.encode(), on_velocity, observer)
             set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
-            generation.stop_if_asked(control(), "decode")
+            generation.stop_if_asked("decode")
             document = None
             with StagedFiles() as files:
                 videos = generation.decode(final, output, files) if output else []
                 usage = generation.collect_usage()
-                generation.stop_if_asked(Control.CANCEL if control() is Control.CANCEL else Control.RUN, "write")
+                generation.stop_if_asked("write", may_pause=False)
                 if self._model.is_first:
                     generation.write(final, latents, files)
                     document = generation.report(usage, final, videos)

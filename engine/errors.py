@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from parallel.control import Control
+
 if TYPE_CHECKING:  # pydantic is the callers' business; a rank that only reports an error need not import it
     from pydantic import ValidationError
 
@@ -30,6 +32,21 @@ class Paused(Stopped):
 
 class Cancelled(Stopped):
     """For good: nothing is left of the request."""
+
+
+def stop_if_asked(agreed: Control, where: str) -> None:
+    """End the request if the control word, which all ranks of the replica have agreed on, says so.
+
+    Args:
+        where: the place that an error names, "denoise step 3".
+
+    Raises:
+        Paused, Cancelled: as agreed.
+    """
+    if agreed is Control.CANCEL:
+        raise Cancelled(f"Cancelled at {where}.")
+    if agreed is Control.PAUSE:
+        raise Paused(f"Paused at {where}.")
 
 
 def speaks_for_itself(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ backend's own reductions round to. Decisions taken from the result cannot differ
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,14 +42,19 @@ class Agreement:
     The seconds include waiting for slower ranks and for the device to finish what the sums depend on.
     """
 
-    def __init__(self, ranks: Ranks, meter: CollectiveMeter) -> None:
+    def __init__(
+        self, ranks: Ranks, meter: CollectiveMeter, control: Callable[[], Control] = lambda: Control.RUN
+    ) -> None:
+        """
+        Args:
+            control: this rank's wish, asked at every agreement; the largest of all ranks' wishes is agreed on.
+        """
         self.seconds = 0.0
         self._ranks = ranks
         self._meter = meter
+        self._control = control
 
-    def agree(
-        self, *, step: int, expected_tokens: int, num_tokens: int, sums: Tensor, finite: Tensor, control: Control
-    ) -> Agreed:
+    def agree(self, *, step: int, expected_tokens: int, num_tokens: int, sums: Tensor, finite: Tensor) -> Agreed:
         """Add every rank's partial sums and agree on the control word. Always to be called, on all ranks.
 
         Args:
@@ -57,14 +63,13 @@ class Agreement:
             num_tokens: tokens that this rank's sums run over.
             sums: float64 [n] on the ranks' device, this rank's partial sums, equal n on all ranks.
             finite: bool scalar, whether this rank's activations are finite.
-            control: this rank's wish.
 
         Raises:
             NotFiniteError: some rank holds values that are not finite.
             DivergedError: ranks are at different steps, or their tokens do not add up to the sequence.
         """
         started = time.perf_counter()
-        header = torch.tensor([step, num_tokens, int(control)], dtype=torch.float64, device=sums.device)
+        header = torch.tensor([step, num_tokens, int(self._control())], dtype=torch.float64, device=sums.device)
         ballot = torch.cat([header, (~finite).double().reshape(1), sums])
         ballots = self._gather(ballot).tolist()
         self.seconds += time.perf_counter() - started
@@ -75,9 +80,9 @@ class Agreement:
             control=Control(int(max(row[2] for row in ballots))),
         )
 
-    def agree_between_stages(self, control: Control) -> Control:
+    def agree_between_stages(self) -> Control:
         """The control word alone, where no step carries it; collective over the replica."""
-        return max(objects_of_all(control, self._ranks))
+        return max(objects_of_all(self._control(), self._ranks))
 
     def _gather(self, ballot: Tensor) -> Tensor:
         """[n] → [ranks, n], row i from the replica's rank i."""

@@ -100,3 +100,20 @@ def gather(tokens: Tensor, shards: Shards, ranks: Ranks, meter: CollectiveMeter)
     dist.all_gather_single(everyone, local, group=ranks.sequence_group)
     meter.count("all_gather", local, len(shards.lengths) - 1)
     return strip_padding(everyone, shards.lengths, dim=0)[None]
+
+
+@dataclass(frozen=True)
+class ShardedSequence:
+    """A video's tokens as they lie over the ranks; what gathering sends is counted by ``meter``."""
+
+    ranks: Ranks
+    shards: Shards
+    meter: CollectiveMeter
+
+    def shard(self, tokens: Tensor) -> Tensor:
+        """As :func:`shard`, at dimension 1."""
+        return shard(tokens, self.shards)
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """As :func:`gather`."""
+        return gather(tokens, self.shards, self.ranks, self.meter)

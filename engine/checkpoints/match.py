@@ -13,6 +13,9 @@ from engine.execution.versions import describe_versions
 from engine.models.fingerprint import fingerprint
 from engine.request import GenerationRequest
 
+FORMAT = 2
+"""Of what a checkpoint's files hold; raised whenever an older version's files could not be read any more."""
+
 
 def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
     """Plain values, by section; needs no torch.
@@ -26,6 +29,7 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
         | {"image": content_hash(request.image), "last_image": content_hash(request.last_image)},
         "cache": describe_cache(config.cache),
         "versions": describe_versions(),
+        "checkpoint format": FORMAT,
     }
 
 

@@ -85,7 +85,7 @@ def _read_tokens(parts: Sequence[tuple[int, Any]], shards: Shards) -> Tensor:
 def _longest(plains: Sequence[dict[str, Any]]) -> LaneSeconds:
     seconds: LaneSeconds = {}
     for plain in plains:
-        for step, sample, branch, value in plain["seconds"]:
-            key = step, Lane(sample, branch)
+        for step, lane, value in plain["seconds"]:
+            key = step, Lane(**lane)
             seconds[key] = max(seconds.get(key, 0.0), value)
     return seconds

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dicache.controller import History, Lane, Snapshot, Step
+from dicache.controller import History, Lane, SegmentKey, Snapshot, Step
 
 LaneSeconds = dict[tuple[int, Lane], float]
 ReadTokens = Callable[[str], Tensor]
@@ -41,7 +41,7 @@ def shared_tensors(state: RequestState) -> tuple[dict[str, Tensor], dict[str, An
         "scheduler": {name: _pack(f"scheduler.{name}", value, tensors) for name, value in state.scheduler.items()},
         "corrector": {name: _pack(f"corrector.{name}", value, tensors) for name, value in state.corrector.items()},
         "histories": [
-            [[asdict(lane), asdict(history)] for lane, history in snapshot.histories.items()]
+            [[asdict(lane), segment, asdict(history)] for (lane, segment), history in snapshot.histories.items()]
             for snapshot in state.snapshots
         ],
         "rows": list(state.rows),
@@ -51,12 +51,16 @@ def shared_tensors(state: RequestState) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def cache_tensors(state: RequestState) -> dict[str, Tensor]:
-    """The cache of this rank's tokens, by name: [1, local tokens, dim] each."""
+    """The cache of this rank's tokens, by name: [1, local tokens, dim] each.
+
+    A name is "cache", the expert, the place of the lane and segment among the expert's histories, which is the same on
+    every rank, the kind of tensor, and its age, separated by dots.
+    """
     return {
-        f"cache.{expert}.{lane.sample}.{lane.branch}.{kind}.{age}": tensor
+        f"cache.{expert}.{place}.{kind}.{age}": tensor
         for expert, snapshot in enumerate(state.snapshots)
-        for lane, kinds in snapshot.tensors.items()
-        for kind, tensors in kinds.items()
+        for place, key in enumerate(snapshot.histories)
+        for kind, tensors in snapshot.tensors.get(key, {}).items()
         for age, tensor in enumerate(tensors)
     }
 
@@ -78,15 +82,16 @@ def unpack(
         read_shared: a tensor of :func:`shared_tensors` by name. read_cache: this rank's tokens of a cache tensor.
         own: whether this rank computes a lane.
     """
-    tensors: list[dict[Lane, dict[str, list[Tensor]]]] = [{} for _ in plain["histories"]]
-    for name in sorted(cache_names, key=lambda name: int(name.rpartition(".")[2])):  # newest first
-        _, expert, sample, branch, kind, _ = name.split(".")
-        if own(lane := Lane(int(sample), branch)):
-            tensors[int(expert)].setdefault(lane, {}).setdefault(kind, []).append(read_cache(name).to(device))
-    histories = [
-        {Lane(**lane): _history(Lane(**lane), history) for lane, history in histories}
-        for histories in plain["histories"]
+    histories: list[dict[SegmentKey, History]] = [
+        {(Lane(**lane), segment): _history(Lane(**lane), history) for lane, segment, history in of_expert}
+        for of_expert in plain["histories"]
     ]
+    tensors: list[dict[SegmentKey, dict[str, list[Tensor]]]] = [{} for _ in histories]
+    for name in sorted(cache_names, key=lambda name: int(name.rpartition(".")[2])):  # newest first
+        _, expert, place, kind, _ = name.split(".")
+        key = list(histories[int(expert)])[int(place)]
+        if own(key[0]):
+            tensors[int(expert)].setdefault(key, {}).setdefault(kind, []).append(read_cache(name).to(device))
     return RequestState(
         steps_done=plain["steps_done"],
         latents=read_shared("latents").to(device),

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class CheckpointWriter:
         self._thread.shutdown()
 
     def _plain(self, state: RequestState, ranks: int) -> dict[str, Any]:
-        seconds = [[step, lane.sample, lane.branch, value] for (step, lane), value in state.seconds.items()]
+        seconds = [[step, asdict(lane), value] for (step, lane), value in state.seconds.items()]
         return {"steps_done": state.steps_done, "ranks": ranks, "seconds": seconds, "must_match": self._must_match}
 
     def _copy(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Any]:

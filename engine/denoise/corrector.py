@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dicache.controller import Decision, Lane, Step
+from dicache.controller import Lane, Plan, Step
 from engine.components.samplers import Scheduler, restore_scheduler, scheduler_state
 
 POINTS = 3
@@ -49,20 +49,20 @@ class Corrector:
         self._before: tuple[Tensor, dict[str, Any]] | None = None  # the gap: latents and sampler
 
     def advance(
-        self, step: Step, timestep: Tensor, latents: Tensor, velocity: Tensor, decisions: Mapping[Lane, Decision]
+        self, step: Step, timestep: Tensor, latents: Tensor, velocity: Tensor, plans: Mapping[Lane, Plan]
     ) -> Tensor:
         """What the sampler makes of the latents with that guided velocity, [samples, channels, frames, height, width],
         after a computed step as if the skipped ones before it had been better known."""
         if step.index in self._starts:
             self._known, self._gap, self._before = [], [], None
-        actions = {decision.action == "skip" for decision in decisions.values()}
-        if actions == {False}:
+        estimated = {plan.is_estimated for plan in plans.values()}
+        if estimated == {False}:
             latents, velocity = self._corrected(step, latents, velocity.to(latents.dtype))
             self._known = [(step.index, velocity), *self._known][:POINTS]
         following: Tensor = self._scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        if actions == {False}:
+        if estimated == {False}:
             self._gap, self._before = [], (following, _copied(scheduler_state(self._scheduler)))
-        elif actions == {True}:
+        elif estimated == {True}:
             self._gap.append(step.index)
         else:  # lanes went different ways: no velocity holds for all, and a gap that has begun cannot be mended
             self._known, self._gap, self._before = [], [], None

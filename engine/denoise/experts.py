@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dicache.controller import Step
 from engine.denoise.predictor import Prediction, VelocityPredictor
-from parallel.control import Control
 
 
 def split_steps(timesteps: Tensor, boundary: float | None) -> tuple[range, ...]:
@@ -43,12 +42,12 @@ class Experts:
         self._number: int | None = None
         self._predictor: VelocityPredictor
 
-    def predict(self, latents: Tensor, timestep: Tensor, step: Step, control: Control) -> Prediction:
+    def predict(self, latents: Tensor, timestep: Tensor, step: Step) -> Prediction:
         """As :meth:`VelocityPredictor.predict`."""
         number = next(i for i, span in enumerate(self._spans) if step.index in span)
         if number != self._number:
             self._predictor, self._number = self._make(number), number
-        return self._predictor.predict(latents, timestep, step, control)
+        return self._predictor.predict(latents, timestep, step)
 
     def carry(self, added: Tensor) -> None:
         """As :meth:`VelocityPredictor.carry`, by the expert of the last step."""

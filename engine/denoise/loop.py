@@ -5,15 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dicache.controller import Decision, Lane, Step
+from dicache.controller import Lane, Plan, Step
 from engine.components.samplers import Scheduler
 from engine.denoise.corrector import Corrector
 from engine.denoise.experts import Experts
 from engine.errors import Paused
 from parallel.agreement import NotFiniteError
-from parallel.control import Control
 
-OnStep = Callable[[Step, float, dict[Lane, Decision], Tensor], None]
+OnStep = Callable[[Step, float, dict[Lane, Plan], Tensor], None]
 OnVelocity = Callable[[Step, dict[str, Tensor]], None]
 OnPause = Callable[[int, Tensor], None]
 
@@ -22,7 +21,6 @@ def denoise(
     experts: Experts,
     scheduler: Scheduler,
     latents: Tensor,
-    control: Callable[[], Control],
     on_step: OnStep,
     steps_done: int = 0,
     on_velocity: OnVelocity | None = None,
@@ -34,8 +32,7 @@ def denoise(
     Args:
         scheduler: with its timesteps set, and in the state that the steps done have left it in.
         latents: float32 noise [samples, channels, frames, height, width], or what the steps done have made of it.
-        control: asked before each step; what any rank answers holds for all.
-        on_step: called after each step with its timestep, every lane's decision and the new latents.
+        on_step: called after each step with its timestep, every lane's plan and the new latents.
         steps_done: in an earlier run, which this one continues.
         on_velocity: shown each step's velocity of every guidance branch, of the shape of the latents and equal on every
             rank, before the sampler takes what they make.
@@ -50,7 +47,7 @@ def denoise(
     for index, timestep in enumerate(scheduler.timesteps[steps_done:], start=steps_done):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
         try:
-            velocity, branches, decisions = experts.predict(latents, timestep, step, control())
+            velocity, branches, plans = experts.predict(latents, timestep, step)
         except Paused:
             if on_pause is not None:
                 on_pause(index, latents)
@@ -60,8 +57,8 @@ def denoise(
         if corrector is None:
             latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         else:
-            latents = corrector.advance(step, timestep, latents, velocity, decisions)
-        on_step(step, float(timestep), decisions, latents)
+            latents = corrector.advance(step, timestep, latents, velocity, plans)
+        on_step(step, float(timestep), plans, latents)
     latents = experts.finish(latents)
     if not latents.isfinite().all():  # no later step would look at what the last one did; all ranks hold the same
         raise NotFiniteError("The final latents are not finite: try another seed, a lower guidance or a wider dtype.")

@@ -1,29 +1,27 @@
-"""One denoise step's velocity: embed, shard, probe, agree, resume or estimate, head, gather, guide."""
+"""One denoise step's velocity: embed, shard, probe, agree, run or estimate each segment, head, gather, guide."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from dicache.controller import Controller, Decision, Lane, Step
+from dicache.controller import Controller, Lane, Observation, Plan, Step
 from dicache.sums import Signal, StepSignal
-from engine.denoise.control import stop_if_asked
-from engine.denoise.guidance import collect, combine, own_lanes
+from engine.denoise.guidance import collect, combine
+from engine.errors import stop_if_asked
+from engine.execution.loaded import Expert
 from engine.execution.timing import Stopwatch
-from engine.models.adapter import Activations, Adapter
+from engine.models.adapter import Activations
 from parallel.agreement import Agreed, Agreement
-from parallel.control import Control
-from parallel.meter import CollectiveMeter
-from parallel.ranks import Ranks
-from parallel.sharding import Shards, gather, shard
-from parallel.weights import ShardedWeights
+from parallel.sharding import ShardedSequence
 
 
 class Observer(Protocol):
-    """Is shown each computed step of this rank's lanes; :class:`Measurements` of ``dicache.calibration`` is one."""
+    """Is shown each step of this rank's lanes at which all blocks ran; :class:`Measurements` of
+    ``dicache.calibration`` is one."""
 
     signals: tuple[StepSignal, ...]
 
@@ -36,86 +34,89 @@ class Prediction(NamedTuple):
     """One step's answer, the same on every rank of the replica.
 
     velocity: guided, [samples, channels, frames, height, width]; branches: what it was made of, each of that shape.
+    plans: what the step did with the blocks of each lane.
     """
 
     velocity: Tensor
     branches: dict[str, Tensor]
-    decisions: dict[Lane, Decision]
+    plans: dict[Lane, Plan]
+
+
+@dataclass(frozen=True)
+class LaneWork:
+    """The lanes of a request, and what this rank needs to compute its own.
+
+    lanes: all of them, in the same order on every rank. conditions: the adapter's, of every lane that this rank
+    computes. guidance: the scale that combines a sample's branches.
+    """
+
+    lanes: tuple[Lane, ...]
+    conditions: Mapping[Lane, Any]
+    guidance: float
 
 
 class VelocityPredictor:
-    """The model of one request on one rank: its texts, its shards, its cache."""
+    """One expert of one request on one rank, with its cache."""
 
     def __init__(
         self,
-        adapter: Adapter,
-        lanes: tuple[Lane, ...],
+        expert: Expert,
+        sequence: ShardedSequence,
+        work: LaneWork,
         controller: Controller,
         agreement: Agreement,
-        ranks: Ranks,
-        shards: Shards,
-        conditions: Mapping[Lane, Any],
-        guidance: float,
-        meter: CollectiveMeter,
         stopwatch: Stopwatch,
-        weights: ShardedWeights | None = None,
         observer: Observer | None = None,
     ) -> None:
         """
         Args:
-            lanes: all lanes of the request, in the same order on every rank.
-            conditions: the adapter's, of every lane that this rank computes.
             stopwatch: takes the seconds of each (step index, lane) of this rank.
-            weights: the transformer's, where the ranks share them out.
         """
-        self._adapter = adapter
+        self._adapter = expert.adapter
+        self._weights = expert.weights
+        self._sequence = sequence
+        self._work = work
         self._controller = controller
         self._agreement = agreement
-        self._ranks = ranks
-        self._shards = shards
-        self._conditions = conditions
-        self._guidance = guidance
-        self._meter = meter
         self._stopwatch = stopwatch
-        self._weights = weights
         self._observer = observer
-        self._lanes = lanes
-        self._own = own_lanes(lanes, ranks)
 
-    def predict(self, latents: Tensor, timestep: Tensor, step: Step, control: Control) -> Prediction:
-        """The velocity at these latents [samples, channels, frames, height, width], and what was decided for each lane;
+    def predict(self, latents: Tensor, timestep: Tensor, step: Step) -> Prediction:
+        """The velocity at these latents [samples, channels, frames, height, width], and what was done in each lane;
         collective over the replica.
 
         Raises:
-            Stopped: some rank's control word said so; on all ranks, before the step has changed anything.
+            Paused, Cancelled: some rank's control word said so; on all ranks, before the step has changed anything.
         """
-        controller, adapter = self._controller, self._adapter
         entering = self._embed(latents, timestep)
-        signals = {lane: self._signals(lane, latents, entering[lane]) for lane in self._own}
-        probes = {}
-        for lane in self._own:
+        signals = {lane: self._signals(lane, latents, activations) for lane, activations in entering.items()}
+        states, shown = {}, {}
+        for lane in list(entering):
+            first = entering.pop(lane)
             with self._stopwatch.lap((step.index, lane)):
-                probes[lane] = adapter.blocks(entering[lane], 0, controller.probe_blocks)
+                states[lane] = self._adapter.blocks(first, 0, self._controller.probe_blocks)
+            shown[lane] = Observation(first.hidden_states, states[lane].hidden_states, signals[lane])
 
-        agreed, sums = self._agree(step, entering, probes, signals, control)
+        agreed, sums = self._agree(step, shown)
         stop_if_asked(agreed.control, f"denoise step {step.index}")
-        decisions = controller.decide(step, sums)
+        plans = self._controller.decide(step, sums)
 
         velocities = {}
-        for lane in self._own:
+        for lane in list(states):
             with self._stopwatch.lap((step.index, lane)):
-                self._take_part(lane, decisions)
-                shown = entering.pop(lane), probes.pop(lane), signals.pop(lane)
-                velocities[lane] = self._velocity(step, lane, decisions[lane], *shown)
-        laid_out = {lane: self._lay_out(tokens, latents.shape) for lane, tokens in velocities.items()}
-        branches = collect(laid_out, self._ranks, self._meter)
-        return Prediction(combine(branches, self._guidance), branches, decisions)
+                velocities[lane] = self._follow(step, lane, plans, shown.pop(lane), states.pop(lane))
+        laid_out = {
+            lane: self._adapter.unpatchify(self._sequence.gather(tokens), latents.shape)
+            for lane, tokens in velocities.items()
+        }
+        branches = collect(laid_out, self._sequence.ranks, self._sequence.meter)
+        return Prediction(combine(branches, self._work.guidance), branches, plans)
 
     def carry(self, added: Tensor) -> None:
         """The velocities of the step just computed are taken to be so much more, [samples, channels, frames, height,
         width], in every branch: a corrector has moved the latents below them."""
-        for lane in self._own:
-            tokens = shard(self._adapter.patchify(added[lane.sample, None]), self._shards)
+        for lane in self._work.conditions:
+            tokens = self._sequence.shard(self._adapter.patchify(added[lane.sample, None]))
             self._controller.carry(lane, tokens)
 
     def finish(self, latents: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ class VelocityPredictor:
         in."""
         finished = []
         for index, sample in enumerate(latents):
-            condition = next(self._conditions[lane] for lane in self._own if lane.sample == index)
+            condition = next(given for lane, given in self._work.conditions.items() if lane.sample == index)
             finished.append(self._adapter.finish(sample[None], condition))
         return torch.cat(finished)
 
@@ -131,10 +132,10 @@ class VelocityPredictor:
         """What enters block 0 in each lane of this rank; a sample's lanes share what they can."""
         entering: dict[Lane, Activations] = {}
         for index, sample in enumerate(latents):
-            lanes = [lane for lane in self._own if lane.sample == index]
-            conditions = [self._conditions[lane] for lane in lanes]
-            embedded = self._adapter.embed(sample[None], timestep, conditions, self._shards)
-            entering |= zip(lanes, embedded, strict=True)
+            conditions = {lane: given for lane, given in self._work.conditions.items() if lane.sample == index}
+            shards = self._sequence.shards
+            embedded = self._adapter.embed(sample[None], timestep, list(conditions.values()), shards)
+            entering |= zip(conditions, embedded, strict=True)
         return entering
 
     def _signals(self, lane: Lane, latents: Tensor, entering: Activations) -> dict[Signal, Tensor]:
@@ -143,88 +144,86 @@ class VelocityPredictor:
         observed = self._observer.signals if self._observer else ()
         for name in dict.fromkeys((*self._controller.step_signals, *observed)):
             if name == "latents":
-                sample = self._adapter.finish(latents[lane.sample, None], self._conditions[lane])
-                signals[name] = shard(self._adapter.patchify(sample), self._shards)
+                sample = self._adapter.finish(latents[lane.sample, None], self._work.conditions[lane])
+                signals[name] = self._sequence.shard(self._adapter.patchify(sample))
                 continue
             if name == "modulated_input":
                 with self._weights.gathered(0) if self._weights else nullcontext():
                     signals[name] = self._adapter.signal(entering, name)
                 continue
             shared = self._adapter.signal(entering, name)
-            # all tokens have it in common, so the rank with the first of them alone brings it
-            signals[name] = shared[:, :0] if self._shards.start else shared
+            # all tokens have it in common, so only the rank with the first token brings it to the sums
+            signals[name] = shared[:, :0] if self._sequence.shards.start else shared
         return signals
 
-    def _agree(
-        self,
-        step: Step,
-        entering: Mapping[Lane, Activations],
-        probes: Mapping[Lane, Activations],
-        signals: Mapping[Lane, Mapping[Signal, Tensor]],
-        control: Control,
-    ) -> tuple[Agreed, dict[Lane, tuple[float, ...]]]:
+    def _agree(self, step: Step, shown: Mapping[Lane, Observation]) -> tuple[Agreed, dict[Lane, tuple[float, ...]]]:
         """One collective for all lanes; lanes of other ranks contribute zeros here."""
-        device = self._ranks.device
+        device = self._sequence.ranks.device
+        lanes, shards = self._work.lanes, self._sequence.shards
         partials, finite = [], torch.ones((), dtype=torch.bool, device=device)
-        for lane in self._lanes:
-            if lane in probes:
-                x, probe = entering[lane].hidden_states, probes[lane].hidden_states
-                partials.append(self._controller.partial_sums(step, lane, x, probe, signals[lane]))
-                finite = finite & probe.sum(dtype=torch.float32).isfinite()
+        for lane in lanes:
+            if lane in shown:
+                partials.append(self._controller.partial_sums(step, lane, shown[lane]))
+                finite = finite & shown[lane].probe.sum(dtype=torch.float32).isfinite()
             else:
                 count = self._controller.num_sums(step, lane)
                 partials.append(torch.zeros(count, dtype=torch.float64, device=device))
         agreed = self._agreement.agree(
             step=step.index,
-            expected_tokens=self._shards.num_tokens * len(self._lanes),
-            num_tokens=self._shards.length * len(self._own),
+            expected_tokens=shards.num_tokens * len(lanes),
+            num_tokens=shards.length * len(shown),
             sums=torch.cat(partials),
             finite=finite,
-            control=control,
         )
         sums, start = {}, 0
-        for lane, partial in zip(self._lanes, partials, strict=True):
+        for lane, partial in zip(lanes, partials, strict=True):
             sums[lane] = agreed.sums[start : start + len(partial)]
             start += len(partial)
         return agreed, sums
 
-    def _velocity(
-        self,
-        step: Step,
-        lane: Lane,
-        decision: Decision,
-        entering: Activations,
-        probe: Activations,
-        signals: dict[Signal, Tensor],
+    def _follow(
+        self, step: Step, lane: Lane, plans: Mapping[Lane, Plan], shown: Observation, state: Activations
     ) -> Tensor:
-        """Of each of this rank's tokens: estimated, or computed from where the probe stopped."""
-        controller, adapter, x = self._controller, self._adapter, entering.hidden_states
-        if decision.action == "skip":
-            estimate = controller.estimate(lane, x, probe.hidden_states, signals)
-            if not controller.estimates_velocity:
-                return adapter.head(replace(probe, hidden_states=estimate))
-            if self._weights is not None:
-                adapter.head(probe)  # whose weights come from all ranks, and others may need them
-            return estimate.to(adapter.dtype)  # as computed ones are, which other ranks may send
-        output: Activations = adapter.blocks(probe, controller.probe_blocks, adapter.num_blocks)
-        velocity = adapter.head(output)
-        if self._observer:
-            self._observer.see(
-                step, lane, x, output.hidden_states, velocity, {str(name): shown for name, shown in signals.items()}
-            )
+        """The velocity of each of this rank's tokens, [1, local tokens, patch volume x channels]: every segment of the
+        lane's plan is run or estimated, then the head runs.
+
+        Args:
+            state: after the blocks that ran before the agreement.
+        """
+        adapter, controller = self._adapter, self._controller
+        for number, part in enumerate(plans[lane]):
+            segment = part.segment
+            if part.is_estimated:
+                self._take_part(lane, number, plans)
+                estimate = controller.estimate(lane, segment, shown, state.hidden_states)
+                if segment.with_head:
+                    if self._weights is not None:
+                        adapter.head(state)  # its weights come from all ranks, and others may need them now
+                    return estimate.to(adapter.dtype)  # as computed ones are, which other ranks may send
+                state = replace(state, hidden_states=estimate)
+                continue
+            output: Activations = adapter.blocks(state, segment.start, segment.stop)
+            if part.is_cached:
+                controller.record(lane, segment, shown, state.hidden_states, output.hidden_states)
+            state = output
+        velocity = adapter.head(state)
+        if self._observer and not plans[lane].is_estimated:
+            signals = {str(name): tensor for name, tensor in shown.signals.items()}
+            self._observer.see(step, lane, shown.x, state.hidden_states, velocity, signals)
         if controller.needs_velocity:
-            signals["velocity"] = velocity
-        controller.record(lane, x, probe.hidden_states, output.hidden_states, signals)
+            controller.record_velocity(lane, shown, velocity)
         return velocity
 
-    def _take_part(self, lane: Lane, decisions: Mapping[Lane, Decision]) -> None:
-        """Where weights are shared out, a rank whose branch is skipped still has to give its parts of the blocks to
-        the ranks that compute the sample's other branch."""
-        if self._weights is None or decisions[lane].action != "skip":
+    def _take_part(self, lane: Lane, number: int, plans: Mapping[Lane, Plan]) -> None:
+        """Where weights are shared out, a rank whose branch estimates a segment still has to give its parts of those
+        blocks to the ranks whose branch runs it."""
+        if self._weights is None:
             return
-        elsewhere = [other for other in self._lanes if other.sample == lane.sample and other not in self._own]
-        if any(decisions[other].action != "skip" for other in elsewhere):
-            self._weights.take_part(self._controller.probe_blocks, self._adapter.num_blocks)
-
-    def _lay_out(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
-        return self._adapter.unpatchify(gather(tokens, self._shards, self._ranks, self._meter), latents_shape)
+        segment = plans[lane].parts[number].segment
+        elsewhere = [
+            other
+            for other in self._work.lanes
+            if (other.sample, other.window) == (lane.sample, lane.window) and other not in self._work.conditions
+        ]
+        if any(not plans[other].parts[number].is_estimated for other in elsewhere):
+            self._weights.take_part(segment.start, segment.stop)

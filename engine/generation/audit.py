@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from dicache.controller import Decision, Lane, Step
+from dicache.controller import Lane, Plan, Step
 from engine.execution.loaded import LoadedModel
 from parallel.audit import Audit
 from parallel.broadcast import Named
@@ -43,11 +43,11 @@ class RequestAudit:
         }
         self._audit.check("before the first denoise step", {**self._encoded, **weights})
 
-    def check_step(self, step: Step, decisions: Mapping[Lane, Decision], latents: Tensor) -> None:
+    def check_step(self, step: Step, plans: Mapping[Lane, Plan], latents: Tensor) -> None:
         """Compare a step's decisions and the latents after it.
 
         Raises:
             DivergedError: something differs; on all ranks.
         """
-        things: dict[str, Tensor | str] = {"decisions": repr(decisions), "latents": latents, **self._encoded}
+        things: dict[str, Tensor | str] = {"decisions": repr(plans), "latents": latents, **self._encoded}
         self._audit.check(f"after denoise step {step.index}", things)

@@ -1,11 +1,11 @@
 """The denoise stage of a request: from noise, or from a checkpoint, to the final latents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from dicache.controller import Controller, Decision, Lane, Step
+from dicache.controller import Controller, Lane, Plan, Step
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.state import RequestState
 from engine.components.samplers import restore_scheduler, scheduler_state
@@ -13,7 +13,7 @@ from engine.denoise.corrector import Corrector
 from engine.denoise.experts import Experts, split_steps
 from engine.denoise.guidance import BRANCHES, all_lanes, own_lanes
 from engine.denoise.loop import OnVelocity, denoise, draw_noise
-from engine.denoise.predictor import Observer, VelocityPredictor
+from engine.denoise.predictor import LaneWork, Observer, VelocityPredictor
 from engine.execution.loaded import LoadedModel
 from engine.generation.audit import RequestAudit
 from engine.generation.metrics import RequestMetrics
@@ -22,9 +22,8 @@ from engine.progress import Progress
 from engine.request import GenerationRequest
 from parallel.agreement import Agreement
 from parallel.broadcast import Named
-from parallel.control import Control
 from parallel.ranks import set_timeouts
-from parallel.sharding import plan_shards
+from parallel.sharding import ShardedSequence, plan_shards
 
 
 class Denoising:
@@ -82,7 +81,8 @@ class Denoising:
     @property
     def block_fraction(self) -> float:
         """Share of the transformer blocks that were executed; 1 means that nothing was skipped."""
-        return self._metrics.steps.block_fraction(self._model.adapter.num_blocks, self._controllers[0].probe_blocks)
+        segments = self._controllers[0].cached_segments
+        return self._metrics.steps.block_fraction(self._model.adapter.num_blocks, segments)
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of an earlier run, if there is one; collective over the replica.
@@ -106,7 +106,6 @@ class Denoising:
     def run(
         self,
         encoded: Sequence[Named],
-        control: Callable[[], Control],
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
     ) -> Tensor:
@@ -114,7 +113,7 @@ class Denoising:
 
         Args:
             encoded: the tensors of each lane, in the order of ``engine.denoise.guidance.all_lanes``.
-            control, on_velocity, observer: as of :meth:`engine.engine.Engine.generate`.
+            on_velocity, observer: as of :meth:`engine.engine.Engine.generate`.
 
         Raises:
             Paused, Cancelled: some rank's control word said so.
@@ -134,7 +133,6 @@ class Denoising:
                 experts,
                 self._scheduler,
                 resumed.latents if resumed else self._start(noise, encoded),
-                control,
                 self._on_step,
                 self.steps_done,
                 on_velocity,
@@ -170,28 +168,23 @@ class Denoising:
             controller.release()
         set_timeouts(model.config.runtime.load_timeout_seconds)  # its weights may have to come from the host
         model.residency.use(number)
-        adapter = model.experts[number].adapter
+        expert, guidance = model.experts[number], self._request.sampling.guidance_of(number)
         own = {lane: i for i, lane in enumerate(self._lanes) if lane in own_lanes(self._lanes, model.ranks)}
-        conditions = adapter.conditions([encoded[i] for i in own.values()], noise, self._shards)
+        conditions = expert.adapter.conditions([encoded[i] for i in own.values()], noise, self._shards)
         return VelocityPredictor(
-            adapter,
-            self._lanes,
+            expert,
+            ShardedSequence(model.ranks, self._shards, self._metrics.meter),
+            LaneWork(self._lanes, dict(zip(own, conditions, strict=True)), guidance),
             self._controllers[number],
             self._agreement,
-            model.ranks,
-            self._shards,
-            dict(zip(own, conditions, strict=True)),
-            self._request.sampling.guidance_of(number),
-            self._metrics.meter,
             self._metrics.stopwatch,
-            model.experts[number].weights,
             observer,
         )
 
-    def _on_step(self, step: Step, timestep: float, decisions: dict[Lane, Decision], latents: Tensor) -> None:
-        self._metrics.steps.add(step, timestep, decisions)
+    def _on_step(self, step: Step, timestep: float, plans: dict[Lane, Plan], latents: Tensor) -> None:
+        self._metrics.steps.add(step, timestep, plans)
         if self._audit:
-            self._audit.check_step(step, decisions, latents)
+            self._audit.check_step(step, plans, latents)
         cached = sum(controller.cache_bytes for controller in self._controllers)
         self._metrics.note_cache_bytes(cached + (self._corrector.nbytes if self._corrector else 0))
         if step.index in (self.steps_done, *(span.start for span in self._spans)):
@@ -199,7 +192,7 @@ class Denoising:
             set_timeouts(self._model.config.runtime.step_timeout_seconds)
         if self._checkpoints and self._checkpoints.is_due(step.index + 1):
             self._checkpoints.save(self._state(step.index + 1, latents), self._shards)
-        actions = {decision.action for decision in decisions.values()}
+        actions = {decision.action for plan in plans.values() for decision in plan.decisions}
         action = next(a for a in ("warmup", "compute", "skip") if a in actions)
         self._progress.step(step.index, self._request.sampling.steps, action)
 

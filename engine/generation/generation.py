@@ -9,9 +9,9 @@ from torch import Tensor
 
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.denoise.conditions import encode
-from engine.denoise.control import stop_if_asked
 from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
+from engine.errors import stop_if_asked
 from engine.execution.loaded import LoadedModel
 from engine.files import StagedFiles
 from engine.generation import report as reporting
@@ -35,22 +35,33 @@ class Generation:
         request: GenerationRequest,
         progress: Progress,
         checkpoints: RequestCheckpoints | None = None,
+        control: Callable[[], Control] = lambda: Control.RUN,
     ) -> None:
+        """
+        Args:
+            control: what this rank asks of all, once a step and between stages.
+        """
         self._model = model
         self._request = request
         self._progress = progress
         self._checkpoints = checkpoints
         self._metrics = RequestMetrics(model.ranks.device, progress)
-        self._agreement = Agreement(model.ranks, self._metrics.meter)
+        self._agreement = Agreement(model.ranks, self._metrics.meter, control)
         self._denoising = Denoising(model, request, self._metrics, self._agreement, progress, checkpoints)
 
-    def stop_if_asked(self, control: Control, where: str) -> None:
+    def stop_if_asked(self, where: str, may_pause: bool = True) -> None:
         """Between two stages, where no step carries the control word; collective over the replica.
+
+        Args:
+            where: the place that an error names.
+            may_pause: False where a pause comes too late.
 
         Raises:
             Paused, Cancelled: some rank's control word said so; on all ranks.
         """
-        stop_if_asked(self._agreement.agree_between_stages(control), where)
+        agreed = self._agreement.agree_between_stages()
+        if may_pause or agreed is not Control.PAUSE:
+            stop_if_asked(agreed, where)
 
     def resume(self) -> None:
         """Continue from the newest checkpoint of an earlier run, if there is one.
@@ -75,7 +86,6 @@ class Generation:
     def denoise(
         self,
         encoded: Sequence[Named],
-        control: Callable[[], Control],
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
     ) -> Tensor:
@@ -84,7 +94,7 @@ class Generation:
         Raises:
             Paused, Cancelled, NotFiniteError: as of :meth:`Denoising.run`.
         """
-        return self._denoising.run(encoded, control, on_velocity, observer)
+        return self._denoising.run(encoded, on_velocity, observer)
 
     def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, str]]:
         """Stage the videos, and on the first rank return each video's entry in the report: :func:`decode_videos`."""

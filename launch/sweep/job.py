@@ -101,7 +101,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
 def _made_with(config: JobConfig, request: GenerationRequest) -> dict[str, Any]:
     """What all runs of one folder have in common: without it neither frames nor seconds could be compared."""
     common = must_match(config, request)
-    del common["cache"]
+    del common["cache"], common["checkpoint format"]
     common["request"] = {key: value for key, value in common["request"].items() if key not in ("prompts", "seed")}
     runtime = config.runtime.model_dump(mode="json", include={"device", "attention"})
     return common | {"layout": str(config.parallel.degrees), "runtime": runtime}

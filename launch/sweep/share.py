@@ -68,7 +68,7 @@ def known_share(
         step = Step(index, 1 - index / num_steps, 1 - (index + 1) / num_steps)
         if _looks(controller, step, lanes):
             return None
-        skipped += sum(decision.action == "skip" for decision in controller.decide(step, {}).values())
+        skipped += sum(plan.is_estimated for plan in controller.decide(step, {}).values())
     return skipped / (num_steps * len(lanes))
 
 

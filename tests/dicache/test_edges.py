@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from dicache.controller import Controller
+from dicache.controller import Controller, Observation
 from dicache.estimators.alignment import Alignment
 from dicache.estimators.estimator import Estimate
 from dicache.gates.first_block import FirstBlockGate
 from dicache.gates.gate import relative
 from dicache.gates.probe import ProbeGate
 from dicache.steps import History
-from tests.support.toy import COND, DIM, NUM_BLOCKS, TOKENS, drive, inputs, steps
+from tests.support.toy import COND, DIM, NUM_BLOCKS, TOKENS, drive, inputs, only, steps
 
 STEPS = steps(10)
 AT = ("compute", "skip")  # what cache.at_threshold may say
@@ -102,8 +102,8 @@ def test_the_very_first_step_is_computed_and_measures_nothing():
     controller = Controller(CacheConfig(warmup_ratio=0.0, threshold=100.0), [COND], 10, NUM_BLOCKS)
     x = torch.ones(1, TOKENS, DIM)
     assert controller.num_sums(STEPS[0], COND) == 0
-    assert controller.partial_sums(STEPS[0], COND, x, x).shape == (0,)
-    assert controller.decide(STEPS[0], {})[COND].action == "compute"
+    assert controller.partial_sums(STEPS[0], COND, Observation(x, x)).shape == (0,)
+    assert only(controller.decide(STEPS[0], {})[COND]).action == "compute"
 
 
 def test_one_computed_step_is_reused_without_gamma():
@@ -134,7 +134,7 @@ def test_warmup_1_computes_everything_without_measuring():
 def test_a_sum_too_few_is_refused():
     controller = Controller(CacheConfig(warmup_ratio=0.0), [COND], 10, NUM_BLOCKS)
     controller.decide(STEPS[0], {})
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="1 sums to step 1, but 2 were asked for"):
         controller.decide(STEPS[1], {COND: [1.0]})
 
 
@@ -143,7 +143,7 @@ def test_estimating_after_a_computed_step_is_a_bug_of_the_caller():
     controller.decide(STEPS[0], {})
     x = inputs(COND, STEPS[0])
     with pytest.raises(AssertionError, match="warmup"):
-        controller.estimate(COND, x, x)
+        controller.estimate(COND, controller.cached_segments[0], Observation(x, x), x)
 
 
 @pytest.mark.parametrize("depth", [3, 4])

@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
 
 from dicache.config import CacheConfig
-from dicache.controller import Controller, Lane, Step
+from dicache.controller import Controller, Lane, Observation, Step
 from tests.support.oracle import run_oracle
 
 GUIDANCE, NUM_STEPS = 4.0, 16
@@ -107,16 +107,18 @@ def through_controller(transformer, plain, case, config):
             for block in model.blocks[: controller.probe_blocks]:
                 probe = block(probe, *conditions)
             held[lane] = x, probe, conditions
-        sums = {lane: controller.partial_sums(step, lane, x, probe).tolist() for lane, (x, probe, _) in held.items()}
-        for lane, decision in controller.decide(step, sums).items():
+        shown = {lane: Observation(x, probe) for lane, (x, probe, _) in held.items()}
+        sums = {lane: controller.partial_sums(step, lane, shown[lane]).tolist() for lane in lanes}
+        for lane, plan in controller.decide(step, sums).items():
             x, probe, conditions = held[lane]
+            ((segment, decision),) = [(part.segment, part.decision) for part in plan]
             if decision.action == "skip":
-                y = controller.estimate(lane, x, probe)
+                y = controller.estimate(lane, segment, shown[lane], probe)
             else:
                 y = probe
-                for block in model.blocks[controller.probe_blocks :]:
+                for block in model.blocks[segment.start : segment.stop]:
                     y = block(y, *conditions)
-                controller.record(lane, x, probe, y)
+                controller.record(lane, segment, shown[lane], probe, y)
             velocities[lane.branch] = model.head(y, latents, timestep.expand(1), case[lane.branch])
             rows.append((index, lane.branch, decision))
         velocity = velocities["uncond"] + GUIDANCE * (velocities["cond"] - velocities["uncond"])

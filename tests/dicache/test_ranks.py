@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from dicache.controller import Controller
-from tests.support.toy import COND, NUM_BLOCKS, TOKENS, UNCOND, block, drive, inputs, steps
+from dicache.controller import Controller, Observation
+from tests.support.toy import COND, NUM_BLOCKS, TOKENS, UNCOND, block, drive, follow, inputs, steps
 
 CONFIGS = [
     CacheConfig(threshold=0.25),
@@ -82,20 +82,14 @@ def test_a_rank_follows_lanes_that_it_does_not_hold():
     expected = drive(config)
     controllers = {lane: Controller(config, [COND, UNCOND], 20, NUM_BLOCKS) for lane in (COND, UNCOND)}
     for step in steps(20):
-        tokens = {lane: inputs(lane, step) for lane in controllers}
+        shown = {lane: Observation(x := inputs(lane, step), block(x, 0)) for lane in controllers}
         sums = {
-            lane: controller.partial_sums(step, lane, tokens[lane], block(tokens[lane], 0)).tolist()
-            for lane, controller in controllers.items()
+            lane: controller.partial_sums(step, lane, shown[lane]).tolist() for lane, controller in controllers.items()
         }
         for lane, controller in controllers.items():
             assert {other: controller.num_sums(step, other) for other in sums} == {o: len(s) for o, s in sums.items()}
-            decisions = controller.decide(step, sums)
-            assert decisions == expected.decisions[step.index]
-            x = tokens[lane]
-            probe = block(x, 0)
-            if decisions[lane].action == "skip":
-                controller.estimate(lane, x, probe)
-            else:
-                controller.record(lane, x, probe, block(block(probe, 1), 2))
+            plans = controller.decide(step, sums)
+            assert plans == expected.plans[step.index]
+            follow(controller, lane, plans[lane], shown[lane])
     one_lane = 5 * inputs(COND, steps(20)[0]).nbytes
     assert all(controller.cache_bytes == one_lane for controller in controllers.values())

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dicache.config import CacheConfig
-from dicache.controller import Controller
-from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, inputs, steps
+from dicache.controller import Controller, Observation
+from tests.support.toy import COND, NUM_BLOCKS, UNCOND, block, drive, follow, inputs, steps
 
 CONFIG = CacheConfig(threshold=0.25)
 
@@ -36,14 +36,10 @@ def test_requests_side_by_side_do_not_meet():
     for step in steps(20):
         for lane, controller, run in zip((COND, UNCOND), controllers, expected, strict=True):
             x = inputs(lane, step)
-            probe = block(x, 0)
-            sums = controller.partial_sums(step, lane, x, probe).tolist()
-            decision = controller.decide(step, {lane: sums})[lane]
-            assert decision == run.decisions[step.index][lane]
-            if decision.action == "skip":
-                controller.estimate(lane, x, probe)
-            else:
-                controller.record(lane, x, probe, block(block(probe, 1), 2))
+            shown = Observation(x, block(x, 0))
+            plan = controller.decide(step, {lane: controller.partial_sums(step, lane, shown).tolist()})[lane]
+            assert plan == run.plans[step.index][lane]
+            follow(controller, lane, plan, shown)
 
 
 def test_the_tensors_die_with_the_controller():
@@ -58,7 +54,8 @@ def test_the_tensors_die_with_the_controller():
 def _slots(controller):
     return [
         slot
-        for trajectory in controller._trajectories.values()
+        for cache in controller._by_key.values()
+        for trajectory in [cache._trajectory]
         for ring in (*trajectory._signals.values(), trajectory._residuals)
         for slot in ring._slots
     ]

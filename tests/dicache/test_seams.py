@@ -73,7 +73,7 @@ class StepSizeGate:
 
 
 def run(monkeypatch, method, **kwargs):
-    monkeypatch.setattr("dicache.controller.build_method", lambda *_: method)
+    monkeypatch.setattr("dicache.segments.build_method", lambda *_: method)
     return drive(CacheConfig(), **kwargs)
 
 

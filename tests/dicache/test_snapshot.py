@@ -30,8 +30,8 @@ CONFIGS = {
 def copied(snapshot: Snapshot) -> Snapshot:
     """As a file would give it back: tensors of its own."""
     tensors = {
-        lane: {kind: [tensor.clone() for tensor in kept] for kind, kept in kinds.items()}
-        for lane, kinds in snapshot.tensors.items()
+        key: {kind: [tensor.clone() for tensor in kept] for kind, kept in kinds.items()}
+        for key, kinds in snapshot.tensors.items()
     }
     return replace(snapshot, tensors=tensors)
 
@@ -58,9 +58,9 @@ def test_goes_on_alike(name: str, ranks: int) -> None:
 def test_a_snapshot_stays_as_it_was_while_the_controller_goes_on() -> None:
     run = drive(CONFIGS["dicache"], STEPS, until=8)
     snapshot = copied(run.controllers[0].snapshot())
-    computed = len(snapshot.histories[COND].computed)
+    computed = len(snapshot.histories[COND, 0].computed)
     drive(CONFIGS["dicache"], STEPS, span=range(8, STEPS), controllers=run.controllers)
-    assert len(snapshot.histories[COND].computed) == computed
+    assert len(snapshot.histories[COND, 0].computed) == computed
 
 
 def test_a_snapshot_of_something_else_is_refused() -> None:
@@ -69,5 +69,5 @@ def test_a_snapshot_of_something_else_is_refused() -> None:
         Controller(CONFIGS["dicache"], (COND,), STEPS, NUM_BLOCKS).restore(snapshot)
     with pytest.raises(ValueError, match="keeps"):
         Controller(CONFIGS["dicache"], (COND, UNCOND), STEPS, NUM_BLOCKS).restore(
-            Snapshot(snapshot.histories, {COND: {"momentum": [torch.zeros(1)]}})
+            Snapshot(snapshot.histories, {(COND, 0): {"momentum": [torch.zeros(1)]}})
         )

@@ -5,7 +5,7 @@ import torch
 
 import dicache.evaluation
 from dicache.config import CacheConfig
-from dicache.controller import Controller
+from dicache.controller import Controller, Observation
 from dicache.evaluation import evaluate
 from dicache.methods import build_method
 from dicache.sums import AbsoluteSum, Operand
@@ -39,7 +39,7 @@ def test_lanes_of_other_ranks_cost_nothing():
     controller = Controller(CacheConfig(), [COND, UNCOND], 4, 3)
     x = inputs(COND, steps(4)[0])
     controller.decide(steps(4)[0], {})
-    controller.record(COND, x, x, x)
+    controller.record(COND, controller.cached_segments[0], Observation(x, x), x, x)
     assert controller.cache_bytes == 3 * TENSOR_BYTES
 
 
@@ -72,15 +72,15 @@ class _Scribbler:
     def __getattr__(self, name):
         return getattr(self._controller, name)
 
-    def record(self, lane, x, probe, y):
-        copies = [tensor.clone() for tensor in (x, probe, y)]
-        self._controller.record(lane, *copies)
+    def record(self, lane, segment, shown, entering, leaving):
+        x, probe, *rest = copies = [tensor.clone() for tensor in (shown.x, shown.probe, entering, leaving)]
+        self._controller.record(lane, segment, Observation(x, probe), *rest)
         for tensor in copies:
             tensor.fill_(1e9)
 
-    def estimate(self, lane, x, probe):
-        copies = [tensor.clone() for tensor in (x, probe)]
-        result = self._controller.estimate(lane, *copies)
+    def estimate(self, lane, segment, shown, entering):
+        x, probe, entering = copies = [tensor.clone() for tensor in (shown.x, shown.probe, entering)]
+        result = self._controller.estimate(lane, segment, Observation(x, probe), entering)
         for tensor in copies:
             tensor.fill_(1e9)
         return result
@@ -91,18 +91,18 @@ def test_a_sum_over_computed_steps_is_measured_once():
     trajectory = Trajectory(method.sums, 2, "input")
     x = [torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     for i in range(2):
-        trajectory.record_computed(x[i], 2 * x[i], 3 * x[i])
+        trajectory.record_computed(Observation(x[i], 2 * x[i]), 2 * x[i], 3 * x[i])
     settled = [term for term in method.sums if all(operand.is_settled for operand in term.operands)]
     assert len(settled) == 1
-    first = trajectory.measure(method.sums, x[2], x[3])
+    first = trajectory.measure(method.sums, Observation(x[2], x[3]))
     counted = []
     watched = [_Watched(term, counted) for term in method.sums]
     # equal sums hash alike, so the trajectory takes the watched ones for those that it knows
-    again = trajectory.measure(watched, x[2], x[3])
+    again = trajectory.measure(watched, Observation(x[2], x[3]))
     assert torch.equal(first, again)
     assert len(counted) == len(method.sums) - 1 and settled[0] not in counted
-    trajectory.record_computed(x[2], x[3], x[0])
-    after = trajectory.measure(method.sums, x[2], x[3])
+    trajectory.record_computed(Observation(x[2], x[3]), x[3], x[0])
+    after = trajectory.measure(method.sums, Observation(x[2], x[3]))
     index = method.sums.index(settled[0])
     expected = ((x[3] - x[2]) - x[1]).double().abs().sum()
     assert after[index] == pytest.approx(expected.item(), rel=1e-6) != first[index].item()
@@ -165,13 +165,14 @@ def test_a_rank_without_tokens_takes_part():
     controller = Controller(CacheConfig(warmup_ratio=0.0, threshold=100.0), [COND], 4, 3)
     empty = torch.empty(1, 0, DIM)
     for step in steps(4):
-        partial = controller.partial_sums(step, COND, empty, empty)
+        shown, (segment,) = Observation(empty, empty), controller.cached_segments
+        partial = controller.partial_sums(step, COND, shown)
         assert partial.tolist() == [0.0] * controller.num_sums(step, COND)
-        decision = controller.decide(step, {COND: [0.0] * controller.num_sums(step, COND)})[COND]
-        if decision.action == "skip":
-            assert controller.estimate(COND, empty, empty).shape == empty.shape
+        plan = controller.decide(step, {COND: [0.0] * controller.num_sums(step, COND)})[COND]
+        if plan.is_estimated:
+            assert controller.estimate(COND, segment, shown, empty).shape == empty.shape
         else:
-            controller.record(COND, empty, empty, empty)
+            controller.record(COND, segment, shown, empty, empty)
     assert controller.cache_bytes == 0
 
 
@@ -179,9 +180,9 @@ def test_bfloat16_estimates_are_rounded_once():
     trajectory = Trajectory((), 2, "input")
     x, y = (torch.randn(1, 50, 8, generator=torch.Generator().manual_seed(i)).bfloat16() for i in (1, 2))
     zero = torch.zeros_like(x)
-    trajectory.record_computed(zero, zero, x)
-    trajectory.record_computed(zero, zero, y)
-    result = trajectory.combine((1.7, -0.7), x, x)
+    trajectory.record_computed(Observation(zero, zero), zero, x)
+    trajectory.record_computed(Observation(zero, zero), zero, y)
+    result = trajectory.combine((1.7, -0.7), Observation(x, x), x)
     exact = x.double() + 1.7 * y.double() - 0.7 * x.double()
     assert result.dtype == torch.bfloat16
 

@@ -25,6 +25,7 @@ from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks, set_timeouts
 from tests.support.gang import Gang
 from tests.support.small_model import PROMPT, tiny_config
+from tests.support.toy import only
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2, ulysses=2)]
 COND = Lane(0, "cond")
@@ -55,9 +56,10 @@ class Alone:
             return sums
 
         def decide_both(controller: Controller, step: Step, sums: dict[Lane, Any]) -> dict[Lane, Any]:
-            self.decisions.append(decide(copy.deepcopy(controller), step, self._partials))
-            self.agreed.append(decide(controller, step, sums))
-            return self.agreed[-1]
+            alone, plans = decide(copy.deepcopy(controller), step, self._partials), decide(controller, step, sums)
+            self.decisions.append({lane: only(plan) for lane, plan in alone.items()})
+            self.agreed.append(plans)
+            return plans
 
         with (
             mock.patch.object(Controller, "partial_sums", partial_sums),
@@ -91,8 +93,8 @@ def test_ranks_that_would_decide_differently_decide_together(gang: Gang, degrees
 
 
 def generate_without_agreement(ranks: Ranks, config: Config) -> Result:
-    def only_mine(agreement: Agreement, *, sums: Tensor, control: Control, **_: Any) -> Agreed:
-        return Agreed(tuple(sums.tolist()), control)
+    def only_mine(agreement: Agreement, *, sums: Tensor, **_: Any) -> Agreed:
+        return Agreed(tuple(sums.tolist()), Control.RUN)
 
     with mock.patch.object(Agreement, "agree", only_mine):
         return generate(ranks, config)
@@ -149,7 +151,6 @@ def reduce_unevenly(ranks: Ranks, rounds: int) -> tuple[bool, bool]:
                 num_tokens=1,
                 sums=sums,
                 finite=torch.tensor(True),
-                control=Control.RUN,
             ).sums
         )
     return naive, agreed  # type: ignore[return-value]
@@ -229,7 +230,6 @@ def agree_at(ranks: Ranks, steps: tuple[int, ...], tokens: tuple[int, ...]) -> s
             num_tokens=tokens[ranks.rank],
             sums=torch.zeros(0, dtype=torch.float64),
             finite=torch.tensor(True),
-            control=Control.RUN,
         )
     except DivergedError as error:
         return str(error)

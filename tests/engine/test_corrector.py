@@ -8,12 +8,20 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from dicache.controller import Decision, Lane, Step
+from dicache.controller import Decision, Lane, Plan, Planned, Segment, Step
+from dicache.steps import Action
 from engine.denoise import corrector as corrector_module
 from engine.denoise.corrector import POINTS, Corrector, lagrange
 
 STEPS = 20
 COND, UNCOND = Lane(0, "cond"), Lane(0, "uncond")
+
+
+def planned(action: Action) -> Plan:
+    """A step of a model with three blocks, all of them computed or skipped."""
+    return Plan((Planned(Segment(0, 3), Decision(action)),))
+
+
 GENERATOR = torch.Generator().manual_seed(0)
 NOISE, A, B, C, WRONG = torch.randn((5, 1, 2, 3, 4, 4), generator=GENERATOR)
 Velocity = Callable[[float, Tensor], Tensor]
@@ -63,11 +71,11 @@ def corrected(
             corrector.restore(state)
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
         given = WRONG if index in skips else velocity(step.sigma, latents)
-        decisions = {
-            COND: Decision("skip" if index in skips else "compute"),
-            UNCOND: Decision("skip" if index in (skips if uncond_skips is None else uncond_skips) else "compute"),
+        plans = {
+            COND: planned("skip" if index in skips else "compute"),
+            UNCOND: planned("skip" if index in (skips if uncond_skips is None else uncond_skips) else "compute"),
         }
-        latents = corrector.advance(step, timestep, latents, given, decisions)
+        latents = corrector.advance(step, timestep, latents, given, plans)
         seen.append(latents)
     return seen
 
@@ -143,7 +151,7 @@ def test_counts_what_it_keeps() -> None:
     latents = NOISE
     for index, timestep in enumerate(scheduler.timesteps[:4]):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
-        latents = corrector.advance(step, timestep, latents, latents, {COND: Decision("compute")})
+        latents = corrector.advance(step, timestep, latents, latents, {COND: planned("compute")})
     of_the_sampler = scheduler.sigmas.nbytes + scheduler.timesteps.nbytes
     assert alone == 0 and corrector.nbytes == (POINTS + 1) * NOISE.nbytes + of_the_sampler
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dicache.config import CacheConfig
-from dicache.controller import Controller, Decision, Lane, Step
+from dicache.controller import Controller, Decision, Lane, Observation, Plan, Step
 
 COND, UNCOND = Lane(0, "cond"), Lane(0, "uncond")
 NUM_BLOCKS = 3
@@ -56,14 +56,46 @@ def signal(name: str, step: Step, x: Tensor, is_first: bool = True) -> Tensor:
 
 @dataclass
 class Run:
-    decisions: list[dict[Lane, Decision]]
+    plans: list[dict[Lane, Plan]]
     outputs: list[dict[Lane, Tensor]]
     """Of all blocks, or velocities if the method estimates those; of all tokens, whichever rank held them."""
     controllers: list[Controller]
 
+    @property
+    def decisions(self) -> list[dict[Lane, Decision]]:
+        """Of the one segment that a method with one has."""
+        return [{lane: only(plan) for lane, plan in plans.items()} for plans in self.plans]
+
     def actions(self, lane: Lane = COND) -> str:
         """One letter a step: w, c or s."""
         return "".join(decisions[lane].action[0] for decisions in self.decisions)
+
+
+def only(plan: Plan) -> Decision:
+    """The decision of a plan with one segment that may be estimated."""
+    (decision,) = plan.decisions
+    return decision
+
+
+def follow(controller: Controller, lane: Lane, plan: Plan, shown: Observation) -> Tensor:
+    """Run or estimate the segments of a lane's plan, as the engine does; the output of all blocks, or the velocity if
+    that is what the method estimates."""
+    hidden = shown.probe
+    for part in plan:
+        segment = part.segment
+        if part.is_estimated:
+            hidden = controller.estimate(lane, segment, shown, hidden)
+            continue
+        entering = hidden
+        for index in range(segment.start, segment.stop):
+            hidden = block(hidden, index)
+        if part.is_cached:
+            controller.record(lane, segment, shown, entering, hidden)
+        if segment.with_head:
+            hidden = head(hidden)
+    if controller.needs_velocity and not plan.is_estimated:
+        controller.record_velocity(lane, shown, hidden if plan.parts[-1].segment.with_head else head(hidden))
+    return hidden
 
 
 def drive(
@@ -96,8 +128,8 @@ def drive(
                 for index in range(controller.probe_blocks):
                     probe = block(probe, index)
                 shown = {name: signal(name, step, tokens, rank == 0) for name in controller.step_signals}
-                shards[rank, lane] = tokens, probe, shown
-                partial = controller.partial_sums(step, lane, tokens, probe, *([shown] if shown else []))
+                shards[rank, lane] = Observation(tokens, probe, shown)
+                partial = controller.partial_sums(step, lane, shards[rank, lane])
                 assert partial.dtype == torch.float64
                 sums[lane] = [a + b for a, b in zip(sums[lane], partial.tolist(), strict=True)]
         if tamper:
@@ -105,20 +137,9 @@ def drive(
         verdicts = [controller.decide(step, sums) for controller in controllers]
         assert all(verdict == verdicts[0] for verdict in verdicts)
         outputs: dict[Lane, list[Tensor]] = {lane: [] for lane in lanes}
-        for (rank, lane), (tokens, probe, shown) in shards.items():
-            controller = controllers[rank]
-            if verdicts[rank][lane].action == "skip":
-                y = controller.estimate(lane, tokens, probe, *([shown] if shown else []))
-            else:
-                y = probe
-                for index in range(controller.probe_blocks, NUM_BLOCKS):
-                    y = block(y, index)
-                if controller.needs_velocity:
-                    shown["velocity"] = head(y)
-                controller.record(lane, tokens, probe, y, *([shown] if shown else []))
-                y = head(y) if controller.estimates_velocity else y
-            outputs[lane].append(y)
-        run.decisions.append(verdicts[0])
+        for (rank, lane), shown in shards.items():
+            outputs[lane].append(follow(controllers[rank], lane, verdicts[rank][lane], shown))
+        run.plans.append(verdicts[0])
         run.outputs.append({lane: torch.cat(parts, dim=1) for lane, parts in outputs.items()})
     return run
 
