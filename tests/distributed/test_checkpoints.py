@@ -114,7 +114,7 @@ def _lengths(folder: Path, kind: str) -> dict[int, int]:
     lengths = {}
     for file in newest.glob("rank-*"):
         with safe_open(file, "pt") as opened:
-            lengths[int(file.name.split("-")[1])] = opened.get_slice(f"cache.0.0.cond.{kind}.0").get_shape()[1]
+            lengths[int(file.name.split("-")[1])] = opened.get_slice(f"cache.0.0.{kind}.0").get_shape()[1]
     return lengths
 
 

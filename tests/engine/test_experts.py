@@ -8,7 +8,6 @@ from dicache.controller import Step
 from engine.denoise.experts import Experts, split_steps
 from engine.execution import residency
 from engine.execution.residency import Residency, fits, weight_bytes
-from parallel.control import Control
 
 
 @pytest.mark.parametrize("shift", [3.0, 5.0, 12.0])
@@ -40,7 +39,7 @@ class Recorded:
     def __init__(self, number: int, calls: list[tuple[int, int]]) -> None:
         self.number, self.calls = number, calls
 
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, step: Step, control: Control) -> int:
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, step: Step) -> int:
         self.calls.append((self.number, step.index))
         return self.number
 
@@ -59,7 +58,7 @@ def test_each_step_goes_to_its_expert_which_is_made_when_its_first_step_comes(sp
 
     experts = Experts(spans, make)  # type: ignore[arg-type]
     for index in range(5):
-        experts.predict(torch.zeros(1), torch.tensor(0), Step(index, 1.0, 0.5), Control.RUN)
+        experts.predict(torch.zeros(1), torch.tensor(0), Step(index, 1.0, 0.5))
     assert calls == [(number, index) for number, span in enumerate(spans) for index in span]
     assert made == [(number, span.start) for number, span in enumerate(spans) if span]
     assert experts.finish(torch.zeros(1)) == calls[-1][0]

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers import WanPipeline
 from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, TaylorSeerCacheConfig
 
-from engine.config import Config
 from engine.engine import Engine
 from engine.execution.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
+from tests.support.pipeline import ask
 from tests.support.small_model import PROMPT, tiny_config
 
 STEPS = 14
@@ -82,7 +82,7 @@ def test_schedule_and_latents_are_those_of_the_hooks(case: str, model: LoadedMod
     config = tiny_config(*SMALL, "cache.decide=per_branch", *(f"cache.{setting}" for setting in ours))
     ran = watch(pipeline)
     pipeline.transformer.enable_cache(hooks)
-    expected = ask(pipeline, config)
+    expected = ask(pipeline, config, 5)
 
     engine = Engine(replace(model, config=config), Progress())
     result = engine.generate(make_request([PROMPT], "", 5, config.sampling))
@@ -90,22 +90,3 @@ def test_schedule_and_latents_are_those_of_the_hooks(case: str, model: LoadedMod
     assert [row["action"] != "skip" for row in result.report["steps"]] == ran
     assert {True, False} == set(ran[6:]), "the case must skip and compute to show anything"
     assert (result.latents - expected).abs().max() <= 1e-4 * expected.abs().max()
-
-
-def ask(pipeline: WanPipeline, config: Config) -> torch.Tensor:
-    """The pipeline's latents of the request."""
-    sampling = config.sampling
-    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=sampling.shift)
-    latents: torch.Tensor = pipeline(
-        PROMPT,
-        negative_prompt="",
-        height=sampling.height,
-        width=sampling.width,
-        num_frames=sampling.frames,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        max_sequence_length=sampling.max_sequence_length,
-        generator=torch.Generator("cpu").manual_seed(5),
-        output_type="latent",
-    ).frames
-    return latents

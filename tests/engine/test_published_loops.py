@@ -16,7 +16,8 @@ from engine.execution.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.engine.test_hooks_fidelity import SMALL, STEPS, ask
+from tests.engine.test_hooks_fidelity import SMALL, STEPS
+from tests.support.pipeline import ask
 from tests.support.small_model import PROMPT, tiny_config
 
 POLYNOMIAL = (-3.0, 2.5, 0.4, 0.01)
@@ -147,7 +148,7 @@ def pipeline() -> WanPipeline:
 
 def compare(model: LoadedModel, pipeline: WanPipeline, ran: list[bool], *settings: str) -> None:
     config = tiny_config(*SMALL, *(f"cache.{setting}" for setting in settings))
-    expected = ask(pipeline, config)
+    expected = ask(pipeline, config, 5)
     result = Engine(replace(model, config=config), Progress()).generate(make_request([PROMPT], "", 5, config.sampling))
     assert result.report
     assert [row["action"] != "skip" for row in result.report["steps"]] == ran

@@ -192,7 +192,7 @@ def poison(controller: Controller) -> int:
     """Overwrite all that a controller keeps; how many tensors that was."""
     slots = [
         slot
-        for trajectory in controller._trajectories.values()
+        for trajectory in [cache._trajectory for cache in controller._by_key.values()]
         for ring in (*trajectory._signals.values(), trajectory._residuals)
         for slot in ring._slots
     ]
