@@ -1,5 +1,6 @@
 """Files that appear all together and whole, or not at all."""
 
+import errno
 import fcntl
 import os
 import re
@@ -31,7 +32,7 @@ class StagedFiles:
             self._locked.append(descriptor)
             self._temporaries[path] = Path(name)
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try_lock(descriptor)
             if os.fstat(descriptor).st_nlink:  # else another run took it for abandoned before it was locked
                 return self._temporaries[path]
 
@@ -65,9 +66,31 @@ def _remove_abandoned(path: Path) -> None:
     name = re.compile(re.escape(f".{path.stem}-") + r"[a-z0-9_]{8}" + re.escape(path.suffix))  # as mkstemp names them
     for file in path.parent.iterdir():
         if name.fullmatch(file.name):
-            with suppress(OSError), file.open("rb") as opened:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.unlink()
+            with suppress(OSError), file.open("r+b") as opened:
+                if try_lock(opened.fileno()):
+                    file.unlink()
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take an exclusive lock of an open file, without waiting. The lock lasts until the file is closed, which the
+    system does for a process that is killed.
+
+    Args:
+        descriptor: open for writing: a network file system locks no file for somebody who can only read it.
+
+    Returns:
+        False if somebody else holds the lock.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
 
 
 def numbered(output: Path, count: int) -> list[Path]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from engine.checkpoints.match import differences, must_match
 from engine.checkpoints.names import DONE, step_folders
 from engine.config import Config
 from engine.errors import InvalidInput
-from engine.files import StagedFiles
+from engine.files import StagedFiles, try_lock
 from engine.request import Task
 from launch.jobs.options import Options, options_from_json, options_to_json
 from launch.process.signals import say
@@ -94,8 +94,10 @@ class JobFolder:
         Raises:
             InvalidInput: another run is at work here.
         """
-        with suppress(OSError), (self.path / _LOCK).open("rb") as file:  # none, or none that we may read
-            self._lock(file)  # and let go at once: the first rank will hold it
+        lock = self.path / _LOCK
+        mode = "r+b" if os.access(lock, os.W_OK) else "rb"  # a network file system locks no file that is only read
+        with suppress(OSError), lock.open(mode) as file:  # there is none, or none that we may read
+            self._lock(file)  # and release it at once: the first rank will hold it
 
     def await_end(self, timeout_seconds: float) -> None:
         """Wait until a run that was ended has let go of the folder: a process that is killed takes a moment to die.
@@ -115,13 +117,11 @@ class JobFolder:
     def _lock(self, file: IO[bytes]) -> None:
         """Until the file is closed, which the system does for a process that is killed."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInput(
-                f"A run that still lives is writing to {self.path}: wait until it ends, or stop it."
-            ) from None
+            locked = try_lock(file.fileno())
         except OSError:
-            pass  # a file system without locks: as it was before there was one
+            return  # a file system without locks: two runs of the same video are not noticed there
+        if not locked:
+            raise InvalidInput(f"A run that still lives is writing to {self.path}: wait until it ends, or stop it.")
 
     def refuse_if_begun(self) -> None:
         """

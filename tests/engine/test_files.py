@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.files import StagedFiles
+from tests.support.network_locks import network_flock
 
 
 def names(folder: Path) -> list[str]:
@@ -80,3 +83,26 @@ def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(t
             staged.write_text("one")
         staged.write_text("the last")
     assert names(tmp_path) == [like_it.name, other.name, "a.mp4"] and (tmp_path / "a.mp4").read_text() == "the last"
+
+
+def test_what_a_killed_run_left_on_a_network_file_system_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", network_flock)
+    left = tmp_path / ".a-abcdefgh.mp4"
+    left.touch()
+    with StagedFiles() as files:
+        files.stage(tmp_path / "a.mp4").write_text("x")
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_without_locks_nothing_is_taken_for_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    left = tmp_path / ".a-abcdefgh.mp4"
+    left.touch()
+    with StagedFiles() as files:
+        files.stage(tmp_path / "a.mp4").write_text("x")
+    assert names(tmp_path) == [left.name, "a.mp4"]
