@@ -1,0 +1,1 @@
+"""A request becomes a video, on one rank or on many."""

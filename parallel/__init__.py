@@ -1,0 +1,1 @@
+"""Everything that knows about ranks. The only package that imports xfuser."""

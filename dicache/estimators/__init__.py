@@ -1,0 +1,1 @@
+"""How a skipped step is estimated: one file for each published idea."""

@@ -1,0 +1,1 @@
+"""When a step is skipped: one file for each published idea."""

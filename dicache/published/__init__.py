@@ -1,0 +1,1 @@
+"""Numbers that the authors of methods have published for single models."""

@@ -1,1 +1,1 @@
-"""What a request that was broken off leaves behind, so that it can go on where it was."""
+"""The state of a request between two steps, on disk, so that a run that broke off can be resumed."""

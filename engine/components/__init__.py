@@ -1,0 +1,1 @@
+"""The parts of a checkpoint, with weights: one set for each family of models."""

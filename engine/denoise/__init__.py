@@ -1,0 +1,1 @@
+"""The denoise loop, and what one step of it does."""

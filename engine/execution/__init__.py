@@ -1,0 +1,1 @@
+"""The loaded model: where its weights are, and how long things take."""

@@ -1,0 +1,1 @@
+"""One request on one rank, stage by stage: encode, denoise, decode, write, report."""

@@ -1,0 +1,1 @@
+"""Image files in, video files out."""

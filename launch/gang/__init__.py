@@ -1,0 +1,1 @@
+"""Ranks as Ray actors: started, monitored and ended together."""

@@ -1,0 +1,1 @@
+"""The old spelling `python -m launch.generate`, accepted for one release."""

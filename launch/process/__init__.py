@@ -1,0 +1,1 @@
+"""How a process starts, prints and ends. Imports no torch."""

@@ -1,0 +1,1 @@
+"""What one rank does, and how ranks are started on this machine."""

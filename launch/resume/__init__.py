@@ -1,0 +1,1 @@
+"""The old spelling `python -m launch.resume`, accepted for one release."""

@@ -1,1 +1,1 @@
-"""The harness for cache methods: the same prompts, seeds and layout for every method, against the uncached run."""
+"""`lockstep sweep`: cache methods compared on the same prompts, seeds and layout, against the uncached run."""
