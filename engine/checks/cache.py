@@ -55,8 +55,9 @@ def _spans(config: Config, request: GenerationRequest, facts: ModelFacts) -> tup
         return (range(request.sampling.steps),)
     import torch  # and diffusers, for what only the sampler knows
 
-    from engine.components.samplers import load_scheduler_config, make_scheduler
+    from engine.components.samplers import load_scheduler_config
+    from engine.components.wan.scheduler import make_wan_scheduler  # of the only family with two transformers
     from engine.denoise.experts import split_steps
 
-    scheduler = make_scheduler(load_scheduler_config(config), request.sampling, torch.device("cpu"))
+    scheduler = make_wan_scheduler(load_scheduler_config(config), request.sampling, torch.device("cpu"))
     return split_steps(scheduler.timesteps, facts.boundary_timestep)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
@@ -11,13 +12,12 @@ from engine.config import Config, SamplingConfig
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 
 
-def make_scheduler(pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device) -> Scheduler:
-    """The sampler of a request, its timesteps set, from the checkpoint's scheduler configuration."""
-    if sampling.scheduler == "unipc":
-        scheduler = UniPCMultistepScheduler.from_config(pretrained, flow_shift=sampling.shift)
-    else:
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
-    scheduler.set_timesteps(sampling.steps, device=device)
+def make_hunyuan_scheduler(
+    pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device
+) -> FlowMatchEulerDiscreteScheduler:
+    """The sampler of a request, its timesteps set: sigmas fall evenly from 1 before they are shifted."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pretrained, shift=sampling.shift)
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, sampling.steps + 1)[:-1], device=device)
     scheduler.set_begin_index(0)  # else each step searches its timestep and waits for the device
     return scheduler
 

@@ -120,7 +120,7 @@ WAN = Family(
 
 HUNYUAN_VIDEO = Family(
     "HunyuanVideo",
-    "engine.components.hunyuan_video.parts",
+    "engine.components.hunyuan_video.text_to_video",
     _read_hunyuan_video,
     text_encoders=("text_encoder", "text_encoder_2"),
     tokenizers=("tokenizer", "tokenizer_2"),
@@ -142,7 +142,7 @@ HUNYUAN_VIDEO = Family(
 HUNYUAN_VIDEO_IMAGE = replace(
     HUNYUAN_VIDEO,
     name="HunyuanVideo-I2V",
-    parts="engine.components.hunyuan_video.images",
+    parts="engine.components.hunyuan_video.image_to_video",
     needs=(("image_condition_type", ("latent_concat", "token_replace")),),
     settings=("image_processor/preprocessor_config.json",),
     needs_image=True,

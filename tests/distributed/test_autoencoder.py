@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engine.components.wan.autoencoder import Autoencoder
+from engine.components.wan.autoencoder import WanAutoencoder
 from engine.config import Config
 from engine.engine import Engine
 from engine.execution.loaded import load_model
@@ -64,7 +64,7 @@ class Results:
 
 def run_autoencoder(ranks: Ranks, kind: str, dtype: torch.dtype, sizes: list[tuple[int, int, int]]) -> list[Results]:
     vae = make_vae(kind, dtype)
-    autoencoder = Autoencoder(vae, ranks)
+    autoencoder = WanAutoencoder(vae, ranks)
     meter = CollectiveMeter()
     results = []
     for rows, columns, num_frames in sizes:
@@ -181,7 +181,7 @@ class LiveBytes(TorchDispatchMode):
 def peak_bytes(ranks: Ranks, kind: str, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
     """The most bytes held while decoding latents of each length, and those of encoding as many frames."""
     vae = make_vae(kind)
-    autoencoder = Autoencoder(vae, ranks)
+    autoencoder = WanAutoencoder(vae, ranks)
     peaks = []
     for num_frames in lengths:
         with LiveBytes() as decoding:
@@ -214,7 +214,7 @@ def test_memory_does_not_grow_with_length(gang: Gang, num_ranks: int, kind: str)
 class Watched:
     """An autoencoder that remembers the frames it decoded."""
 
-    def __init__(self, autoencoder: Autoencoder) -> None:
+    def __init__(self, autoencoder: WanAutoencoder) -> None:
         self._autoencoder = autoencoder
         self.frames: list[Tensor] = []
         self.calls = 0
@@ -273,14 +273,14 @@ def test_a_module_that_may_look_beyond_its_rows_is_refused() -> None:
 
 
 def test_a_size_that_is_not_whole_latents_is_refused() -> None:
-    autoencoder = Autoencoder(make_vae("wan 2.1"), Ranks())
+    autoencoder = WanAutoencoder(make_vae("wan 2.1"), Ranks())
     for frames, height, width in ((4, 32, 32), (5, 36, 32), (5, 32, 36)):
         with pytest.raises(ValueError, match=f"{frames} frames and {width}×{height} pixels"):
             autoencoder.encode(torch.zeros(3, frames, height, width), CollectiveMeter())
 
 
 def test_a_decode_that_was_left_half_way_leaves_nothing_behind() -> None:
-    autoencoder = Autoencoder(make_vae("small"), Ranks())
+    autoencoder = WanAutoencoder(make_vae("small"), Ranks())
     latents = torch.randn(16, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     fresh = torch.cat(list(autoencoder.decode(latents, CollectiveMeter())))
     left = autoencoder.decode(-latents, CollectiveMeter())

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import UMT5EncoderModel
 
 from engine.components.transformer import load_sharded_transformer
-from engine.components.wan.text_encoder import load_sharded_encoder
+from engine.components.wan.prompt_encoder import load_sharded_encoder
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import Cancelled

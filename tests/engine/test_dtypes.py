@@ -9,9 +9,10 @@ from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline, WanPipeli
 from torch import Tensor
 
 from engine.components.dtypes import resolved_dtypes
-from engine.components.hunyuan_video.parts import HunyuanVideoDecoder, HunyuanVideoPromptEncoder
-from engine.components.wan.autoencoder import Autoencoder, load_autoencoder
-from engine.components.wan.text_encoder import TextEncoder
+from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
+from engine.components.wan.autoencoder import WanAutoencoder, load_wan_autoencoder
+from engine.components.wan.prompt_encoder import WanPromptEncoder
 from engine.config import Config
 from engine.engine import Engine
 from engine.execution.loaded import load_model
@@ -73,7 +74,7 @@ def test_the_text_encoder_gives_what_the_pipelines_gives_in_that_dtype(wan: Path
             return kind(config, Ranks()).encode(request, 1, CollectiveMeter())[0]["prompt_embeds"]
 
     for folder, kind, pipeline_kind in (
-        (wan, TextEncoder, WanPipeline),
+        (wan, WanPromptEncoder, WanPipeline),
         (hunyuan, HunyuanVideoPromptEncoder, HunyuanVideoPipeline),
     ):
         config = tiny_config(f"model.path={folder}", "sampling.max_sequence_length=64")
@@ -101,7 +102,7 @@ def test_guidance_is_rounded_to_the_transformers_dtype_whatever_the_encoders(hun
 
 def decode_and_encode(ranks: Ranks, config: Config, latents: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
     """The decoded strip and the encoded video."""
-    vae: Autoencoder = load_autoencoder(config, ranks)
+    vae: WanAutoencoder = load_wan_autoencoder(config, ranks)
     strips = [piece.float() for piece in vae.decode_strip(latents, CollectiveMeter())]
     return torch.cat(strips, dim=1), vae.encode(video, CollectiveMeter())
 
@@ -132,7 +133,7 @@ def test_the_vae_of_wan_in_bfloat16(gang: Gang, wan: Path) -> None:
 def test_the_vae_of_hunyuan_in_bfloat16(hunyuan: Path) -> None:
     latents = torch.randn(4, 2, 4, 6, generator=torch.Generator().manual_seed(3))
     config = tiny_config(f"model.path={hunyuan}", "model.vae_dtype=bfloat16")
-    frames = torch.cat(list(HunyuanVideoDecoder(config, Ranks()).decode(latents, CollectiveMeter())))
+    frames = torch.cat(list(HunyuanAutoencoder(config, Ranks()).decode(latents, CollectiveMeter())))
     vae = AutoencoderKLHunyuanVideo.from_pretrained(hunyuan / "vae", dtype=torch.bfloat16)
     with torch.inference_mode():
         expected = vae.decode(latents[None].bfloat16() / vae.config.scaling_factor).sample[0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.components.wan.autoencoder import load_autoencoder
+from engine.components.wan.autoencoder import load_wan_autoencoder
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.execution.loaded import load_model
@@ -45,7 +45,7 @@ def generate(ranks: Ranks, config: Config, prompts: list[str], negative_prompt: 
 
 
 def decoded(config: Config, latents: torch.Tensor) -> torch.Tensor:
-    return torch.cat(list(load_autoencoder(config, Ranks()).decode(latents, CollectiveMeter())))
+    return torch.cat(list(load_wan_autoencoder(config, Ranks()).decode(latents, CollectiveMeter())))
 
 
 @pytest.mark.parametrize("case", CASES)

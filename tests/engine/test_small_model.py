@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan
 from configs.tiny_wan.recipe.judge import judge_clip
 from configs.tiny_wan.recipe.shapes import DEMO_CAPTION, all_scenes, draw_clip, split_scenes
 from configs.tiny_wan.recipe.vae import reconstruction_psnr
-from engine.components.wan.autoencoder import load_autoencoder
+from engine.components.wan.autoencoder import load_wan_autoencoder
 from engine.engine import Engine
 from engine.execution.loaded import load_model
 from engine.progress import Progress
@@ -26,7 +26,7 @@ def test_held_out_prompts_come_out_right_with_the_shipped_cache() -> None:
     scenes = split_scenes()[1][:4]
     request = make_request([scene.caption for scene in scenes], "", 0, config.sampling)
     latents = Engine(load_model(config, Ranks()), Progress()).generate(request).latents
-    autoencoder = load_autoencoder(config, Ranks())
+    autoencoder = load_wan_autoencoder(config, Ranks())
     clips = [torch.cat(list(autoencoder.decode(sample, CollectiveMeter()))) for sample in latents]
     verdicts = [judge_clip(clip.numpy()) for clip in clips]
     assert all(verdict.agrees(scene) for verdict, scene in zip(verdicts, scenes, strict=True)), verdicts

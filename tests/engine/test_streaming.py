@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from engine.components.wan.autoencoder import Autoencoder, load_autoencoder
+from engine.components.wan.autoencoder import WanAutoencoder, load_wan_autoencoder
 from engine.engine import Engine
 from engine.execution.loaded import load_model
 from engine.media.video import to_uint8, write_video
@@ -24,7 +24,7 @@ from tests.support.small_model import PROMPT, tiny_config
 class Counting:
     """An autoencoder that counts how many of its chunks are still held by somebody when it makes the next."""
 
-    def __init__(self, autoencoder: Autoencoder) -> None:
+    def __init__(self, autoencoder: WanAutoencoder) -> None:
         self._autoencoder = autoencoder
         self._chunks: list[weakref.ref[Tensor]] = []
         self.alive: list[int] = []
@@ -48,7 +48,7 @@ def test_a_request_holds_two_chunks_at_most(tmp_path: Path) -> None:
 
 def test_decoding_and_encoding_on_one_rank_are_those_of_diffusers_bit_for_bit() -> None:
     config = tiny_config()
-    autoencoder = load_autoencoder(config, Ranks())
+    autoencoder = load_wan_autoencoder(config, Ranks())
     vae = AutoencoderKLWan.from_pretrained(config.model.path, subfolder="vae").eval()
     mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
     latents = torch.randn(16, 4, 6, 14, generator=torch.Generator().manual_seed(0))

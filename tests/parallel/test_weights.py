@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from engine.components.empty import empty_component
-from engine.components.wan.text_encoder import empty_encoder
+from engine.components.wan.prompt_encoder import empty_encoder
 from engine.errors import InvalidInput
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks

@@ -5,7 +5,7 @@ from transformers import SiglipImageProcessor, SiglipVisionModel
 
 from engine.components.dtypes import transformer_dtype
 from engine.components.files import load_component, on_device
-from engine.components.hunyuan_video.parts import HunyuanVideoDecoder
+from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
 from engine.config import Config
 from engine.media.images import reread_image
 from engine.models.facts import ModelFacts
@@ -19,7 +19,7 @@ from parallel.ranks import Ranks
 class HunyuanVideo15ImageConditioner:
     """The first rank reads the file, looks at it with SigLIP and encodes it with the VAE, which it alone has."""
 
-    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanVideoDecoder) -> None:
+    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanAutoencoder) -> None:
         self._ranks = ranks
         self._autoencoder = autoencoder
         if ranks.replica_rank == 0:

@@ -18,13 +18,13 @@ from parallel.rows import plan_strips
 from parallel.wan_autoencoder import spread_rows
 
 
-def load_autoencoder(config: Config, ranks: Ranks) -> "Autoencoder":
+def load_wan_autoencoder(config: Config, ranks: Ranks) -> "WanAutoencoder":
     """The VAE of a checkpoint, on the CPU; it visits the device while it works."""
     vae = load_weights(AutoencoderKLWan, config, "vae", vae_dtype(config))
-    return Autoencoder(vae.eval(), ranks)
+    return WanAutoencoder(vae.eval(), ranks)
 
 
-class Autoencoder:
+class WanAutoencoder:
     """A Wan VAE whose pictures are cut into strips of rows, one for each rank of the replica.
 
     Every rank has all weights, calls the same methods in the same order, and exhausts each iterator before the next

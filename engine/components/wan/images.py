@@ -4,8 +4,8 @@ import torch
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-from engine.components.image_encoder import ImageEncoder
-from engine.components.wan.autoencoder import Autoencoder
+from engine.components.wan.autoencoder import WanAutoencoder
+from engine.components.wan.clip import ClipImageEncoder
 from engine.config import Config
 from engine.media.images import fit_last, reread_image
 from engine.models.facts import ModelFacts
@@ -18,12 +18,12 @@ from parallel.ranks import Ranks
 class WanImageConditioner:
     """The first rank reads the files and runs CLIP, where the model has it; all ranks together run the VAE."""
 
-    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: Autoencoder) -> None:
+    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: WanAutoencoder) -> None:
         self._ranks = ranks
         self._facts = facts
         self._autoencoder = autoencoder
         is_first = ranks.replica_rank == 0
-        self._clip = ImageEncoder(config, ranks) if is_first and facts.clip_images else None
+        self._clip = ClipImageEncoder(config, ranks) if is_first and facts.clip_images else None
 
     def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
         """``first_frame`` or ``latent_condition``, and ``image_embeds`` where the model has CLIP, of

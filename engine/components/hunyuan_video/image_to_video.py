@@ -1,4 +1,5 @@
-"""What runs HunyuanVideo image-to-video, of either kind: as text-to-video, but for what the image is asked for."""
+"""The parts of HunyuanVideo image-to-video, of both published kinds: those of text-to-video, except for the prompt
+encoder, which also sees the image, the image conditioner and the latents that denoising starts from."""
 
 from dataclasses import replace
 
@@ -9,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from engine.components.files import load_component, on_device
-from engine.components.hunyuan_video import parts as hunyuan_video
-from engine.components.hunyuan_video.parts import HunyuanVideoDecoder, HunyuanVideoPromptEncoder
+from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_video import text_to_video
+from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
 from engine.config import Config
 from engine.media.images import reread_image
 from engine.models.facts import ModelFacts
@@ -72,7 +74,7 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
 class HunyuanVideoImageConditioner:
     """The first rank, which has the VAE, encodes the first frame."""
 
-    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanVideoDecoder) -> None:
+    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanAutoencoder) -> None:
         self._ranks = ranks
         self._processor = VideoProcessor(vae_scale_factor=facts.vae_scale_spatial)
         self._autoencoder = autoencoder
@@ -106,7 +108,7 @@ def mix_in_image(noise: Tensor, encoded: Named) -> Tensor:
 
 
 PARTS = replace(
-    hunyuan_video.PARTS,
+    text_to_video.PARTS,
     prompt_encoder=HunyuanVideoImagePromptEncoder,
     image_conditioner=HunyuanVideoImageConditioner,
     make_start=mix_in_image,

@@ -12,7 +12,7 @@ from engine.config import Config
 from parallel.ranks import Ranks
 
 
-class ImageEncoder:
+class ClipImageEncoder:
     """CLIP's vision model and its image processor, in float32, as Wan 2.1's published examples load it."""
 
     def __init__(self, config: Config, ranks: Ranks) -> None:

@@ -20,7 +20,7 @@ from parallel.slices import load_slices
 from parallel.weights import ShardedWeights, list_blocks, shard_whole
 
 
-class TextEncoder:
+class WanPromptEncoder:
     """Tokenizer and text encoder, run exactly as diffusers' pipeline runs them."""
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:

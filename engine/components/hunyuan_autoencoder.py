@@ -1,0 +1,65 @@
+"""Pixels to latents and back for HunyuanVideo and HunyuanVideo 1.5, on the first rank of a replica alone."""
+
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLHunyuanVideo
+from torch import Tensor
+
+from engine.components.dtypes import vae_dtype
+from engine.components.files import load_component, on_device
+from engine.config import Config
+from engine.media.video import to_uint8
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+class HunyuanAutoencoder:
+    """The VAE of HunyuanVideo or HunyuanVideo 1.5, on the first rank of a replica alone.
+
+    Strips of rows would not be exact here as they are with Wan: attention sees the whole picture and earlier frames,
+    and so do the group norms of 1.0. On CUDA diffusers' tiles bound the memory (a 720p video would not fit without),
+    and are blended where they meet; on the CPU pictures are whole. 1.0 decodes frames in pieces of time by itself.
+    """
+
+    def __init__(self, config: Config, ranks: Ranks, kind: Any = AutoencoderKLHunyuanVideo) -> None:
+        """
+        Args:
+            kind: the diffusers class of the VAE.
+        """
+        self._device = ranks.device
+        self._vae: Any = None  # on the other ranks
+        if ranks.replica_rank == 0:
+            self._vae = load_component(
+                kind.from_pretrained, config.model.path, subfolder="vae", dtype=vae_dtype(config)
+            ).eval()
+            if ranks.device.type == "cuda":
+                self._vae.enable_tiling()
+
+    @torch.inference_mode()
+    def encode(self, video: Tensor) -> Tensor:
+        """Encode a video; on the first rank.
+
+        Args:
+            video: [1, 3, frames, height, width] in [-1, 1]; it may lie on the CPU.
+
+        Returns:
+            The most likely latents, scaled as the transformer expects them: float32 [1, channels, latent frames,
+            latent height, latent width] on the rank's device.
+        """
+        assert self._vae is not None
+        with on_device(self._device, self._vae):
+            latents: Tensor = self._vae.encode(video.to(self._device, self._vae.dtype)).latent_dist.mode()
+        return latents * self._vae.config.scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
+        """As :meth:`engine.components.parts.VideoDecoder.decode`; nothing is sent."""
+        if self._vae is None:
+            return
+        with on_device(self._device, self._vae):
+            scaled = latents[None].to(self._vae.dtype) / self._vae.config.scaling_factor
+            video = self._vae.decode(scaled, return_dict=False)[0][0]
+        for frames in video.split(self._vae.config.temporal_compression_ratio, dim=1):
+            yield to_uint8(frames).permute(1, 2, 3, 0).contiguous().cpu()

@@ -1,0 +1,18 @@
+"""The parts of HunyuanVideo text-to-video."""
+
+from diffusers import HunyuanVideoTransformer3DModel
+
+from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
+from engine.components.parts import Parts
+from engine.components.samplers import make_hunyuan_scheduler
+from engine.models.hunyuan_video import HunyuanVideoAdapter
+
+PARTS = Parts(
+    transformer=HunyuanVideoTransformer3DModel,
+    adapter=HunyuanVideoAdapter,
+    prompt_encoder=HunyuanVideoPromptEncoder,
+    video_decoder=HunyuanAutoencoder,
+    image_conditioner=None,
+    make_scheduler=make_hunyuan_scheduler,
+)

@@ -1,0 +1,55 @@
+"""Prompts to embeddings for HunyuanVideo 1.5: Qwen2.5-VL and ByT5."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import ByT5Tokenizer, Qwen2_5_VLTextModel, Qwen2Tokenizer, T5EncoderModel
+
+from engine.components.dtypes import text_encoder_dtype
+from engine.components.files import load_component, on_device
+from engine.config import Config
+from engine.request import GenerationRequest
+from parallel.diffusers_private import encode_with_byt5, encode_with_qwen
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+
+
+class HunyuanVideo15PromptEncoder:
+    """Qwen2.5-VL, which reads the prompt, and ByT5, which reads the letters of what stands in quotation marks, with
+    their tokenizers, run exactly as diffusers' pipeline runs them."""
+
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
+        """
+        Args:
+            sharded: never, as the family's ``shards_text_encoder`` says: the encoders lie in the first rank's host
+                memory but for the moment of their use.
+        """
+        self._device = ranks.device
+        path, dtype = config.model.path, text_encoder_dtype(config, ranks.device)
+        # one by one: without its VAE diffusers' pipeline cannot be made
+        self._tokenizer = load_component(Qwen2Tokenizer.from_pretrained, path, subfolder="tokenizer")
+        self._byte_tokenizer = load_component(ByT5Tokenizer.from_pretrained, path, subfolder="tokenizer_2")
+        self._qwen = _load_encoder(Qwen2_5_VLTextModel, path, "text_encoder", dtype)
+        self._byt5 = _load_encoder(T5EncoderModel, path, "text_encoder_2", dtype)
+
+    def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
+        """For each lane ``prompt_embeds``, ``prompt_embeds_mask``, ``prompt_embeds_2`` and ``prompt_embeds_mask_2``,
+        as :class:`HunyuanVideo15Adapter` wants them."""
+        texts = [text for prompt in request.prompts for text in (prompt, request.negative_prompt)[:num_branches]]
+        with on_device(self._device, self._qwen), on_device(self._device, self._byt5):
+            # one text at a time, for there may be thousands of tokens in each
+            return [self._encode(text, request.sampling.max_sequence_length) for text in texts]
+
+    def _encode(self, text: str, max_tokens: int) -> dict[str, Tensor]:
+        embeds, mask = encode_with_qwen(self._qwen, self._tokenizer, text, self._device, max_tokens)
+        glyphs, glyphs_mask = encode_with_byt5(self._byt5, self._byte_tokenizer, text, self._device)
+        return {
+            "prompt_embeds": embeds,
+            "prompt_embeds_mask": mask,
+            "prompt_embeds_2": glyphs,
+            "prompt_embeds_mask_2": glyphs_mask,
+        }
+
+
+def _load_encoder(kind: Any, path: str, subfolder: str, dtype: Any) -> Any:
+    return load_component(kind.from_pretrained, path, subfolder=subfolder, dtype=dtype).eval()
