@@ -1,8 +1,8 @@
-"""One small collective a step, after which every rank of a model replica knows the same numbers.
+"""One small collective for each step, after which every rank of a model replica has the same numbers.
 
-Each rank contributes a ballot of float64 numbers. The ballots are gathered and added **in rank order**,
-so every rank performs the same additions on the same operands and gets the same bits, whatever the
-backend's own reductions round to. Decisions taken from the result cannot differ between ranks.
+Each rank contributes a row of float64 numbers. The rows are gathered and added **in rank order**, so every rank does
+the same additions on the same operands and gets the same bits. An all-reduce would round as the backend likes.
+Decisions taken from the result cannot differ between ranks.
 """
 
 import math

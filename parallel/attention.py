@@ -1,8 +1,8 @@
 """Attention over tokens that are spread over the ranks, through xDiT's USP.
 
-USP needs shards of equal length and would attend to whatever fills them up. Here every rank holds real
-tokens only; they are padded for the transfer, and keys and values are stripped again right before the
-attention kernel sees them, chunk by chunk as a ring hands them on.
+USP (Fang and Zhao 2024, arXiv 2405.07719) needs shards of equal length, and its kernel would attend to padding. Here
+every rank holds real tokens only. They are padded for the transfer, and the padding of keys and values is removed
+right before the attention kernel runs, for each chunk that a ring passes on.
 """
 
 from collections.abc import Iterator
@@ -22,20 +22,23 @@ from parallel.torch_private import cpu_flash_attention
 
 
 class Kernel(Enum):
-    """Keys under which this file registers attention functions with xDiT."""
+    """Keys under which attention functions are registered with xDiT."""
 
     EXACT = "exact for any shard lengths"
 
 
 def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool) -> "SequenceAttention":
-    """Let the attention of every block run over all sequence ranks; weights stay untouched.
+    """Replace the attention processor of every block by one that runs over all sequence ranks. No weight changes.
 
     Args:
         transformer: a diffusers transformer of the Wan or HunyuanVideo family.
         flash: use flash-attn, which must be installed.
 
+    Returns:
+        The attention, whose :meth:`SequenceAttention.begin` has to be called for each request.
+
     Raises:
-        TypeError: it is of another family.
+        TypeError: the transformer is of another family.
     """
     attention = SequenceAttention(ranks, flash)
     if isinstance(transformer, WanTransformer3DModel):
@@ -49,7 +52,7 @@ def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool
 
 
 def _give_to_wan(transformer: Any, attention: "SequenceAttention") -> None:
-    """The video attends to itself over ranks; its cross-attention to the text, which all ranks hold, is local."""
+    """Self-attention of the video runs over ranks. Cross-attention is local, since every rank holds the whole text."""
     for block in transformer.blocks:
         processor = xdit.xFuserWanAttnProcessor(use_ulysses_parallel_attention=True)
         processor.attention_function = attention
@@ -57,13 +60,13 @@ def _give_to_wan(transformer: Any, attention: "SequenceAttention") -> None:
 
 
 def _give_to_hunyuan_video(transformer: Any, attention: "SequenceAttention") -> None:
-    """Video and text attend to one another in every block, of two streams or one; 1.5 has no single-stream blocks."""
+    """Video and text attend jointly in every block, dual-stream or single-stream; 1.5 has no single-stream blocks."""
     for block in (*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())):
         block.attn.set_processor(JointAttentionProcessor(attention.attend_joint))
 
 
 def _make_state(transformer: nn.Module, ranks: Ranks) -> None:
-    """What USP wants to find in xDiT's module variables."""
+    """Set the module variables of xDiT that USP reads."""
     config = xdit.xFuserArgs(
         model="",
         data_parallel_degree=ranks.degrees.data,
@@ -86,7 +89,7 @@ class _PipelineShape:
 
 
 class SequenceAttention:
-    """What the blocks call instead of plain attention; :meth:`begin` tells it each request's shards."""
+    """The attention that the blocks call; :meth:`begin` tells it each request's shards."""
 
     def __init__(self, ranks: Ranks, flash: bool) -> None:
         self._ranks = ranks
@@ -95,15 +98,26 @@ class SequenceAttention:
         self._meter = CollectiveMeter()
 
     def begin(self, shards: Shards, meter: CollectiveMeter) -> None:
-        """A request starts, whose tokens lie as ``shards`` says and whose bytes go to ``meter``."""
+        """Start a request: ``shards`` says which tokens each rank holds, ``meter`` counts the bytes sent."""
         self._shards, self._meter = shards, meter
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
-        """Attend from this rank's queries to all ranks' keys: [1, heads, length, head_dim] each."""
+        """Attend from this rank's queries to all ranks' keys.
+
+        Args:
+            query, key, value: [1, heads, local tokens, head_dim] each, of the blocks' dtype.
+
+        Returns:
+            [1, heads, local tokens, head_dim]
+        """
         return self._attend(query, key, value, self._shards)
 
     def attend_joint(self, query: Tensor, key: Tensor, value: Tensor, text: Shards) -> Tensor:
-        """The same for a joint sequence, of which each rank holds its part of the video and then of the text."""
+        """The same for a joint sequence: each rank holds its video tokens, then its text tokens.
+
+        Args:
+            text: which text tokens each rank holds.
+        """
         return self._attend(query, key, value, join_shards(self._shards, text))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, shards: Shards) -> Tensor:
@@ -115,7 +129,7 @@ class SequenceAttention:
         return out.narrow(2, 0, shards.length)
 
     def _count(self, tensor: Tensor) -> None:
-        """Query, key, value and output cross the Ulysses ranks; key and value go round the ring."""
+        """Count bytes: query, key, value and output in the all-to-all of Ulysses, key and value in the ring."""
         degrees = self._ranks.degrees
         share = tensor.narrow(1, 0, tensor.shape[1] // degrees.ulysses)
         self._meter.count("all_to_all", share, 4 * (degrees.ulysses - 1))
@@ -123,8 +137,8 @@ class SequenceAttention:
 
 
 def _chunk_lengths(shards: Shards, ranks: Ranks) -> Iterator[tuple[int, ...]]:
-    """Shard lengths inside each chunk of keys, in the order in which a ring hands the chunks to this rank:
-    its own first, then its predecessor's. Without a ring there is one chunk."""
+    """Shard lengths inside each chunk of keys, in the order in which the chunks arrive at this rank: its own first,
+    then its predecessor's. Without a ring there is one chunk."""
     ulysses, ring = ranks.degrees.ulysses, ranks.degrees.ring
     for step in range(ring):
         source = (ranks.ring_rank - step) % ring
@@ -134,15 +148,15 @@ def _chunk_lengths(shards: Shards, ranks: Ranks) -> Iterator[tuple[int, ...]]:
 def _exact_attention(
     query: Tensor, key: Tensor, value: Tensor, dropout_p: float, is_causal: bool, attention_kwargs: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """The attention function that USP calls once a chunk: strips padding, then runs a plain kernel."""
+    """The attention function that USP calls once for each chunk: removes the padding, then runs a kernel."""
     lengths = next(attention_kwargs["chunks"])
     kernel = attention_kwargs["kernel"]
     return kernel(query, strip_padding(key, lengths, dim=2), strip_padding(value, lengths, dim=2))
 
 
 def _kernel_with_log_sum_exp(query: Tensor, flash: bool) -> Any:
-    """The best kernel for this device and dtype that also returns the log-sum-exp, which a ring needs to
-    merge chunks. A kernel that returned none, or zeros, would be silently wrong there."""
+    """The fastest kernel for this device and dtype that also returns the log-sum-exp. A ring merges chunks with it: a
+    kernel that returned none, or zeros, would give wrong results without an error."""
     if query.device.type == "cpu":
         return cpu_flash_attention()
     kinds = xdit.AttentionBackendType

@@ -1,4 +1,4 @@
-"""Proof, step by step, that what must be equal on all ranks is equal, bit for bit."""
+"""Checks that what must be equal on all ranks is equal, bit for bit."""
 
 import hashlib
 from collections import Counter
@@ -14,21 +14,21 @@ from parallel.ranks import Ranks
 
 
 class Audit:
-    """One more collective a step, of a hash for each thing compared; for finding out, not for production."""
+    """One more collective for each check, of a 64-bit hash for each value; for finding a fault, not for production."""
 
     def __init__(self, ranks: Ranks, meter: CollectiveMeter) -> None:
         self._ranks = ranks
         self._meter = meter
 
     def check(self, when: str, things: Mapping[str, Tensor | str]) -> None:
-        """Compare the things of all ranks of the replica; collective.
+        """Compare values of all ranks of the replica; collective.
 
         Args:
-            when: as it is read in an error, "after denoise step 3".
-            things: by name, tensors or texts that every rank must hold alike.
+            when: for the error message, "after denoise step 3".
+            things: tensors or texts by name, the same names in the same order on every rank.
 
         Raises:
-            DivergedError: on every rank, naming the ranks that differ from the most, when, and the thing.
+            DivergedError: on every rank; it names the ranks whose value is not the most frequent one.
         """
         if self._ranks.replica_group is None:
             return

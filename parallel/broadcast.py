@@ -1,4 +1,4 @@
-"""What one rank has made and all ranks of a replica need, and what each of them has to say."""
+"""Collectives over a replica for tensors of unknown shapes and for Python objects."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,13 @@ Named = dict[str, Tensor]
 
 
 def broadcast_from_first(tensors: Sequence[Named] | None, ranks: Ranks, meter: CollectiveMeter) -> Sequence[Named]:
-    """Give every rank of the replica what its first rank holds; collective over the replica.
+    """Send the tensors of the replica's first rank to all its ranks; collective over the replica.
 
     Args:
-        tensors: dictionaries of tensors on the ranks' device, on the first rank; None elsewhere.
+        tensors: dictionaries of tensors on the rank's device, on the first rank; None on the others.
+
+    Returns:
+        The same names, shapes, dtypes and values on every rank, on its device.
     """
     if ranks.replica_group is None:
         assert tensors is not None
@@ -35,18 +38,18 @@ def broadcast_from_first(tensors: Sequence[Named] | None, ranks: Ranks, meter: C
 
 
 def object_from_first(value: Any, ranks: Ranks) -> Any:
-    """What the replica's first rank gives, on every rank, pickled on the way; collective over the replica."""
+    """The value of the replica's first rank, on every rank. It is pickled. Collective over the replica."""
     if ranks.replica_group is None:
         return value
-    said = [value]
-    dist.broadcast_object_list(said, src=ranks.first_in_replica, group=ranks.replica_group, device=ranks.device)
-    return said[0]
+    values = [value]
+    dist.broadcast_object_list(values, src=ranks.first_in_replica, group=ranks.replica_group, device=ranks.device)
+    return values[0]
 
 
 def objects_of_all(value: Any, ranks: Ranks) -> list[Any]:
-    """What each rank of the replica gives, in rank order, on every rank; collective over the replica."""
+    """The values of all ranks of the replica, in rank order, on every rank. Pickled; collective over the replica."""
     if ranks.replica_group is None:
         return [value]
-    said: list[Any] = [None] * ranks.replica_size
-    dist.all_gather_object(said, value, group=ranks.replica_group)
-    return said
+    gathered: list[Any] = [None] * ranks.replica_size
+    dist.all_gather_object(gathered, value, group=ranks.replica_group)
+    return gathered

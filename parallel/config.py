@@ -1,4 +1,4 @@
-"""What a user may say about the layout of the ranks."""
+"""The ``parallel`` section of a configuration: the layout of the ranks."""
 
 import math
 from dataclasses import asdict
@@ -12,10 +12,10 @@ AUTO = "auto"
 
 
 def spell_out(section: Any, before: Any = None) -> Any:
-    """The section that the word auto stands for, in which every degree of a replica is open; others as they are.
+    """The section that the word ``auto`` stands for: every degree of a replica is open. Other sections are unchanged.
 
     Args:
-        before: the section that the word takes the place of; what is said there beside degrees stays.
+        before: the section that the word replaces; its keys other than degrees stay.
     """
     if section != AUTO:
         return section
@@ -69,7 +69,7 @@ class ParallelConfig(BaseModel):
 
     @property
     def is_auto(self) -> bool:
-        """Whether the layout is the machine's choice, so that the user wants to hear of it."""
+        """Whether the layout is chosen for the machine; the first rank then prints it."""
         return self.cfg is None
 
     @property

@@ -1,11 +1,11 @@
-"""The control word: what a rank asks of all, and what a launcher asks of a rank. Needs no torch."""
+"""The control word: how a launcher or a rank asks for a pause or for cancellation. Needs no torch."""
 
 from enum import IntEnum
 
 
 class Control(IntEnum):
-    """What a rank asks of all; the largest wins."""
+    """A rank's wish; the largest wish of any rank holds for all."""
 
     RUN = 0
-    PAUSE = 1  # stop, to go on later
-    CANCEL = 2  # stop, and leave nothing
+    PAUSE = 1  # stop, and leave a checkpoint
+    CANCEL = 2  # stop, and remove what was left

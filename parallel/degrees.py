@@ -19,11 +19,12 @@ class Degrees:
 
     @property
     def replica_size(self) -> int:
-        """Ranks that take decisions together: all of one model replica, everything but the data axis."""
+        """Ranks of one model replica, which take decisions together: all axes but data."""
         return self.cfg * self.sequence
 
     @property
     def world_size(self) -> int:
+        """All ranks of the job."""
         return self.data * self.replica_size
 
     def __str__(self) -> str:

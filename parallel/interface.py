@@ -1,4 +1,4 @@
-"""Over which network interface the ranks of several machines reach one another."""
+"""Which network interface the ranks of several machines use."""
 
 import ipaddress
 import os
@@ -11,11 +11,14 @@ _GLOO = "GLOO_SOCKET_IFNAME"
 
 
 def choose_interface(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have gloo use the interface from which this machine reaches the ranks' meeting place, MASTER_ADDR.
+    """Let gloo use the interface from which this machine reaches MASTER_ADDR, by setting GLOO_SOCKET_IFNAME.
 
-    By itself gloo takes the address that this machine's own name has, and where that is not one of another machine's
-    reach (an entry in /etc/hosts, a container) the ranks meet and then cannot connect. NCCL looks at the interfaces
-    that there are, and needs no such help. A choice that the environment holds already stays.
+    By itself gloo takes the address to which this machine's own name resolves. Where other machines cannot reach that
+    address (an entry in /etc/hosts, a container), the ranks find the store and then fail to connect. NCCL enumerates
+    the interfaces and needs no such help. A value that the environment holds already is kept.
+
+    Args:
+        environment: read for MASTER_ADDR, WORLD_SIZE and LOCAL_WORLD_SIZE, and written.
     """
     if _GLOO in environment or "MASTER_ADDR" not in environment:
         return
@@ -31,7 +34,7 @@ def choose_interface(environment: MutableMapping[str, str] = os.environ) -> None
 
 
 def _own_address(peer: str) -> str | None:
-    """The address of this machine that talks to the peer, without a word to it; None if it is not known here."""
+    """The local address from which this machine reaches the peer; None if there is no route. Sends nothing."""
     try:
         for family, kind, _, _, address in socket.getaddrinfo(peer, 1, type=socket.SOCK_DGRAM):
             with socket.socket(family, kind) as connection:

@@ -1,8 +1,8 @@
-"""Joint attention of video and text, as the HunyuanVideo models have it, for text whose padding was dropped.
+"""Joint attention of video and text in the HunyuanVideo models, for text without padding.
 
-The two streams are one sequence to attention, and both are spread over the ranks: a text that every rank held
-whole would be computed as often as there are ranks, and its copies would drift apart, because a kernel's last
-bits depend on how many video tokens lie beside it.
+Attention sees both streams as one sequence, and both are sharded over the ranks. A text that every rank held whole
+would be computed once for each rank, and the copies would drift apart: the last bits of a kernel's result depend on
+the number of video tokens beside the text.
 """
 
 from typing import Any, Protocol
@@ -24,7 +24,10 @@ class Attend(Protocol):
         """
         Args:
             query, key, value: [1, heads, local video tokens + local text tokens, head_dim] each.
-            text: how the text lies over the ranks.
+            text: which text tokens each rank holds.
+
+        Returns:
+            [1, heads, local video tokens + local text tokens, head_dim]
         """
         ...
 
@@ -32,18 +35,18 @@ class Attend(Protocol):
 def shard_text(text: Tensor, shards: Shards) -> Tensor:
     """This rank's part of the text: [1, tokens, dim] → [1, max(1, length), dim].
 
-    A rank without text gets one row of zeros: diffusers' single-stream blocks cut the text off by a negative index
-    and would lose the video with a text of no rows. :class:`JointAttentionProcessor` shows that row to nobody.
+    A rank without text gets one row of zeros: diffusers' single-stream blocks separate the text by a negative index,
+    which for a text of no rows would drop the video. :class:`JointAttentionProcessor` leaves that row out of attention.
     """
     rows = shard(text, shards)
     return rows if shards.length else text.new_zeros(text.shape[0], 1, text.shape[2])
 
 
 def drop_masks(transformer: nn.Module) -> None:
-    """Let a HunyuanVideo 1.5 transformer that is whole on this rank attend without a mask.
+    """Let a HunyuanVideo 1.5 transformer whose sequence is whole on this rank attend without a mask.
 
-    diffusers' processor builds a mask of all tokens by all tokens, which for a 720p video of 121 frames takes
-    12 GB, several times a block; no padding, no mask.
+    diffusers' processor builds a mask of all tokens by all tokens several times in each block, 12 GB for a 720p video
+    of 121 frames. Text without padding needs none.
     """
     for block in transformer.transformer_blocks:  # type: ignore[union-attr]
         processor = JointAttentionProcessor()
@@ -55,7 +58,7 @@ class JointAttentionProcessor:
     """Takes the place of diffusers' ``HunyuanVideoAttnProcessor2_0`` and ``HunyuanVideo15AttnProcessor2_0``."""
 
     _attention_backend: Any = None
-    """Where ``set_attention_backend`` of a diffusers model leaves its choice."""
+    """Set by ``set_attention_backend`` of a diffusers model."""
 
     def __init__(self, attend: Attend | None = None) -> None:
         """
@@ -78,8 +81,8 @@ class JointAttentionProcessor:
             attn: diffusers' attention module, for its weights.
             hidden_states: [1, local video tokens, dim].
             encoder_hidden_states: [1, local text tokens, dim], as :func:`shard_text` cuts them.
-            attention_mask: how the text lies over the ranks. No mask is needed, and the blocks pass on what they
-                are given here unseen. On one rank it does not matter.
+            attention_mask: no mask, but which text tokens each rank holds. diffusers' blocks pass this argument on
+                without reading it. Ignored on one rank.
             image_rotary_emb: cos and sin of the local video tokens, [local video tokens, head_dim] each.
         """
         text_rows = encoder_hidden_states.shape[1]

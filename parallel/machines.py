@@ -1,19 +1,19 @@
-"""How many machines there are, and how many ranks on each."""
+"""The number of machines, and of ranks on each."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Machines:
-    """Ranks over nodes that hold equally many. Rank r is on node r // devices, as torchrun numbers them.
+    """Nodes with equally many ranks. Rank r is on node r // devices, as torchrun numbers them.
 
-    Where nodes differ, count in parts as large as the greatest common divisor of their ranks: what stays
-    inside a part stays inside a node.
+    Where nodes hold different numbers of ranks, give the greatest common divisor of these numbers as ``devices`` and
+    count parts of that size as nodes: a group inside a part is inside a node.
     """
 
     nodes: int
     devices: int  # ranks on each node
 
     def are_crossed_by(self, run: int) -> bool:
-        """Whether runs of so many ranks, one after the other from rank 0 on, cross nodes anywhere."""
+        """Whether any group crosses nodes if ranks are grouped from rank 0 on, ``run`` neighbours in each."""
         return self.nodes > 1 and self.devices % run != 0

@@ -1,4 +1,4 @@
-"""Counts the bytes that this rank hands to collectives."""
+"""Counts the bytes that this rank sends in collectives."""
 
 from collections import Counter
 
@@ -12,5 +12,5 @@ class CollectiveMeter:
         self.sent_bytes: Counter[str] = Counter()
 
     def count(self, kind: str, tensor: torch.Tensor, peers: int) -> None:
-        """Add what goes to ``peers`` other ranks when each of them receives ``tensor``."""
+        """Add the bytes of ``tensor`` once for each of the ``peers`` other ranks that receive it."""
         self.sent_bytes[kind] += tensor.numel() * tensor.element_size() * peers

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """What a process knows of the ranks of a run. A launcher, which is none of them, knows less than a rank."""
+    """What a process knows about the ranks of a run. A launcher is not one of them, and knows less than a rank."""
 
     ranks: int | None = None
     """The world size. None: what the configured degrees multiply to, or, where the layout is chosen for the machine, as
@@ -17,7 +17,7 @@ class Place:
     nodes: int | None = None
     """Machines that the ranks are spread over. None: as many as take ``local_ranks`` each."""
     elsewhere: bool = False
-    """The ranks run on other machines, so that the devices of this one say nothing."""
+    """The ranks run on other machines, so the devices of this machine are not checked."""
 
     @property
     def is_launcher(self) -> bool:

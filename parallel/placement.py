@@ -1,10 +1,10 @@
-"""Which degrees suit a machine: ranks and nodes, heads and tokens go in, a layout and its reasons come out.
+"""Chooses the parallel degrees that are left open, and gives the reason for each.
 
-The order follows what an axis sends. cfg exchanges one velocity a step. Ulysses exchanges queries, keys,
-values and outputs of every block between all ranks of a group, so a group belongs inside a node, where
-every rank reaches every other one fast. A ring hands keys and values to a neighbour while it computes, so
-it bears the slower way between nodes best, and takes any number of ranks. (The split of DeepSpeed-Ulysses,
-Jacobs et al. 2023, and ring attention, Liu et al. 2023, that USP, Fang and Zhao 2024, arrives at.)
+The choice follows what each axis sends. cfg exchanges one velocity for each step. Ulysses exchanges queries, keys,
+values and outputs of every block between all ranks of a group, so a group should stay inside a node, where all links
+are fast. A ring passes keys and values to a neighbour while it computes, so it suits the slower links between nodes,
+and takes any number of ranks. (DeepSpeed-Ulysses, Jacobs et al. 2023, arXiv 2309.14509, and ring attention, Liu et al.
+2023, arXiv 2310.01889, combined as USP does, Fang and Zhao 2024, arXiv 2405.07719.)
 """
 
 import math
@@ -20,19 +20,18 @@ from parallel.reasons import give_reasons
 
 @dataclass(frozen=True)
 class Placement:
-    """A layout, and for each of its axes one sentence that says why it has its degree."""
+    """A layout, and for each axis one sentence with the reason for its degree."""
 
     degrees: Degrees
     reasons: Mapping[str, str]
 
 
 def find_placement(config: ParallelConfig, place: Place, *, num_heads: int, num_tokens: int, guided: bool) -> Placement:
-    """Turn what the user said into degrees whose product is the number of ranks.
+    """Choose degrees whose product is the number of ranks. A given degree is never changed.
 
-    What is left open is filled: cfg first, where there are two branches and an even number of ranks; then
-    the largest Ulysses degree whose groups divide the heads and stay inside a node; ring takes the rest.
-    A ring degree left open beside given cfg and Ulysses degrees is 1, so that a product that does not match
-    is refused instead of being quietly completed. A given degree is never changed.
+    Open degrees are filled in this order: cfg is 2 where there are two branches and an even number of ranks; Ulysses is
+    the largest degree that divides the heads and whose groups stay inside a node; ring takes the rest. A ring degree
+    that is open beside given cfg and Ulysses degrees is 1, so that a product that does not match is refused.
 
     Args:
         place: where no ranks are named, there are as many as the given degrees multiply to; where no nodes are, there

@@ -1,4 +1,4 @@
-"""Where this process stands among the ranks, and how it joins and leaves them."""
+"""This process's rank and groups, and how it joins and leaves them."""
 
 import os
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from parallel.torch_private import set_group_timeouts
 
 @dataclass(frozen=True)
 class Ranks:
-    """One rank's place in the layout. The groups are None where an axis has a single rank.
+    """One rank's position in the layout, and its process groups; a group is None where it would have one rank.
 
-    Ranks are numbered data-major, then cfg, then ring, then ulysses, as xDiT numbers them, so that the
-    Ulysses ranks of a group are neighbours (one node) and their token shards are contiguous.
+    Ranks are numbered data-major, then cfg, then ring, then ulysses, as xDiT numbers them. So the Ulysses ranks of a
+    group are neighbours, on one node if possible, and their token shards are contiguous.
     """
 
     degrees: Degrees = field(default_factory=Degrees)
@@ -29,27 +29,32 @@ class Ranks:
 
     @property
     def sequence_rank(self) -> int:
+        """Rank among those that share the tokens of a sequence."""
         return self.rank % self.degrees.sequence
 
     @property
     def ring_rank(self) -> int:
+        """Rank along the ring axis."""
         return self.sequence_rank // self.degrees.ulysses
 
     @property
     def cfg_rank(self) -> int:
+        """Rank along the cfg axis: 0 computes the cond branch, 1 the uncond branch."""
         return self.rank // self.degrees.sequence % self.degrees.cfg
 
     @property
     def replica_size(self) -> int:
+        """Ranks of one model replica."""
         return self.degrees.replica_size
 
     @property
     def replica_rank(self) -> int:
+        """Rank inside the model replica."""
         return self.rank % self.replica_size
 
     @property
     def first_in_replica(self) -> int:
-        """Global rank of the replica's first rank, which encodes prompts and writes files."""
+        """World rank of the replica's first rank, which encodes prompts and writes files."""
         return self.rank - self.replica_rank
 
 
@@ -65,11 +70,11 @@ def pick_device(kind: str) -> torch.device:
 
 
 def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Ranks:
-    """Join the process group named by the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and
-    build xDiT's groups. With one rank nothing is joined and xDiT is not even imported.
+    """Join the process group named by the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and build xDiT's
+    groups. With one rank nothing is joined, and xDiT is not imported.
 
     Args:
-        timeout_seconds: how long a collective may take until :func:`set_timeouts` says otherwise.
+        timeout_seconds: limit on one collective until :func:`set_timeouts` sets another.
 
     Raises:
         ValueError: the environment's world size is not the degrees' product.
@@ -114,7 +119,7 @@ def set_timeouts(timeout_seconds: float) -> None:
 
 
 def leave() -> None:
-    """Leave all process groups; nothing happens where none was joined."""
+    """Leave all process groups; does nothing if none was joined."""
     if not dist.is_initialized():
         return
     from parallel import xdit

@@ -1,4 +1,4 @@
-"""Why each axis of a layout has its degree, in a sentence with the numbers; the rules are in placement.py."""
+"""The reason for the degree of each axis, one sentence with the numbers; the rules are in placement.py."""
 
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
@@ -8,11 +8,11 @@ from parallel.machines import Machines
 def give_reasons(
     config: ParallelConfig, degrees: Degrees, machines: Machines, num_heads: int, guided: bool
 ) -> dict[str, str]:
-    """A sentence for each of data, cfg, ulysses and ring.
+    """One sentence for each of data, cfg, ulysses and ring.
 
     Args:
-        config: what the user gave.
-        degrees: what :func:`parallel.placement.find_placement` made of it.
+        config: as the user gave it.
+        degrees: what :func:`parallel.placement.find_placement` made of them.
     """
     return {
         "data": _why_data(degrees),

@@ -1,6 +1,6 @@
-"""Rows of a picture, spread over the ranks of a model replica: who holds which, and how they travel.
+"""Frames cut into strips of rows, one strip for each rank of a model replica, and the exchange of rows between ranks.
 
-Everything goes point to point, so strips may differ in height, and a rank without rows is simply not spoken to.
+All transfers are point to point, so strips may differ in height, and ranks without rows take no part.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from parallel.ranks import Ranks
 
 @dataclass(frozen=True)
 class Strips:
-    """How many rows of the latents each rank of the replica holds, from the top: they differ by one at most.
+    """Rows of the latents that each rank of the replica holds, from the top; heights differ by one at most.
 
-    Where there are more ranks than rows, the first ranks hold one row each and the others none; those take no part.
+    Where there are more ranks than rows, the first ranks hold one row each and the others none.
     """
 
     heights: tuple[int, ...]
@@ -26,33 +26,34 @@ class Strips:
 
     @property
     def height(self) -> int:
+        """Rows that this rank holds."""
         return self.heights[self.rank]
 
     @property
     def num_holders(self) -> int:
-        """Ranks that hold rows; they are the first ones."""
+        """Number of ranks that hold rows; they are the first ranks."""
         return sum(height > 0 for height in self.heights)
 
     def cut(self, picture: Tensor, scale: int = 1) -> Tensor:
-        """This rank's rows, a view: [..., rows, width] → [..., height × scale, width].
+        """This rank's rows as a view: [..., rows, width] → [..., height × scale, width].
 
         Args:
-            scale: rows of the picture for each row of the latents.
+            scale: rows of the tensor for each row of the latents.
         """
         return picture.narrow(-2, sum(self.heights[: self.rank]) * scale, self.height * scale)
 
 
 def plan_strips(num_rows: int, ranks: Ranks) -> Strips:
-    """Spread the rows of the latents over all ranks of the replica as evenly as whole rows allow."""
+    """Cut the rows of the latents into one strip for each rank of the replica, as even as whole rows allow."""
     shorter, longer = divmod(num_rows, ranks.replica_size)
     return Strips(tuple(shorter + (rank < longer) for rank in range(ranks.replica_size)), ranks.replica_rank)
 
 
 class RowExchange:
-    """Carries rows between the ranks; :meth:`begin` says how they lie.
+    """Sends rows between the ranks of a replica; :meth:`begin` says which rows each holds.
 
-    Over NCCL a communicator is made by the first operation on its group, in which every rank must take part: with
-    fewer rows than ranks, some collective on the replica's group has to come first (encoding the prompt has one).
+    NCCL creates a communicator at the first operation on its group, in which every rank must take part. With fewer rows
+    than ranks, another collective on the replica's group has to come first; encoding the prompt has one.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -61,16 +62,16 @@ class RowExchange:
         self._meter = CollectiveMeter()
 
     def begin(self, strips: Strips, meter: CollectiveMeter) -> None:
-        """A picture follows that lies as ``strips`` says and whose bytes go to ``meter``."""
+        """Frames follow that are cut as ``strips`` says; ``meter`` counts the bytes sent."""
         self._strips, self._meter = strips, meter
 
     def extend(self, strip: Tensor, above: bool = True, below: bool = True) -> Tensor:
-        """Add the neighbours' nearest rows to a strip, or zeros where the picture ends.
+        """Add the neighbours' nearest rows to a strip, or zeros at the upper and lower edge of the frame.
 
         Args:
             strip: [..., rows, width], this rank's rows at any resolution.
-            above: whether the row above is wanted.
-            below: whether the row below is wanted.
+            above: add the row above.
+            below: add the row below.
 
         Returns:
             [..., rows + above + below, width]
@@ -91,21 +92,21 @@ class RowExchange:
         return torch.cat([*([row_above] if above else []), strip, *([row_below] if below else [])], dim=-2)
 
     def gather_for_all(self, kind: str, strip: Tensor, scale: int = 1) -> Tensor:
-        """All rows in order, on every rank, those without rows included: [..., rows, width].
+        """All rows in order, on every rank, also on those without rows: [..., rows, width].
 
         Args:
-            kind: under which the bytes are counted.
+            kind: name under which the bytes are counted.
             strip: [..., height × scale, width], this rank's rows.
-            scale: rows of the picture for each row of the latents.
+            scale: rows of the tensor for each row of the latents.
         """
         return self._gather(kind, strip, range(len(self._strips.heights)), scale)
 
     def gather_for_holders(self, kind: str, strip: Tensor) -> Tensor:
-        """All rows in order, on every rank that holds rows; to be called by those alone."""
+        """All rows in order, on every rank that holds rows; only these ranks call it. Arguments as above."""
         return self._gather(kind, strip, range(self._strips.num_holders), strip.shape[-2] // self._strips.height)
 
     def gather_for_first(self, kind: str, strip: Tensor) -> Tensor:
-        """All rows in order on the replica's first rank, no rows on the others; to be called by holders alone."""
+        """All rows in order on the replica's first rank, no rows on the others; only ranks that hold rows call it."""
         return self._gather(kind, strip, range(1), strip.shape[-2] // self._strips.height)
 
     def _gather(self, kind: str, strip: Tensor, receivers: Sequence[int], scale: int) -> Tensor:
@@ -123,7 +124,7 @@ class RowExchange:
         return torch.cat(pieces, dim=-2) if pieces else strip.narrow(-2, 0, 0)
 
     def _transfer(self, kind: str, sends: Sequence[tuple[Tensor, int]], receives: Sequence[tuple[Tensor, int]]) -> None:
-        """Exchange contiguous tensors with ranks of the replica, all at once."""
+        """Exchange contiguous tensors with other ranks of the replica in one batch."""
         operations = [dist.P2POp(dist.isend, tensor, group=self._group, group_peer=peer) for tensor, peer in sends]
         operations += [dist.P2POp(dist.irecv, tensor, group=self._group, group_peer=peer) for tensor, peer in receives]
         if not operations:

@@ -1,4 +1,4 @@
-"""Cutting a sequence of tokens into one shard a rank, exactly, whatever its length."""
+"""Cuts a sequence of tokens of any length into one shard for each rank, without padding."""
 
 from dataclasses import dataclass, field
 
@@ -12,9 +12,9 @@ from parallel.ranks import Ranks
 
 @dataclass(frozen=True)
 class Shards:
-    """How many tokens each sequence rank holds: lengths differ by one at most, none of a video's is empty.
+    """Tokens that each sequence rank holds: lengths differ by one at most, and no shard of a video is empty.
 
-    Nobody holds padding. Collectives that need equal sizes pad for the transfer and strip on arrival.
+    No rank holds padding. Collectives that need equal sizes pad for the transfer and remove it on arrival.
     """
 
     lengths: tuple[int, ...] = field(default=(0,))
@@ -22,23 +22,27 @@ class Shards:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens of the whole sequence."""
         return sum(self.lengths)
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest shard."""
         return max(self.lengths)
 
     @property
     def start(self) -> int:
+        """Index of this rank's first token in the sequence."""
         return sum(self.lengths[: self.rank])
 
     @property
     def length(self) -> int:
+        """Tokens that this rank holds."""
         return self.lengths[self.rank]
 
 
 def plan_shards(num_tokens: int, ranks: Ranks) -> Shards:
-    """Spread ``num_tokens`` over the sequence ranks as evenly as whole tokens allow.
+    """Cut ``num_tokens`` into one shard for each sequence rank, as even as whole tokens allow.
 
     Raises:
         ValueError: there are fewer tokens than ranks.
@@ -53,10 +57,10 @@ def plan_shards(num_tokens: int, ranks: Ranks) -> Shards:
 
 
 def plan_text_shards(num_tokens: int, video: Shards) -> Shards:
-    """Spread a text over the ranks that share ``video``, whose tokens it attends to and is attended by.
+    """Cut a text into shards for the ranks that share ``video``, for joint attention.
 
-    What does not divide goes to the last ranks, since a video's remainder is with the first: so video and text
-    together differ by one token at most, too. A rank may hold no text.
+    The remainder goes to the last ranks, since a video's remainder is on the first ranks: so the joint lengths differ
+    by one token at most, too. A rank may hold no text.
     """
     count = len(video.lengths)
     shorter, longer = divmod(num_tokens, count)
@@ -64,7 +68,7 @@ def plan_text_shards(num_tokens: int, video: Shards) -> Shards:
 
 
 def join_shards(video: Shards, text: Shards) -> Shards:
-    """The shards of the joint sequence: each rank holds its part of the video, then its part of the text."""
+    """The shards of the joint sequence: each rank holds its video tokens, then its text tokens."""
     return Shards(tuple(v + t for v, t in zip(video.lengths, text.lengths, strict=True)), video.rank)
 
 
@@ -84,7 +88,7 @@ def pad_to_longest(tokens: Tensor, shards: Shards, dim: int) -> Tensor:
 
 
 def strip_padding(tokens: Tensor, lengths: tuple[int, ...], dim: int) -> Tensor:
-    """Undo :func:`pad_to_longest` for shards that lie one after the other along ``dim``."""
+    """Undo :func:`pad_to_longest` for shards that are concatenated along ``dim``; ``lengths`` are theirs."""
     if len(set(lengths)) == 1 and tokens.shape[dim] == sum(lengths):
         return tokens
     padded = tokens.shape[dim] // len(lengths)

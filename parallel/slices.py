@@ -1,4 +1,4 @@
-"""Reads from a checkpoint's files only what this rank holds of it."""
+"""Reads only this rank's part of the weights from safetensors files."""
 
 import re
 from collections import defaultdict
@@ -19,15 +19,15 @@ def load_slices(module: nn.Module, files: Sequence[Path], device: torch.device, 
 
     Of a parameter that is sharded over ranks, only this rank's rows are read. Nothing is collective.
 
-    torch's own reader of such files (``torch.distributed.checkpoint.HuggingFaceStorageReader``) takes every file in
-    the folder, so a second copy of the weights beside them (in float16, say) would silently replace the first.
+    torch's own reader (``torch.distributed.checkpoint.HuggingFaceStorageReader``) takes every file in the folder, so a
+    second copy of the weights in it (in float16, say) would silently replace the first.
 
     Args:
-        device: where the parameters shall be.
-        ignored: regular expressions; a tensor whose name one of them finds may lie in the files without being wanted.
+        device: of the filled parameters.
+        ignored: regular expressions; tensors whose names match one are skipped.
 
     Raises:
-        ValueError: a tensor is missing, has another shape, or is not the module's; a phrase that names it.
+        ValueError: a tensor is missing, has another shape, or is unknown to the module; a phrase that names it.
         OSError, safetensors.SafetensorError: a file cannot be read.
     """
     wanted: dict[str, Tensor] = module.state_dict(keep_vars=True)
@@ -49,14 +49,15 @@ def load_slices(module: nn.Module, files: Sequence[Path], device: torch.device, 
 
 
 def add_part(parameter: Tensor, change: Tensor) -> None:
-    """Add to a loaded parameter what ``change`` has for it, or for this rank's rows of it. Nothing is collective.
+    """Add ``change`` to a loaded parameter, or this rank's rows of it to a sharded one. Nothing is collective.
 
     Args:
-        parameter: before the module it belongs to has run.
-        change: whole, on any device; of a finer dtype than the parameter it is added before the sum is rounded.
+        parameter: of a module that has not run yet.
+        change: the whole change, in the parameter's shape, on any device. The sum is computed in the finer of the two
+            dtypes and then rounded to the parameter's.
 
     Raises:
-        ValueError: the sum is not finite; a phrase.
+        ValueError: the sum is not finite; the message is a phrase.
     """
     if isinstance(parameter, DTensor):
         local = parameter.to_local()
@@ -71,7 +72,7 @@ def add_part(parameter: Tensor, change: Tensor) -> None:
 
 
 def _check_header(file: Path, wanted: dict[str, Tensor], ignored: Sequence[re.Pattern[str]]) -> list[str]:
-    """The names of the wanted tensors in a file; looks at nothing but its header."""
+    """The names of the wanted tensors in a file; reads its header alone."""
     there = []
     with safe_open(file, framework="pt") as source:
         for name in source.keys():  # noqa: SIM118  it is no dictionary

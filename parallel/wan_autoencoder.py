@@ -1,18 +1,18 @@
-"""The Wan VAE over all ranks of a model replica: each computes its own rows of every picture, exactly.
+"""The Wan VAE over all ranks of a model replica: each computes its own strip of rows of every frame, exactly.
 
-A rank holds some rows of the latents and, at every resolution, the multiple of them that stands at the same height
-of the picture, so up- and downsampling never cross a boundary. What looks beyond a strip is wrapped, from outside:
+A rank holds some rows of the latents and, at every resolution, the rows of the frame at the same height, so up- and
+downsampling never cross a boundary. Layers that read beyond a strip are wrapped from outside:
 
-- a convolution of three rows gets its neighbours' nearest rows (its halo), and zeros only where the picture ends;
+- a convolution over three rows gets its neighbours' nearest rows (its halo), and zeros only at the edge of the frame;
 - the padding before a downsampling convolution, whose window starts at its own row, gets the row below;
-- attention, which looks at all positions of a frame, gathers keys and values.
+- attention, which reads all positions of a frame, gathers keys and values.
 
-Norms, activations, resampling and shortcuts stay inside a row of the latents. So the result differs from one rank's
-by the rounding of kernels that run on other shapes, and by nothing else: tests hold it to 1e-5 of the largest value in
-float32 and to 1e-12 in float64. (Torch lets CUDA convolutions round their input to TF32 unless told otherwise: there
-rounding is coarser, on one rank as on many.)
+Norms, activations, resampling and shortcuts stay inside a row of the latents. So the result differs from that of one
+rank only by the rounding of kernels that run on other shapes: tests allow 1e-5 of the largest value in float32 and
+1e-12 in float64. (By default torch lets CUDA convolutions round their input to TF32: rounding is coarser there, on one
+rank as on many.)
 
-What travels: a convolution sends each neighbour one row, (frames + cached frames) × channels × width numbers, and
+Bytes sent: a convolution sends each neighbour one row, (frames + cached frames) × channels × width numbers, and
 attention sends every other rank this rank's keys and values. For the published Wan 2.1 VAE at 1280×720 over 8 ranks in
 float32 that is, for each latent frame decoded (4 frames, 31 TFLOP over all ranks), 33 exchanges of 65 MB in all with
 each neighbour, and one gather for which a rank sends 38 MB. The finished frames are gathered as uint8, 1.4 MB a rank.
@@ -37,13 +37,14 @@ from parallel.rows import RowExchange
 
 
 def spread_rows(vae: AutoencoderKLWan, ranks: Ranks) -> RowExchange:
-    """Let every rank of the replica compute its own rows; weights stay untouched. One rank changes nothing.
+    """Wrap the layers of a Wan VAE so that every rank of the replica computes its own rows. No weight changes, and with
+    one rank nothing does.
 
     Returns:
-        What the wrapped modules talk through; to be told of each picture's strips before it is computed.
+        The exchange that the wrapped layers use; call its ``begin`` before each video.
 
     Raises:
-        ValueError: the VAE has a module of which it is not known whether it looks beyond its row.
+        ValueError: the VAE has a layer that is not known to stay inside its row.
     """
     exchange = RowExchange(ranks)
     if ranks.replica_size > 1:
@@ -55,7 +56,7 @@ def spread_rows(vae: AutoencoderKLWan, ranks: Ranks) -> RowExchange:
 
 
 class StripCausalConv3d(nn.Module):
-    """A causal convolution of three rows over one strip; called as diffusers calls the convolution that it holds."""
+    """A causal convolution over three rows of one strip; called as diffusers calls the wrapped convolution."""
 
     def __init__(self, conv: WanCausalConv3d, exchange: RowExchange) -> None:
         super().__init__()
@@ -66,11 +67,11 @@ class StripCausalConv3d(nn.Module):
         """[batch, channels, frames, rows, width] → [batch, channels, frames, rows, width].
 
         Args:
-            cache_x: the strip's last frames before ``x``, as they went into this convolution.
+            cache_x: the strip's last input frames before ``x``.
         """
         left, right, _, _, frames_before, _ = causal_padding(self.conv)  # diffusers pads outside of the convolution
         if cache_x is not None:
-            # the cached frames' halos travel again: keeping them would be state that outlives a request
+            # the halos of the cached frames are sent again: kept here, they would outlive the request
             x = torch.cat([cache_x, x], dim=2)
             frames_before -= cache_x.shape[2]
         x = F.pad(self._exchange.extend(x), (left, right, 0, 0, frames_before, 0))
@@ -78,7 +79,7 @@ class StripCausalConv3d(nn.Module):
 
 
 class StripConv2d(nn.Module):
-    """A convolution of three rows over one strip of each frame."""
+    """A convolution over three rows of one strip of each frame."""
 
     def __init__(self, conv: nn.Conv2d, exchange: RowExchange) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class StripConv2d(nn.Module):
 
 
 class StripPadding(nn.Module):
-    """Zero padding of a strip: rows come from the neighbours where there are any."""
+    """Padding of a strip: with the neighbours' rows, and with zeros at the edge of the frame."""
 
     def __init__(self, padding: nn.ZeroPad2d, exchange: RowExchange) -> None:
         super().__init__()
@@ -100,13 +101,13 @@ class StripPadding(nn.Module):
         self._exchange = exchange
 
     def forward(self, x: Tensor) -> Tensor:
-        """[frames, channels, rows, width] → the same with at most one row more on either side, and columns."""
+        """[frames, channels, rows, width] → [frames, channels, rows + top + bottom, width + left + right]"""
         left, right, top, bottom = self._padding
         return F.pad(self._exchange.extend(x, above=top > 0, below=bottom > 0), (left, right))
 
 
 class StripAttention(nn.Module):
-    """Single-head attention inside each frame: a strip's queries to the keys and values of all strips."""
+    """Single-head attention inside each frame: from a strip's queries to the keys and values of all strips."""
 
     def __init__(self, block: WanAttentionBlock, exchange: RowExchange) -> None:
         super().__init__()
@@ -131,10 +132,10 @@ def _as_tokens(picture: Tensor) -> Tensor:
 
 
 def _wrapper(module: nn.Module, exchange: RowExchange) -> nn.Module | None:
-    """What takes the place of a module that looks beyond its strip; None for one that does not.
+    """The wrapper for a layer that reads beyond its strip; None for one that does not.
 
     Raises:
-        ValueError: it is not known whether it does.
+        ValueError: it is not known whether the layer does.
     """
     match module:
         case WanAttentionBlock():
@@ -146,7 +147,7 @@ def _wrapper(module: nn.Module, exchange: RowExchange) -> nn.Module | None:
         case nn.ZeroPad2d(padding=(_, _, 0 | 1, 0 | 1)):
             return StripPadding(module, exchange)
         case nn.Conv2d(kernel_size=(3, _), stride=(2, _), padding=(0, _)):
-            return None  # WanResample's, which follows a ZeroPad2d that brings the row below
+            return None  # in WanResample, after a ZeroPad2d that has added the row below
         case nn.Conv2d(kernel_size=(1, _)) | WanCausalConv3d(kernel_size=(_, 1, _)):
             return None
         case AvgDown3D() | DupUp3D() | WanRMS_norm() | WanUpsample() | nn.Dropout() | nn.Identity() | nn.SiLU():

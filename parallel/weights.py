@@ -1,8 +1,8 @@
-"""Weights that the ranks of a model replica share out: each holds a part of every tensor (torch's FSDP2).
+"""Weights that are sharded over the ranks of a model replica: each holds a part of every tensor (torch's FSDP2).
 
-A *unit* is a module whose parameters are gathered together right before it runs and dropped right after: each block,
-and each layer outside the blocks. The gathers are collectives, so all ranks of the replica have to run the same units
-in the same order; a rank that has nothing to compute takes part with :meth:`ShardedWeights.take_part`.
+A *unit* is a module whose parameters are gathered together right before it runs and freed right after: each block, and
+each layer outside the blocks. The gathers are collectives, so all ranks of the replica have to run the same units in
+the same order. A rank that has nothing to compute calls :meth:`ShardedWeights.take_part` instead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,20 +31,20 @@ class ShardedWeights:
 
     @contextmanager
     def running(self, meter: CollectiveMeter) -> Iterator[None]:
-        """The module may run inside, once it is loaded; what it gathers is counted by ``meter`` as "weights"."""
+        """The loaded module may run inside; ``meter`` counts the bytes of its gathers as "weights"."""
         self._gathering.meter = meter
         self._root()
         try:
             yield
         finally:
-            # Drops what was gathered ahead for a block that then did not run, and torch's record of every forward
-            # pass, which only a backward pass would empty otherwise.
+            # Frees what was gathered ahead for a block that then did not run, and torch's record of forward passes,
+            # which would grow with every step: by itself torch empties it in a backward pass.
             self._root.reset_iter_state()  # type: ignore[operator]
 
     def take_part(self, start: int, stop: int) -> None:
-        """Give the other ranks this rank's parts of blocks ``start`` to ``stop - 1``, which run there and not here.
+        """Take part in the gathers of blocks ``start`` to ``stop - 1``, which run on other ranks and not here.
 
-        Gathers what running them here would have gathered, in the same order.
+        These are the gathers that running the blocks here would make, in the same order.
         """
         for block in self.blocks[start:stop]:
             block.unshard()
@@ -52,7 +52,7 @@ class ShardedWeights:
 
     @contextmanager
     def gathered(self, number: int) -> Iterator[None]:
-        """Layers of a block may run by themselves inside, on all ranks of the replica."""
+        """Single layers of block ``number`` may run inside; collective, so on all ranks of the replica."""
         self.blocks[number].unshard()
         yield
         self.blocks[number].reshard()
@@ -61,31 +61,31 @@ class ShardedWeights:
 def shard_pieces(module: nn.Module, ranks: Ranks) -> ShardedWeights:
     """Shard a module whose blocks and layers are run one by one, never its own forward pass.
 
-    Units are its blocks (:func:`list_blocks`) and every layer outside them that has a matrix. Parameters that belong
-    to neither stay whole on every rank (of Wan, one table of 2 x dim numbers). While blocks run, a rank holds three
-    blocks' worth beside its part: the block that runs, the buffer in which it came, and the next one's buffer.
+    Units are its blocks (:func:`list_blocks`) and every layer outside them that has a matrix. Other parameters stay
+    whole on every rank (of Wan, one table of 2 x dim numbers). While blocks run, a rank holds three blocks beside its
+    part: the block that runs, the buffer in which it was gathered, and the buffer of the next block.
 
     Args:
-        module: on the meta device, in the dtypes it shall have; no parameter requires a gradient.
+        module: on the meta device, in its final dtypes; no parameter requires a gradient.
         ranks: of a replica with more than one rank.
     """
     blocks = list_blocks(module)
     weights = _shard(module, [*blocks, *_layers_outside(blocks, module)], blocks, ranks, OffloadPolicy())
-    # By itself torch gathers ahead only within a module whose own forward pass runs. A cached step stops after the
-    # probe and keeps the one block gathered ahead for the step after it.
+    # By itself torch gathers ahead only inside a module whose own forward pass runs. A skipped step stops after the
+    # probe, and the block that was gathered ahead is kept for the next step.
     for block, following in pairwise(weights.blocks):
         block.set_modules_to_forward_prefetch([following])
     return weights
 
 
 def shard_whole(module: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> ShardedWeights:
-    """Shard a module that is called as a whole. Its parts lie in the host's memory; what runs is on the device.
+    """Shard a module that is called as a whole. Parts are in the host's memory, and the unit that runs on the device.
 
-    Units are ``blocks``, every layer outside them that has a matrix, and all that is left.
+    Units are ``blocks``, every layer outside them that has a matrix, and one unit of all other parameters.
 
     Args:
-        module: on the meta device, in the dtypes it shall have; no parameter requires a gradient. Layers with tied
-            weights must be one and the same layer.
+        module: on the meta device, in its final dtypes; no parameter requires a gradient. Layers with tied weights
+            must be one and the same layer.
         ranks: of a replica with more than one rank.
     """
     policy = CPUOffloadPolicy() if ranks.device.type == "cuda" else OffloadPolicy()
@@ -108,12 +108,12 @@ def _shard(
 
 
 def list_blocks(module: nn.Module) -> list[nn.Module]:
-    """The members of a module's own lists of modules, in order: what a transformer repeats."""
+    """The members of a module's direct ``nn.ModuleList`` children, in order: the blocks of a transformer."""
     return [block for child in module.children() if isinstance(child, nn.ModuleList) for block in child]
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of parameters that this rank holds while nothing is gathered, the filling of uneven shards included."""
+    """Bytes of parameters that this rank holds while nothing is gathered, with the padding of uneven shards."""
     return sum(
         parameter.to_local().untyped_storage().nbytes() if isinstance(parameter, DTensor) else parameter.nbytes
         for parameter in module.parameters()
@@ -121,7 +121,7 @@ def parameter_bytes(module: nn.Module) -> int:
 
 
 def _layers_outside(blocks: Sequence[nn.Module], module: nn.Module) -> list[nn.Module]:
-    """Modules outside the blocks that are made of nothing but parameters, at least one of them a matrix."""
+    """Modules outside the blocks that have no children and at least one parameter of two or more dims."""
     inside = {part for block in blocks for part in block.modules()}
     return [
         part
@@ -133,7 +133,7 @@ def _layers_outside(blocks: Sequence[nn.Module], module: nn.Module) -> list[nn.M
 
 
 class _Root(nn.Module):
-    """Where torch keeps the streams and books of all units below. It has to run first, and does nothing."""
+    """The FSDP root, in which torch keeps the streams and state of all units. It has to run first; it does nothing."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class _Root(nn.Module):
 
 
 class _MeteredAllGather(AllGather):
-    """torch's own all-gather, counted."""
+    """torch's own all-gather, with its bytes counted."""
 
     def __init__(self) -> None:
         self.meter = CollectiveMeter()

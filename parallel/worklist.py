@@ -1,4 +1,4 @@
-"""A list of work that data-parallel replicas share out, none of them waiting for another."""
+"""A list of work for data-parallel replicas: each takes the next item when it is free, and waits for no other."""
 
 import json
 import time
@@ -17,14 +17,14 @@ _POLL_SECONDS = 0.2
 class WorkList:
     """Items 0 to ``count`` - 1; each replica takes the next one when it is free.
 
-    What replicas have in common is a counter in the job's store, which no rank waits for; a collective over all
-    ranks would make every replica as slow as the slowest.
+    The replicas share a counter in the job's store. A collective over all ranks would make every replica wait for the
+    slowest.
     """
 
     def __init__(self, count: int, ranks: Ranks, name: str) -> None:
         """
         Args:
-            name: tells the lists of one job apart; the same on every rank.
+            name: of this list, unique in the job and the same on every rank.
         """
         self._count = count
         self._ranks = ranks
@@ -42,7 +42,7 @@ class WorkList:
             self._store.add("replicas without work", 1)
 
     def finish(self, item: int, result: Any) -> None:
-        """Leave an item's result, which JSON can hold, for the first rank of the job; called by a replica's first."""
+        """Store an item's result, a JSON value, for the first rank of the job; called by a replica's first rank."""
         if self._store is None:
             self._own_results[item] = result
         else:
@@ -51,8 +51,8 @@ class WorkList:
     def await_all(self) -> None:
         """Wait, without a collective, until every replica has run out of work; called by every rank before it leaves.
 
-        A node whose ranks had all left would take its part of the launcher, perhaps the store, away from replicas that
-        are still at work. There is no limit to the wait, since work may take hours: a replica that dies ends the job.
+        If all ranks of a node left early, its launcher would end, and with it perhaps the store that other replicas
+        still use. The wait has no limit, since work may take hours; a replica that dies ends the job.
         """
         if self._store is None:
             return

@@ -1,8 +1,8 @@
-"""The one door to xDiT, and the only file that changes anything inside it.
+"""The only file that imports xDiT, and the only one that changes anything inside it.
 
-Everything else in ``parallel`` takes xDiT's names from here. On a machine with CUDA the import is
-plain. Without CUDA, stock ``import xfuser`` fails in five places; each is mended below, before or
-right after the first import, so that the same code runs over gloo.
+Everything else in ``parallel`` takes xDiT's names from here. On a machine with CUDA nothing is changed. Without CUDA,
+stock ``import xfuser`` fails in five places. Each is patched below, before or right after the first import, so that
+the same code runs over gloo.
 """
 
 import importlib.util
@@ -19,15 +19,15 @@ def _refuse_block_mask(*_: object, **__: object) -> None:
 
 
 def _stand_in_for_triton_kernels() -> None:
-    """xDiT imports a triton kernel at module level, although only sparse attention calls it."""
+    """Replace the module of a triton kernel, which xDiT imports at module level and only sparse attention calls."""
     name = "xfuser.core.sparge_attention.block_mask"
     module = types.ModuleType(name)
     module.get_block_map_meansim = _refuse_block_mask  # type: ignore[attr-defined]
     sys.modules[name] = module
 
 
-def _mend_environment() -> None:
-    """Answer xDiT's questions about CUDA before the modules that ask them at import are loaded."""
+def _patch_environment() -> None:
+    """Patch xDiT's checks for CUDA before the modules that run them at import are loaded."""
     spec = importlib.util.find_spec("xfuser")
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError("xfuser is not installed: install the project's dependencies.")
@@ -44,8 +44,8 @@ def _mend_environment() -> None:
     envs.PACKAGES_CHECKER.packages_info["has_long_ctx_attn"] = True  # yunchang's groups work over gloo
 
 
-def _mend_groups() -> None:
-    """USP looks its groups up in a module variable that xDiT fills only with CUDA."""
+def _patch_groups() -> None:
+    """Set the module variable in which USP looks its groups up; xDiT sets it only with CUDA."""
     from xfuser.model_executor.layers import usp
     from yunchang.globals import PROCESS_GROUP
 
@@ -55,7 +55,7 @@ def _mend_groups() -> None:
 if not torch.cuda.is_available():
     if importlib.util.find_spec("triton") is None:
         _stand_in_for_triton_kernels()
-    _mend_environment()
+    _patch_environment()
 
 from xfuser import xFuserArgs  # noqa: E402
 from xfuser.core.distributed import (  # noqa: E402
@@ -77,7 +77,7 @@ from xfuser.model_executor.layers.usp import USP  # noqa: E402
 from xfuser.model_executor.models.transformers.transformer_wan import xFuserWanAttnProcessor  # noqa: E402
 
 if not torch.cuda.is_available():
-    _mend_groups()
+    _patch_groups()
 
 for _handler in logging.getLogger("xfuser").handlers:  # shared by all of xDiT's loggers, at DEBUG on stdout
     _handler.setLevel(logging.ERROR)
