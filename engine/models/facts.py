@@ -1,4 +1,4 @@
-"""What can be known about a model from its small JSON files, before a weight is read."""
+"""What the small JSON files of a model say about it, before a weight is read."""
 
 from __future__ import annotations
 
@@ -27,17 +27,20 @@ class ModelFacts:
     rope_max_seq_len: int | None  # positions along each axis of the token grid; None for any number
     guidance_distilled: bool  # the guidance scale is an input of the transformer, so that one branch is enough
     boundary_timestep: float | None = None  # where the second of two transformers takes over; None with one
-    # an image is refused, wanted as channels beside the latents, or welcome as the first latent frame (TI2V)
+    # an image is refused, required as channels beside the latents, or possible as the first latent frame (TI2V)
     image_input: Literal["none", "channels", "first frame"] = "none"
-    clip_images: int = 0  # pictures that the transformer wants as CLIP sees them: none, the first, or first and last
-    dropped_frames: int = 0  # that the start of a decoded video is shortened by
+    clip_images: int = (
+        0  # CLIP image embeddings that the transformer takes: none, of the first image, or first and last
+    )
+    dropped_frames: int = 0  # frames that are removed from the start of a decoded video
 
     @property
     def needs_image(self) -> bool:
+        """Whether a request without an image is refused."""
         return self.image_input == "channels" or self.family.needs_image
 
     def num_branches(self, guidance: float) -> int:
-        """Guidance branches that a step computes with that scale."""
+        """Guidance branches that a step computes with that guidance scale, 1 or 2."""
         return 1 if self.guidance_distilled or guidance <= 1 else 2
 
     def latents_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
@@ -62,10 +65,10 @@ class ModelFacts:
 
 
 def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> ModelFacts:
-    """Read ``model_index.json`` and the configurations of transformer and VAE, and look at what lies beside them.
+    """Read ``model_index.json`` and the configurations of transformer and VAE, and check the other files of the folder.
 
     Args:
-        elsewhere: components whose weights are not taken from this folder.
+        elsewhere: components whose weights are not taken from this folder, and not checked.
 
     Raises:
         InvalidInput: the folder, a component, a file or a weight file is missing or damaged, or the model or a
@@ -136,7 +139,8 @@ def family_of(index: Mapping[str, Any], name: str | Path) -> Family:
 
 
 def _boundary_timestep(index: dict[str, Any], scheduler: dict[str, Any]) -> float | None:
-    """Some single models name a boundary all the same, and without one diffusers ignores a second transformer."""
+    """Where the second transformer takes over. Some models with one transformer name a boundary all the same, and
+    without a boundary diffusers ignores a second transformer."""
     ratio = index.get("boundary_ratio")
     if ratio is None or not any(index.get("transformer_2") or ()):
         return None
@@ -144,8 +148,8 @@ def _boundary_timestep(index: dict[str, Any], scheduler: dict[str, Any]) -> floa
 
 
 def _image_input(index: dict[str, Any], transformer: dict[str, Any]) -> Literal["none", "channels", "first frame"]:
-    """TI2V 5B is published as a WanPipeline: what tells it apart is that its tokens have timesteps of their own.
-    HunyuanVideo's transformers say it themselves."""
+    """How the model takes an image. TI2V 5B is published as a WanPipeline, and recognised by ``expand_timesteps``.
+    HunyuanVideo's transformers have ``image_condition_type``."""
     kind = transformer.get("image_condition_type")
     if index.get("expand_timesteps") or kind == "token_replace":
         return "first frame"
@@ -160,7 +164,7 @@ def _clip_images(transformer: dict[str, Any]) -> int:
 
 
 def _image_processor(facts: ModelFacts) -> str | None:
-    """The folder of what prepares images for the image encoder; None where the model has none."""
+    """The folder of the image processor of the image encoder; None where the model has none."""
     if facts.clip_images:
         return "image_processor"
     return facts.family.image_processor if facts.image_input == "channels" else None
@@ -187,7 +191,7 @@ def _check_guider(folder: Path) -> None:
 def _check_needs(transformer: dict[str, Any], facts: ModelFacts, folder: Path) -> None:
     for key, needed in facts.family.needs:
         allowed = needed if isinstance(needed, tuple) else (needed,)
-        # left out, a single value is as needed, for so are the defaults of the classes
+        # a single value may be left out: it is the default of diffusers' class
         value = transformer.get(key, None if isinstance(needed, tuple) else needed)
         if value not in allowed:
             raise InvalidInput(
@@ -209,7 +213,9 @@ def _check_channels(in_channels: int, facts: ModelFacts, folder: Path) -> None:
 
 
 def _check_alike(first: dict[str, Any], second: dict[str, Any], folder: Path) -> None:
-    keys = {key for key in first.keys() | second.keys() if not key.startswith("_")}  # those tell where it was made
+    keys = {
+        key for key in first.keys() | second.keys() if not key.startswith("_")
+    }  # e.g. the version of diffusers that wrote the file
     differing = sorted(key for key in keys if first.get(key) != second.get(key))
     if differing:
         raise InvalidInput(

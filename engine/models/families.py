@@ -1,4 +1,4 @@
-"""The families of models that Lockstep runs: what tells them apart before torch is imported."""
+"""The families of models that Lockstep runs: what is known of each before torch is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Settings = dict[str, Any]
 
 
 class Sizes(TypedDict):
-    """As in ``engine.models.facts.ModelFacts``."""
+    """Sizes of one model; the fields are those of ``engine.models.facts.ModelFacts``."""
 
     num_heads: int
     num_layers: int
@@ -25,33 +25,33 @@ class Sizes(TypedDict):
 
 @dataclass(frozen=True)
 class Family:
-    """Models that share their classes."""
+    """Models that are run by the same classes, and what a request to them may ask for."""
 
     name: str
     parts: str  # module whose PARTS are the torch side, an ``engine.components.parts.Parts``
     read_sizes: Callable[[Settings, Settings], Sizes]  # from the configurations of the transformer and the VAE
     text_encoders: tuple[str, ...] = ("text_encoder",)
     tokenizers: tuple[str, ...] = ("tokenizer",)
-    chats: bool = False  # the first tokenizer lays prompts out as a chat, by a template of its own
+    chats: bool = False  # the first tokenizer needs a chat template for prompts
     schedulers: tuple[str, ...] = ("unipc", "euler")
     max_text_tokens: int = 512
-    shards_text_encoder: bool = True  # where weights are shared out; else the first rank has the whole of it
-    signals: tuple[str, ...] = ()  # of its adapters, see Adapter.signal
+    shards_text_encoder: bool = True  # with parallel.shard_weights; else the first rank holds it whole
+    signals: tuple[str, ...] = ()  # names that Adapter.signal takes
     lora_loader: str = ""  # class in diffusers.loaders that reads LoRA adapters; empty where there is none
     single_files: tuple[str, ...] = ()  # components that diffusers can convert from their original format
-    # of each component the names under which its class is published, our own first; any will do where none is given
+    # class names under which each component is published, the one that is run first; components not listed may have any
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    # settings of the transformer, without which it is of another kind; a tuple lists the values that will do
+    # settings that the transformer's config.json has to have; a tuple lists the accepted values
     needs: tuple[tuple[str, Any], ...] = ()
     settings: tuple[str, ...] = ()  # JSON files that a folder must have beside those of the components above
-    needs_image: bool = False  # every model of the family does, not only those that a pipeline's name tells
-    guider: bool = False  # a folder "guider" says how branches are combined
-    image_processor: str | None = None  # folder beside "image_encoder", where every image-to-video model has both
-    takes_last_image: bool = True  # some of those that take images do
-    mask_channels: int | None = None  # of the mask beside an image's latents; none is one for each frame they pack
-    empty_channels: bool = False  # those for an image are there without one as well, and get zeros
+    needs_image: bool = False  # of every model of the family
+    guider: bool = False  # a folder "guider" describes classifier-free guidance
+    image_processor: str | None = None  # folder of the image encoder's processor in image-to-video models
+    takes_last_image: bool = True  # at least some models of the family do
+    mask_channels: int | None = None  # of the mask beside an image's latents; None: vae_scale_temporal
+    empty_channels: bool = False  # text-to-video models have the channels for an image as well, filled with zeros
     min_frames: int = 1
-    reserved_words: tuple[str, ...] = ()  # which stand for something else than text where a prompt is read
+    reserved_words: tuple[str, ...] = ()  # that a prompt may not hold: the tokenizer reads them as an image
 
 
 def _read_wan(transformer: Settings, vae: Settings) -> Sizes:
@@ -83,7 +83,7 @@ def _read_hunyuan_video(transformer: Settings, vae: Settings) -> Sizes:
         "vae_scale_temporal": int(vae.get("temporal_compression_ratio", 4)),
         "rope_max_seq_len": None,
         "guidance_distilled": bool(transformer.get("guidance_embeds", True)),
-        # the pipeline decodes the frames that the image's latents lead into, and shows none of them
+        # the pipeline decodes these frames and removes them
         "dropped_frames": 4 if transformer.get("image_condition_type") == "latent_concat" else 0,
     }
 
@@ -164,7 +164,7 @@ HUNYUAN_VIDEO_15 = Family(
     shards_text_encoder=False,
     signals=("modulated_input",),
     needs=(("use_meanflow", False),),
-    settings=("tokenizer_2/tokenizer_config.json",),  # all that a tokenizer of bytes has
+    settings=("tokenizer_2/tokenizer_config.json",),  # the only file of a byte tokenizer
     guider=True,
     image_processor="feature_extractor",
     takes_last_image=False,

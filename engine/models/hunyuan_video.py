@@ -1,8 +1,8 @@
-"""HunyuanVideo as plain pieces over the diffusers module (``diffusers.HunyuanVideoTransformer3DModel``).
+"""HunyuanVideo in pieces, over the diffusers module (``diffusers.HunyuanVideoTransformer3DModel``).
 
-Text-to-video and both published kinds of image-to-video, which the transformer's ``image_condition_type`` tells:
-"latent_concat" has the image's latents beside the noisy ones in the channels, "token_replace" has them in the place
-of the first frame, with a time embedding of their own.
+Text-to-video and both published kinds of image-to-video, which the transformer's ``image_condition_type`` names:
+"latent_concat" takes the image's latents as channels beside the noisy ones; "token_replace" takes them in place of the
+first frame, with a time embedding of their own.
 """
 
 import math
@@ -23,10 +23,10 @@ from parallel.sharding import Shards, plan_text_shards, shard
 
 @dataclass(frozen=True)
 class Condition:
-    """What a lane keeps over the steps of a request.
+    """What is the same at all steps of a request, for one lane.
 
     prompt_embeds: [1, text tokens, text_embed_dim], padded; prompt_attention_mask: [1, text tokens], 1 is text.
-    text_shards: how the text without its padding lies over the ranks.
+    text_shards: which tokens of the text, without its padding, each rank holds.
     pooled_projections: [1, pooled_projection_dim]; guidance: [1], or None where the model has no guidance embedding.
     rotary: cos and sin of this rank's tokens, [local tokens, head_dim] each.
     image_latents: [1, channels, 1, height, width], or None for text-to-video.
@@ -43,9 +43,9 @@ class Condition:
 
 @dataclass(frozen=True)
 class HunyuanVideoActivations(Activations):
-    """Beside the hidden states: text [1, local text tokens, dim], the text's stream, which is spread over the ranks
-    as the video is; timestep_embedding [1, dim]; and where the first frame is given, given_embedding [1, dim], its
-    time embedding, and given_tokens, how many of this rank's tokens it has.
+    """Adds to the hidden states: text [1, local text tokens, dim], the text stream, sharded over the ranks as the video
+    is; timestep_embedding [1, dim]; and where the first frame is given, given_embedding [1, dim], its time embedding,
+    and given_tokens, the number of its tokens that this rank holds.
     """
 
     condition: Condition
@@ -56,7 +56,7 @@ class HunyuanVideoActivations(Activations):
 
 
 class HunyuanVideoAdapter:
-    """The pieces of one loaded transformer: its dual-stream blocks, then its single-stream blocks.
+    """The pieces of one loaded transformer, dual-stream blocks first; see :class:`engine.models.adapter.Adapter`.
 
     A prompt is encoded as ``prompt_embeds`` [1, text tokens, 4096] and ``prompt_attention_mask`` [1, text tokens] of
     Llama, ``pooled_projections`` [1, 768] of CLIP, ``guidance`` [1] (1000 times the scale that is embedded; not
@@ -78,6 +78,7 @@ class HunyuanVideoAdapter:
         return math.prod(token_grid(latents_shape, self.transformer.config))
 
     def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
+        """As :meth:`Adapter.conditions`, from the tensors named above."""
         config = self.transformer.config
         cos, sin = self.transformer.rope(latents[:1])
         rotary = shard(cos, shards, dim=0), shard(sin, shards, dim=0)
@@ -97,6 +98,7 @@ class HunyuanVideoAdapter:
     def embed(
         self, latents: Tensor, timestep: Tensor, conditions: Sequence[Condition], shards: Shards
     ) -> list[HunyuanVideoActivations]:
+        """As :meth:`Adapter.embed`: [1, local tokens, dim] of the video and [1, local text tokens, dim] of the text."""
         model, timestep = self.transformer, timestep.expand(1)
         given = 0
         if model.config.image_condition_type == "token_replace":
@@ -113,13 +115,14 @@ class HunyuanVideoAdapter:
         return lanes
 
     def blocks(self, activations: HunyuanVideoActivations, start: int, stop: int) -> HunyuanVideoActivations:
+        """As :meth:`Adapter.blocks`: both streams, [1, local tokens, dim] and [1, local text tokens, dim]."""
         hidden_states, text, condition = activations.hidden_states, activations.text, activations.condition
         for block in self._blocks[start:stop]:
             hidden_states, text = block(
                 hidden_states,
                 text,
                 activations.timestep_embedding,
-                # there is no padding to mask; attention over ranks finds here how the text lies
+                # no padding has to be masked; attention over ranks reads here which text tokens each rank holds
                 condition.text_shards if len(condition.text_shards.lengths) > 1 else None,
                 condition.rotary,
                 activations.given_embedding,
@@ -128,6 +131,7 @@ class HunyuanVideoAdapter:
         return replace(activations, hidden_states=hidden_states, text=text)
 
     def signal(self, activations: HunyuanVideoActivations, name: StepSignal) -> Tensor:
+        """As :meth:`Adapter.signal`, for "modulated_input": [1, local tokens, dim]."""
         given: dict[str, Any] = {}
         if activations.given_embedding is not None:
             given["token_replace_emb"] = activations.given_embedding
@@ -137,9 +141,10 @@ class HunyuanVideoAdapter:
         return normed
 
     def head(self, activations: HunyuanVideoActivations) -> Tensor:
+        """As :meth:`Adapter.head`: [1, local tokens, channels x patch volume], zero in a given first frame."""
         model = self.transformer
         velocity: Tensor = model.proj_out(model.norm_out(activations.hidden_states, activations.timestep_embedding))
-        # a given first frame stays as it is, which lets the sampler step all frames alike
+        # so that the sampler, which steps all frames alike, leaves a given first frame unchanged
         velocity[:, : activations.given_tokens] = 0
         return velocity
 
@@ -155,7 +160,7 @@ class HunyuanVideoAdapter:
         return torch.cat([condition.image_latents.to(latents.dtype), latents[:, :, 1:]], dim=2)
 
     def _with_image(self, latents: Tensor, image_latents: Tensor | None) -> Tensor:
-        """The latents as the transformer wants them: [1, in_channels, frames, height, width]."""
+        """The transformer's input, [1, in_channels, frames, height, width]."""
         if image_latents is None:
             return latents
         image_latents = image_latents.to(latents.dtype)

@@ -1,4 +1,4 @@
-"""HunyuanVideo 1.5 as plain pieces over the diffusers module (``diffusers.HunyuanVideo15Transformer3DModel``)."""
+"""HunyuanVideo 1.5 in pieces, over the diffusers module (``diffusers.HunyuanVideo15Transformer3DModel``)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from parallel.joint import shard_text
 from parallel.sharding import Shards, plan_text_shards, shard
 
 PROMPT, GLYPHS, IMAGE = range(3)
-"""Rows of the transformer's table of condition types."""
+"""Rows of the transformer's embedding table of condition types."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a lane keeps over the steps of a request.
+    """What is the same at all steps of a request, for one lane.
 
     prompt_embeds: [1, prompt tokens, text_embed_dim], without padding; it is projected at each step.
     image_and_glyphs: [1, image tokens + glyph tokens, dim], projected, without padding; they precede the prompt.
-    text_shards: how all of these tokens lie over the ranks.
+    text_shards: which of all these tokens each rank holds.
     rotary: cos and sin of this rank's tokens, [local tokens, head_dim] each.
-    beside: [1, channels + 1, frames, height, width], what stands beside the noisy latents in the channels: the first
-    frame's latents and the mask that marks it, or zeros.
+    beside: [1, channels + 1, frames, height, width], the channels beside the noisy latents: the first frame's latents
+    and the mask that marks it, or zeros.
     """
 
     prompt_embeds: Tensor
@@ -39,8 +39,8 @@ class Condition:
 
 @dataclass(frozen=True)
 class HunyuanVideo15Activations(Activations):
-    """Beside the hidden states: text [1, local text tokens, dim], the text's stream, which is spread over the ranks
-    as the video is, and timestep_embedding [1, dim]."""
+    """Adds to the hidden states: text [1, local text tokens, dim], the text stream, sharded over the ranks as the video
+    is, and timestep_embedding [1, dim]."""
 
     condition: Condition
     text: Tensor
@@ -48,7 +48,7 @@ class HunyuanVideo15Activations(Activations):
 
 
 class HunyuanVideo15Adapter:
-    """The pieces of one loaded transformer.
+    """The pieces of one loaded transformer; see :class:`engine.models.adapter.Adapter`.
 
     A prompt is encoded as ``prompt_embeds`` [1, prompt tokens, 3584] and ``prompt_embeds_mask`` [1, prompt tokens] of
     Qwen2.5-VL, ``prompt_embeds_2`` [1, glyph tokens, 1472] and ``prompt_embeds_mask_2`` [1, glyph tokens] of ByT5
@@ -69,6 +69,7 @@ class HunyuanVideo15Adapter:
         return math.prod(token_grid(latents_shape, self.transformer.config))
 
     def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
+        """As :meth:`Adapter.conditions`, from the tensors named above."""
         cos, sin = self.transformer.rope(latents[:1])
         rotary = shard(cos, shards, dim=0), shard(sin, shards, dim=0)
         return [self._condition(lane, latents[:1], rotary, shards) for lane in encoded]
@@ -76,10 +77,11 @@ class HunyuanVideo15Adapter:
     def embed(
         self, latents: Tensor, timestep: Tensor, conditions: Sequence[Condition], shards: Shards
     ) -> list[HunyuanVideo15Activations]:
+        """As :meth:`Adapter.embed`: [1, local tokens, dim] of the video and [1, local text tokens, dim] of the text."""
         model, timestep = self.transformer, timestep.expand(1)
         inputs = torch.cat([latents, conditions[0].beside.to(latents.dtype)], dim=1)  # a sample has one image
         hidden_states = shard(model.x_embedder(inputs.to(self.dtype)), shards)
-        # not through model.time_embed, which wants the timestep in the blocks' dtype: bfloat16 knows every fourth one
+        # model.time_embed would round the timestep to the blocks' dtype; bfloat16 has steps of 4 between 512 and 1000
         frequencies = model.time_embed.time_proj(timestep)
         timestep_embedding = model.time_embed.timestep_embedder(frequencies.to(self.dtype))
         lanes = []
@@ -91,9 +93,10 @@ class HunyuanVideo15Adapter:
         return lanes
 
     def blocks(self, activations: HunyuanVideo15Activations, start: int, stop: int) -> HunyuanVideo15Activations:
+        """As :meth:`Adapter.blocks`: both streams, [1, local tokens, dim] and [1, local text tokens, dim]."""
         hidden_states, text, condition = activations.hidden_states, activations.text, activations.condition
-        # there is no padding to mask: diffusers' own processor wants a mask all the same, and attention over ranks
-        # finds in its place how the text lies
+        # no padding has to be masked: diffusers' own processor needs a mask all the same, and attention over ranks
+        # reads in its place which text tokens each rank holds
         several = len(condition.text_shards.lengths) > 1
         mask = condition.text_shards if several else torch.ones_like(text[..., 0], dtype=torch.bool)
         for block in self.transformer.transformer_blocks[start:stop]:
@@ -101,12 +104,14 @@ class HunyuanVideo15Adapter:
         return replace(activations, hidden_states=hidden_states, text=text)
 
     def signal(self, activations: HunyuanVideo15Activations, name: StepSignal) -> Tensor:
+        """As :meth:`Adapter.signal`, for "modulated_input": [1, local tokens, dim]."""
         normed: Tensor = self.transformer.transformer_blocks[0].norm1(
             activations.hidden_states, emb=activations.timestep_embedding
         )[0]
         return normed
 
     def head(self, activations: HunyuanVideo15Activations) -> Tensor:
+        """As :meth:`Adapter.head`: [1, local tokens, channels x patch volume]."""
         model = self.transformer
         velocity: Tensor = model.proj_out(model.norm_out(activations.hidden_states, activations.timestep_embedding))
         return velocity
@@ -115,7 +120,7 @@ class HunyuanVideo15Adapter:
         return join_patches(tokens, latents_shape, self.transformer.config)
 
     def finish(self, latents: Tensor, condition: Condition) -> Tensor:
-        """As they are: every frame is denoised, the first beside its image."""
+        """The latents unchanged: every frame is denoised, and the image is in the channels beside the first."""
         return latents
 
     def patchify(self, latents: Tensor) -> Tensor:
@@ -137,11 +142,11 @@ class HunyuanVideo15Adapter:
         return Condition(prompt, image_and_glyphs, text_shards, rotary, beside)
 
     def _typed(self, tokens: Tensor, kind: int) -> Tensor:
-        """Tokens [1, tokens, dim] of a kind of condition, with what tells the kinds apart added."""
+        """Add the embedding of a condition type (PROMPT, GLYPHS or IMAGE) to tokens [1, tokens, dim]."""
         typed: Tensor = tokens + self.transformer.cond_type_embed(torch.tensor([kind], device=tokens.device))
         return typed
 
 
 def _without_padding(embeds: Tensor, mask: Tensor) -> Tensor:
-    """[1, tokens, dim] → [1, valid tokens, dim], wherever the padding is."""
+    """[1, tokens, dim] → [1, valid tokens, dim]; the padding may be on either side."""
     return embeds[:, mask[0].bool()]

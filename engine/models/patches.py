@@ -1,4 +1,4 @@
-"""Latents and the tokens that the HunyuanVideo models cut them into."""
+"""Latents to tokens and back for the HunyuanVideo models."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def split_patches(latents: Tensor, config: Any) -> Tensor:
 
 
 def mark_first_frame(image_latents: Tensor, frames: int) -> Tensor:
-    """What stands beside noisy latents whose first frame is given: its latents and a channel of ones, then zeros.
+    """The channels beside noisy latents whose first frame is given: its latents and a channel of ones, then zeros.
 
     [1, channels, 1, height, width] → [1, channels + 1, frames, height, width].
     """

@@ -1,11 +1,11 @@
-"""Wan 2.1 and 2.2 as plain pieces over the diffusers module (``diffusers.WanTransformer3DModel``).
+"""Wan 2.1 and 2.2 in pieces, over the diffusers module (``diffusers.WanTransformer3DModel``).
 
-One adapter serves all of them, since they differ only in what an image adds to a lane:
+One adapter serves all of them. They differ only in what an image adds to a lane:
 
 - text-to-video: nothing;
-- image-to-video and first-last-frame: channels beside the latents, and with Wan 2.1 the image as CLIP sees it,
-  whose tokens stand before the text tokens;
-- Wan 2.2 TI2V 5B: the encoded image is the first latent frame and stays so; its tokens are at timestep 0.
+- image-to-video and first-last-frame: channels beside the latents, and with Wan 2.1 the tokens of CLIP's image
+  embedding before the text tokens;
+- Wan 2.2 TI2V 5B: the encoded image is the first latent frame at every step, and its tokens are at timestep 0.
 """
 
 import math
@@ -23,7 +23,7 @@ from parallel.sharding import Shards, shard
 
 @dataclass(frozen=True)
 class Condition:
-    """What a lane keeps over the steps of a request.
+    """What is the same at all steps of a request, for one lane.
 
     text: [1, image tokens + text tokens, dim], projected; rotary: cos and sin of this rank's tokens,
     [1, local tokens, 1, head_dim]; latent_condition and first_frame: as in :meth:`WanAdapter.conditions`.
@@ -37,9 +37,9 @@ class Condition:
 
 @dataclass(frozen=True)
 class WanActivations(Activations):
-    """Beside the hidden states: timestep_embedding [1, dim], and the blocks' shifts, scales and gates [1, 6, dim].
-    Where tokens have timesteps of their own: [1, local tokens, dim] and [1, local tokens, 6, dim]. exact_embedding is
-    timestep_embedding before it was rounded to the blocks' dtype."""
+    """Adds to the hidden states: timestep_embedding [1, dim], and modulation [1, 6, dim], the blocks' shifts, scales
+    and gates. Where tokens have timesteps of their own: [1, local tokens, dim] and [1, local tokens, 6, dim].
+    exact_embedding is timestep_embedding before it was rounded to the blocks' dtype."""
 
     condition: Condition
     timestep_embedding: Tensor
@@ -48,7 +48,7 @@ class WanActivations(Activations):
 
 
 class WanAdapter:
-    """The pieces of one loaded transformer."""
+    """The pieces of one loaded Wan transformer; see :class:`engine.models.adapter.Adapter`."""
 
     def __init__(self, transformer: WanTransformer3DModel) -> None:
         self.transformer = transformer
@@ -63,11 +63,11 @@ class WanAdapter:
         return math.prod(self._grid(latents_shape))
 
     def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
-        """As :meth:`Adapter.conditions`. Of each lane's tensors, the lanes of a sample share all but the first:
+        """As :meth:`Adapter.conditions`, from these tensors of each lane. Lanes of one sample share all but the first:
 
         - ``prompt_embeds`` [1, text tokens, text_dim]; 512 text tokens if there are ``image_embeds``, because
           diffusers' attention tells image tokens from text tokens by that number;
-        - ``image_embeds`` [images, 257, image_dim] (Wan 2.1 with an image): CLIP's last hidden states but one, of
+        - ``image_embeds`` [images, 257, image_dim] (Wan 2.1 with an image): CLIP's second last hidden states, of
           the first image, or of the first and the last where the model has ``pos_embed_seq_len``;
         - ``latent_condition`` [1, 4 + channels, frames, height, width] (models with more input than output channels):
           the mask of the given frames, then the encoded video of given frames and zeros, float32;
@@ -90,6 +90,7 @@ class WanAdapter:
     def embed(
         self, latents: Tensor, timestep: Tensor, conditions: Sequence[Condition], shards: Shards
     ) -> list[WanActivations]:
+        """As :meth:`Adapter.embed`: latents and image channels → patch embeddings, [1, local tokens, dim]."""
         model, image = self.transformer, conditions[0]
         timesteps = self._timesteps(timestep, image, latents.shape, shards)
         latents = self.finish(latents, image)
@@ -107,9 +108,9 @@ class WanAdapter:
         ]
 
     def _timesteps(self, timestep: Tensor, image: Condition, latents_shape: torch.Size, shards: Shards) -> Tensor:
-        """[1], or [1, local tokens] where the first frame is given: its tokens hold no noise.
+        """[1], or [1, local tokens] where the first frame is given: its tokens hold no noise and are at timestep 0.
 
-        Text-to-video of a model with expand_timesteps needs no vector, since all its tokens are at one timestep.
+        Text-to-video with a model that has expand_timesteps needs one number, since all tokens are at one timestep.
         """
         if image.first_frame is None:
             return timestep.reshape(1)
@@ -119,17 +120,20 @@ class WanAdapter:
         return shard(timesteps, shards)
 
     def blocks(self, activations: WanActivations, start: int, stop: int) -> WanActivations:
+        """As :meth:`Adapter.blocks`: hidden_states [1, local tokens, dim] → the same shape."""
         hidden_states, condition = activations.hidden_states, activations.condition
         for block in self.transformer.blocks[start:stop]:
             hidden_states = block(hidden_states, condition.text, activations.modulation, condition.rotary)
         return replace(activations, hidden_states=hidden_states)
 
     def signal(self, activations: WanActivations, name: StepSignal) -> Tensor:
-        """As :meth:`Adapter.signal`, where all tokens are at one timestep."""
+        """As :meth:`Adapter.signal`, [1, 1, dim] or [1, 1, 6 x dim]; for requests with one timestep for all tokens."""
         shared = activations.exact_embedding if name == "timestep_embedding" else activations.modulation
         return shared.reshape(1, 1, -1)
 
     def head(self, activations: WanActivations) -> Tensor:
+        """As :meth:`Adapter.head`: norm, modulation by the timestep, projection to [1, local tokens, patch volume x
+        channels]."""
         model, hidden_states = self.transformer, activations.hidden_states
         shift, scale = (model.scale_shift_table + activations.timestep_embedding.unsqueeze(-2)).unbind(dim=-2)
         normed = (model.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
