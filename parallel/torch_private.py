@@ -7,15 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout, _world
-from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
-from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
+    from torch.distributed.tensor import DTensor
 
 __all__ = ["AllGather", "cpu_flash_attention", "default_store", "local_slices", "set_group_timeouts"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``AllGather`` when it is asked for: FSDP takes a second, and joining the ranks does not need it."""
+    if name != "AllGather":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
+
+    return AllGather
 
 
 def set_group_timeouts(timeout_seconds: float) -> None:

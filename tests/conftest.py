@@ -2,22 +2,40 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: ranks share few cores
 
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.gang import Gang
 
+# what takes longest goes first, by measured time: a long file that began last would leave the other process idle
+ORDER = ("launch/on_ray", "launch", "distributed")
+TOGETHER = "launch/on_ray"  # all files on one process, for they share a cluster
+
+
+def _place(path: str) -> int:
+    """Where in the order a test file or a test goes."""
+    return next((index for index, name in enumerate(ORDER) if f"tests/{name}/" in path), len(ORDER))
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs first, then ranks: a file of few long tests that is the last to begin leaves the other process idle.
+    """Put the tests in that order, which ``--no-loadscope-reorder`` has xdist keep."""
+    items.sort(key=lambda item: _place(item.path.as_posix()))
 
-    xdist would begin with the files of many tests; ``--no-loadscope-reorder`` has it keep this order.
-    """
-    order = ("launch", "distributed")
-    items.sort(key=lambda item: order.index(name) if (name := item.path.parent.name) in order else len(order))
+
+class ByFile(LoadFileScheduling):
+    """``--dist loadfile``, but for a folder whose files stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return TOGETHER if f"tests/{TOGETHER}/" in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return ByFile(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,7 @@
-"""A shell and a cluster for the tests that run commands as a person runs them."""
+"""A shell for the tests that run commands as a person runs them."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,9 +21,8 @@ def shell(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Shell]:
     shell.stop()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    from tests.support.ray_nodes import two_nodes
-
-    with two_nodes() as cluster:
-        yield cluster
+@pytest.fixture
+def stub_shell(shell: Shell) -> Shell:
+    """A shell whose ranks run the stub engine: for how runs start and end, whatever they make."""
+    shell.stub = True
+    return shell

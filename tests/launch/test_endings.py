@@ -1,6 +1,7 @@
 """Runs that do not end well: Ctrl-C, failing ranks. No process stays, no old file is lost.
 
-Ranks that are killed are in test_resume.py.
+Most of them run the stub engine, for what ends them is the same; four run the real one, which imports, computes in C++
+and writes frames meanwhile. Ranks that are killed are in test_resume.py.
 """
 
 import os
@@ -18,8 +19,10 @@ pytestmark = pytest.mark.timeout(300)
 LONG = "--set=sampling.steps=1000"
 
 
-@pytest.fixture
-def shell_with_a_video(shell: Shell) -> Shell:
+@pytest.fixture(params=["stub"])
+def shell_with_a_video(request: pytest.FixtureRequest, shell: Shell) -> Shell:
+    """With the stub engine, unless a test asks for the "real" one."""
+    shell.stub = request.param == "stub"
     (shell.folder / "old.mp4").write_text("the old video")
     (shell.folder / "old.json").write_text("the old report")
     return shell
@@ -42,11 +45,12 @@ def error_line(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "moment", "signum", "code", "line"),
+    ("ranks", "moment", "signum", "code", "line", "shell_with_a_video"),
     [
-        (1, "denoising", signal.SIGTERM, 143, "lockstep: ended by SIGTERM"),
-        (2, "joining ranks", signal.SIGINT, 130, "lockstep: interrupted"),
+        (1, "denoising", signal.SIGTERM, 143, "lockstep: ended by SIGTERM", "real"),
+        (2, "joining ranks", signal.SIGINT, 130, "lockstep: interrupted", "stub"),
     ],
+    indirect=["shell_with_a_video"],
 )
 def test_a_signal_ends_all_ranks(
     ranks: int, moment: str, signum: int, code: int, line: str, shell_with_a_video: Shell
@@ -104,7 +108,8 @@ def test_a_signal_while_nobody_reads_the_output(ranks: int, signum: int, code: i
 
 
 @pytest.mark.parametrize("how", ["lockstep", "torchrun"])
-def test_no_rank_outlives_its_launcher(how: str, shell: Shell) -> None:
+def test_no_rank_outlives_its_launcher(how: str, stub_shell: Shell) -> None:
+    shell = stub_shell
     arguments = ["--prompt=x", LONG, "--output=o.mp4"]
     process = shell.torchrun(2, *arguments) if how == "torchrun" else shell.generate(*arguments, "--ranks=2")
     shell.await_line(process, "denoising")
@@ -114,17 +119,19 @@ def test_no_rank_outlives_its_launcher(how: str, shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "line"),
+    ("fault", "line", "shell_with_a_video"),
     [
-        ("1 3 raise", "rank 1 failed in denoise step 4: RuntimeError: injected over two lines"),
-        ("0 load raise", "rank 0 failed in load: RuntimeError: injected over two lines"),
-        ("1 decode raise", "rank 1 failed in decode: RuntimeError: injected over two lines"),
-        ("0 write full-disk", "rank 0 failed in write: OSError: [Errno 28] No space left on device"),
+        ("1 3 raise", "rank 1 failed in denoise step 4: RuntimeError: injected over two lines", "stub"),
+        ("0 load raise", "rank 0 failed in load: RuntimeError: injected over two lines", "stub"),
+        ("1 decode raise", "rank 1 failed in decode: RuntimeError: injected over two lines", "real"),
+        ("0 write full-disk", "rank 0 failed in write: OSError: [Errno 28] No space left on device", "stub"),
         (
             "1 3 segfault",
             "rank 1 failed in denoise step 4: the process was ended by SIGSEGV (last words of the process)",
+            "stub",
         ),
     ],
+    indirect=["shell_with_a_video"],
 )
 def test_a_failing_rank_ends_all(fault: str, line: str, shell_with_a_video: Shell) -> None:
     """The other rank loses contact at the same moment: the line names the one that failed first."""
@@ -136,6 +143,7 @@ def test_a_failing_rank_ends_all(fault: str, line: str, shell_with_a_video: Shel
     assert_old_files_stand(shell, killed="decode" in fault)
 
 
+@pytest.mark.parametrize("shell_with_a_video", ["real"], indirect=True)
 def test_a_disk_that_fills_up_while_frames_are_written_ends_all(shell_with_a_video: Shell) -> None:
     """The other rank is decoding its rows of the next frames, and must not wait for the first one's."""
     shell = shell_with_a_video
@@ -157,7 +165,8 @@ def test_a_failure_of_the_only_rank(shell_with_a_video: Shell) -> None:
     assert_old_files_stand(shell)
 
 
-def test_a_rank_that_hangs_is_not_waited_for(shell: Shell) -> None:
+def test_a_rank_that_hangs_is_not_waited_for(stub_shell: Shell) -> None:
+    shell = stub_shell
     process = shell.generate(
         "--prompt=x", "--ranks=2", "--output=o.mp4", "--set=runtime.step_timeout_seconds=3", fault="1 4 hang"
     )
@@ -167,7 +176,8 @@ def test_a_rank_that_hangs_is_not_waited_for(shell: Shell) -> None:
     shell.await_nobody(seconds=1)
 
 
-def test_under_torchrun_the_failing_rank_speaks_for_itself(shell: Shell) -> None:
+def test_under_torchrun_the_failing_rank_speaks_for_itself(stub_shell: Shell) -> None:
+    shell = stub_shell
     process = shell.torchrun(2, "--prompt=x", "--output=o.mp4", fault="1 3 raise")
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 RANKS = 2
-Fault = tuple[int, str, str, float]  # rank, where, how, seconds later: a row of tests/launch/faults
+Fault = tuple[int, str, str, float]  # rank, where, how, seconds later, as in tests/support/injected
 STEPS = 12  # of each video
 # a moment of each phase; the second rank writes no files, but may die while the first one does
 _PHASES = ("load", "warmup", "skip", "compute", "checkpoint", "decode")

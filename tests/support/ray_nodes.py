@@ -1,18 +1,24 @@
 """A Ray cluster of several nodes on this machine, and runs on it that meet one fault after the other."""
 
 import json
-import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from tests.support.shell import Shell
 
 # nodes of a test need no token; without this they would want the one that a person may have in the home folder
-PLAIN = {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "", "RAY_USAGE_STATS_ENABLED": "0"}
+PLAIN = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ADDRESS": "",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # else tests beside these take all of the processor
+}
 NODE: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False}
 # a small configuration, in which nothing is waited for long
 IMPATIENT = (
@@ -25,28 +31,20 @@ Fault = tuple[int, str, str, float]  # rank, where, how, seconds later
 
 
 @contextmanager
-def two_nodes(environment: Mapping[str, str] = PLAIN, **head: Any) -> Iterator[Any]:
-    """Two nodes with one CPU each, so that two ranks are on different ones.
-
-    Args:
-        environment: of them, and of this process meanwhile.
-        head: more settings of the first one.
-    """
+def two_nodes() -> Iterator[Any]:
+    """Two nodes with one CPU each, so that two ranks are on different ones. They export metrics every second."""
     from ray.cluster_utils import Cluster
 
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    cluster = Cluster(initialize_head=True, head_node_args=NODE | head)
-    try:
-        cluster.add_node(**NODE)
-        yield cluster
-    finally:
-        cluster.shutdown()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    head = NODE | {"_system_config": {"metrics_report_interval_ms": 1000}}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in PLAIN.items():  # for Ray in this process and for the nodes that it starts
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            cluster.add_node(**NODE)
+            yield cluster
+        finally:
+            cluster.shutdown()
 
 
 def on_ray(shell: Shell, cluster: Any, *arguments: str, fault: str = "") -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.small_model import CONFIG, ROOT
 
-FAULTS = Path(__file__).parent / "faults"
+INJECTED = Path(__file__).parent / "injected"
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Shell:
 
     folder: Path
     model: Path
+    stub: bool = False  # ranks run the stub engine, which has no model and is quick to import
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def lockstep(self, *arguments: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
@@ -51,11 +52,12 @@ class Shell:
         stderr: int = subprocess.PIPE,
         **environment: str,
     ) -> subprocess.Popen[str]:
-        path = [str(ROOT), *([str(FAULTS)] if fault else [])]
+        path = [str(ROOT), *([str(INJECTED)] if fault or self.stub else [])]
         environment = {
             **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")},
             "PYTHONPATH": os.pathsep.join(path),
             "LOCKSTEP_FAULT": fault,
+            "LOCKSTEP_STUB_ENGINE": "1" if self.stub else "",
             "OMP_NUM_THREADS": "1",
             # every descendant inherits this, so none can hide, whatever its parent or session
             "LOCKSTEP_TEST_FAMILY": str(self.folder),

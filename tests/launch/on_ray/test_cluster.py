@@ -5,7 +5,7 @@ import re
 import signal
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,11 @@ from launch.jobs.config import load_job_config
 from launch.jobs.options import Options
 from launch.queue.records import JobRecord, NewJob, State, Wish
 from launch.queue.store import Queue
-from tests.support.ray_nodes import PLAIN as PLAIN_RAY
-from tests.support.ray_nodes import two_nodes
+from tests.support.ray_nodes import PLAIN
 from tests.support.shell import Shell, actions, finish, hashes, report_of
 from tests.support.small_model import CONFIG
 
 pytestmark = pytest.mark.timeout(900)
-PLAIN = PLAIN_RAY | {"RAY_worker_niceness": "0"}  # else tests beside this one take all of the processor
 SECONDS = 300  # for anything to happen on a busy machine
 LONG = ("sampling.frames=17", "sampling.height=128", "sampling.width=128", "checkpoint.every=2")
 
@@ -75,8 +73,8 @@ class Site:
 
     def down(self) -> None:
         """End all gangs in good order, and see that nothing of them is left."""
-        for name in self.queue.ask_down():
-            assert name
+        up = [gang.name for gang in self.queue.gangs()]
+        assert up and sorted(self.queue.ask_down()) == sorted(up)
         deadline = time.monotonic() + SECONDS
         while self.queue.gangs():
             assert time.monotonic() < deadline, self.logs()
@@ -97,17 +95,10 @@ class Site:
         return sorted(file.name for file in self.shell.folder.iterdir() if stem in file.name)
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """Two nodes, which export metrics every second."""
-    with two_nodes(PLAIN, _system_config={"metrics_report_interval_ms": 1000}) as cluster:
-        yield cluster
-
-
-def test_jobs_through_gangs_that_come_and_go(nodes: Any, shell: Shell) -> None:
+def test_jobs_through_gangs_that_come_and_go(cluster: Any, shell: Shell) -> None:
     """First many jobs through one gang. Then it is told to end, the next one loses a rank, and later its server; each
     time somebody goes on with what was under way."""
-    site = Site(shell, nodes.address)
+    site = Site(shell, cluster.address)
     first = site.submit("first.mp4")
     bad = site.submit("bad.mp4", "sampling.guidance=1.0")
     other = site.submit("other.mp4", "cache.method=interval")
@@ -136,7 +127,7 @@ def test_jobs_through_gangs_that_come_and_go(nodes: Any, shell: Shell) -> None:
     assert cancelled.state is State.CANCELLED and cancelled.progress and cancelled.progress.step < 1000
     assert site.files("unwanted") == []
     assert site.ranks() == ranks, "the model was loaded once"
-    _assert_metrics(nodes, site)
+    _assert_metrics(cluster, site)
 
     whole = site.submit("whole.mp4", *LONG, "sampling.steps=300")
     assert site.await_end(whole).state is State.SUCCEEDED
@@ -180,7 +171,7 @@ def test_jobs_through_gangs_that_come_and_go(nodes: Any, shell: Shell) -> None:
     site.down()
 
 
-def _assert_metrics(nodes: Any, site: Site) -> None:
+def _assert_metrics(cluster: Any, site: Site) -> None:
     """What Prometheus would read from the node of the server, after a second or two."""
     reports = [report_of(site.shell.folder / f"{name}.mp4") for name in ("first", "other", "again")]
     skipped = sum(sum(row["action"] == "skip" for row in r["steps"] if row["branch"] == "cond") for r in reports)
@@ -194,15 +185,15 @@ def _assert_metrics(nodes: Any, site: Site) -> None:
         "lockstep_queue_length{}": 0,
     }
     deadline = time.monotonic() + SECONDS
-    while (found := _scrape(nodes, wanted)) != wanted:
+    while (found := _scrape(cluster, wanted)) != wanted:
         assert time.monotonic() < deadline, (found, wanted)
         time.sleep(1)
 
 
-def _scrape(nodes: Any, wanted: dict[str, float]) -> dict[str, float]:
+def _scrape(cluster: Any, wanted: dict[str, float]) -> dict[str, float]:
     """The series of those names, reduced to the labels by which they are told apart."""
     found: dict[str, float] = {}
-    for node in (nodes.head_node, *nodes.worker_nodes):
+    for node in (cluster.head_node, *cluster.worker_nodes):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics_export_port}/metrics", timeout=10) as page:
                 text = page.read().decode()

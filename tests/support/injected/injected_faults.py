@@ -1,4 +1,4 @@
-"""Put on PYTHONPATH by the tests: makes ranks fail in a chosen way at a chosen moment.
+"""Makes ranks fail in a chosen way at a chosen moment.
 
 LOCKSTEP_FAULT is "RANK WHERE HOW" for one fault, which every process of that rank meets; or "plan FILE" for several,
 one for each gang in turn: FILE is a JSON list of [rank, where, how, seconds later], and beside it are written
@@ -227,6 +227,7 @@ def _watch_engine(reach: "_Always | _InTurn") -> None:
     files.sync, shard_file.sync = sync_of_outputs, sync_of_checkpoints
 
 
-if os.environ.get("LOCKSTEP_FAULT"):
-    _first, *_others = os.environ["LOCKSTEP_FAULT"].split()
-    _watch(_InTurn(*_others) if _first == "plan" else _Always(_first, *_others))
+def install() -> None:
+    """Have this process, should it be a rank, meet what LOCKSTEP_FAULT says."""
+    first, *others = os.environ["LOCKSTEP_FAULT"].split()
+    _watch(_InTurn(*others) if first == "plan" else _Always(first, *others))
