@@ -44,30 +44,35 @@ class Engine:
         self._lists = lists
 
     @classmethod
-    def load(cls, config: Config, degrees: Degrees, progress: Progress) -> "Engine":
+    def load(cls, config: Config, progress: Progress | None = None) -> "Engine":
+        progress = progress or Progress()
         progress.stage("join")
-        ranks = _join(degrees, config.runtime.load_timeout_seconds)
+        ranks = _join(config.parallel.degrees, config.runtime.load_timeout_seconds)
         progress.stage("load")
         return cls(config, ranks, progress, itertools.count(1))
 
-    def configured(self, config: Config) -> "Engine":
-        return Engine(config, self._ranks, self._progress, self._lists)
+    def configured(self, config: Config, progress: Progress | None = None) -> "Engine":
+        return Engine(config, self._ranks, progress or self._progress, self._lists)
 
     def generate_all(
         self, tasks: Sequence[Task], control: Callable[[], Control] = lambda: Control.RUN
-    ) -> list[Any] | None:
+    ) -> list[dict[str, Any]] | None:
         work = WorkList(len(tasks), self._ranks, f"list {next(self._lists)}")
         for index in work:
             self._progress.video(index, len(tasks))
             outputs = tasks[index].outputs
-            self.generate(tasks[index].request, outputs.video, outputs.checkpoint, control)
+            self._generate(tasks[index].request, outputs.video, outputs.checkpoint, control)
             if self._ranks.replica_rank == 0:
                 work.finish(index, _report(tasks[index].request, outputs.video))
         self._progress.done()
         work.await_all()
         return work.results() if self._ranks.rank == 0 else None
 
-    def generate(
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _generate(
         self, request: GenerationRequest, output: Path | None, checkpoint: Path | None, control: Callable[[], Control]
     ) -> None:
         self._progress.stage("encode")
@@ -81,10 +86,6 @@ class Engine:
                 files.stage(output).write_text(f"{request.prompts}, {request.seed}\n")
                 self._progress.doing("decode")
             self._progress.stage("write")
-
-    def close(self) -> None:
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     def _denoise(self, steps: int, checkpoint: Path | None, control: Callable[[], Control]) -> None:
         agreement, size = Agreement(self._ranks, CollectiveMeter()), self._ranks.replica_size
