@@ -61,7 +61,10 @@ def _make(
 
 def _run_on_ray(check: Callable[[Place, bool], Job], ranks: int | None, address: str | None, resume: bool) -> int:
     """Check a job, then run it on a Ray cluster. Returns the exit code."""
+    from launch.gang.address import check_address
+
     job = check(Place(ranks, elsewhere=True), resume)
+    check_address(address)
     with job.hint_unless_finished():
         from launch.gang.run import run_on_ray  # imports ray, which takes seconds
 
