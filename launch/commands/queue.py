@@ -23,7 +23,7 @@ from launch.queue.submissions import Submissions
 def submit(options: Options, state: opt.StateFolder = None) -> int:
     """Put videos into the queue, each as a job of its own, for the gangs of `lockstep cluster up` to make."""
     from launch.queue.submit import prepare_jobs
-    from launch.screens.words import hint, one_line, unserved
+    from launch.screens.job_words import hint, one_line, unserved
 
     queue = _queue(state)
     submitted = prepare_jobs(options)

@@ -56,15 +56,15 @@ def run_part(
 
 def display(stderr: IO[str], closing: ExitStack) -> Progress:
     """Progress as a person sees it, until ``closing`` ends."""
-    from launch.screens.console import Display
+    from launch.screens.progress import ProgressDisplay
 
-    drawn = Display(stderr)
+    drawn = ProgressDisplay(stderr)
     closing.callback(drawn.close)
     return drawn
 
 
 def summarise(reports: list[dict[str, Any]], stdout: IO[str]) -> None:
     """Print where the videos are and what they took."""
-    from launch.screens.console import print_summary
+    from launch.screens.summary import print_summary
 
     print_summary(reports, stdout)

@@ -1,4 +1,4 @@
-"""The configuration as it will be used."""
+"""What `lockstep config` prints: the resolved configuration."""
 
 from __future__ import annotations
 

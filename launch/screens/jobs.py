@@ -1,4 +1,4 @@
-"""Jobs and gangs on a terminal, fitted to its width; elsewhere plain and whole."""
+"""The tables of jobs and gangs: fitted to the width of a terminal, elsewhere plain and untruncated."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.queue.records import GangRecord, JobRecord, State
-from launch.screens import words
-from launch.screens.console import draws_unicode, make_console, stage_in_words
-from launch.screens.words import duration, moment, one_line
+from launch.screens import job_words as words
+from launch.screens.console import draws_unicode, make_console
+from launch.screens.job_words import duration, moment, one_line
+from launch.screens.progress import stage_in_words
 
 _COLOURS = {State.RUNNING: "cyan", State.SUCCEEDED: "green", State.FAILED: "red"}
-_WIDEST = 1_000_000  # columns, where no terminal says
+_WIDEST = 1_000_000  # columns, where the output is no terminal
 
 
 def print_jobs(jobs: Sequence[JobRecord], gangs: Sequence[GangRecord], now: float, stream: IO[str]) -> None:
-    """Every job, then every gang.
+    """Print a table of all jobs, then one of all gangs.
 
     Args:
         now: unix seconds.
@@ -41,7 +42,11 @@ def print_jobs(jobs: Sequence[JobRecord], gangs: Sequence[GangRecord], now: floa
 
 
 def print_job(job: JobRecord, gangs: Sequence[GangRecord], now: float, stream: IO[str]) -> None:
-    """Everything of one job; lines that have nothing to say are left out."""
+    """Print everything about one job; empty lines are left out.
+
+    Args:
+        now: unix seconds.
+    """
     console = make_console(stream)
     options, progress = job.options, job.progress
     lines = [
@@ -81,7 +86,7 @@ def print_job(job: JobRecord, gangs: Sequence[GangRecord], now: float, stream: I
 def _job_table(jobs: Sequence[JobRecord], gangs: Sequence[GangRecord], now: float) -> Table:
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for name in ("job", "state", "prompt", "step", "attempts", "waited", "ran", "gang", "error"):
-        shortened = name in ("prompt", "error")  # the others are short, and say less when they are cut
+        shortened = name in ("prompt", "error")  # the others are short, and would be useless when truncated
         table.add_column(
             name,
             justify="right" if name in ("job", "step", "attempts", "waited", "ran") else "left",
@@ -119,7 +124,7 @@ def _print(table: Table, console: Console) -> None:
     if console.is_terminal:
         console.print(table)
         return
-    # as wide as it takes, without the spaces that fill a row up to there
+    # as wide as needed, without the spaces that pad a row
     plain = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
     table.box = None
     table.padding = (0, 2, 0, 0)

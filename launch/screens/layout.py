@@ -1,4 +1,4 @@
-"""The layout of the ranks in words, and where its groups lie."""
+"""What `lockstep layout` prints: the layout of the ranks, the reasons, and a table of its process groups."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def print_layout(config: Config, nodes: int, devices: int, stream: IO[str]) -> N
 
 
 def find_facts(config: Config) -> tuple[list[tuple[str, str]], ModelFacts]:
-    """The sizes of the model, and what is to be said of where they come from, as (label, text) pairs.
+    """The sizes of the model, and lines on where they come from as (label, text) pairs.
+
+    Returns:
+        The lines, which are empty for a model that is here, and the sizes.
 
     Raises:
         InvalidInput: the model is neither here nor published.
@@ -74,7 +77,7 @@ def _describe_tokens(config: Config, facts: ModelFacts, degrees: Degrees) -> str
 
 
 def _draw(degrees: Degrees, devices: int) -> Table:
-    """A row for each Ulysses group: its place on the other axes, its ranks and the nodes that they are on."""
+    """A table with a row for each Ulysses group: its index on the other axes, its ranks and their nodes."""
     axes = {"data": degrees.data, "cfg": degrees.cfg, "ring": degrees.ring}
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
     for name in ("node", *axes, "ulysses ranks"):

@@ -1,4 +1,4 @@
-"""What runs: the published models, their tasks, their layouts, and the memory they take."""
+"""What `lockstep models` prints: the published models, their tasks, layouts and memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LARGEST = 1024
 
 
 def print_models(ranks: int, stream: IO[str]) -> None:
-    """Print the table, and below it what holds for all of its rows.
+    """Print a table of the models, and below it what holds for all of them.
 
     Args:
-        ranks: that make a video together, on whose GPUs the memory is asked; beside those on one GPU.
+        ranks: that make one video together; the table has their memory beside that of one GPU.
 
     Raises:
         InvalidInput: there is no such number of ranks; one sentence.
@@ -73,12 +73,12 @@ def notes() -> list[tuple[str, str]]:
 
 
 def ulysses_degrees(model: PublishedModel) -> list[int]:
-    """Those above 1 that divide the attention heads."""
+    """The degrees above 1 that divide the number of attention heads."""
     heads = model.facts.num_heads
     return [degree for degree in range(2, heads + 1) if heads % degree == 0]
 
 
 def gigabytes(model: PublishedModel, ranks: int, shard_weights: bool = False) -> int:
-    """Of 10⁹ bytes, on each of that many GPUs of one machine that make one video together."""
+    """The memory in 10⁹ bytes on each of ``ranks`` GPUs of one machine that make one video together."""
     degrees: Degrees = choose_degrees(model, ranks)
     return round(estimate(model, degrees, shard_weights).peak / 1e9)

@@ -1,4 +1,4 @@
-"""The page of published models, written from the catalog, the recipes and their comments.
+"""The page `docs/models.md`: the published models, written from the catalog, the recipes and their comments.
 
 python -m launch.screens.models_page > docs/models.md
 """
@@ -58,7 +58,7 @@ models and step counts: compare with `--set cache.method=none` on prompts of you
 
 
 def models_page() -> str:
-    """Markdown: memory of all models, then for each the way from download to video, and its settings."""
+    """Markdown: the memory of all models, then for each its download, commands and settings."""
     lines = [HEAD, "| model | 1 GPU | 8 GPUs | 8 GPUs, shared out |", "|---|---|---|---|"]
     lines += [_memory_row(model) for model in CATALOG]
     formula = inspect.cleandoc(memory.__doc__ or "").split("\n\n", 1)[1]
@@ -92,7 +92,7 @@ def _section(model: PublishedModel) -> Iterator[str]:
 
 
 def _methods(model: PublishedModel) -> list[str]:
-    """All that need no numbers of the model, and those whose authors publish them for it."""
+    """The methods that need no numbers of the model, and those with numbers that their authors publish for it."""
     name = published_name(model)
     tabled = {
         "teacache": name in POLYNOMIALS,

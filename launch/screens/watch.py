@@ -1,4 +1,4 @@
-"""One job, followed until it ends."""
+"""What `lockstep watch` prints: one job until it ends."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from rich.text import Text
 
 from launch.queue.records import JobRecord, State
 from launch.queue.submissions import Submissions
-from launch.screens import words
+from launch.screens import job_words as words
 from launch.screens.console import draws_unicode, make_console
 
 _LOOK_SECONDS = 0.5
 
 
 def watch(queue: Submissions, id: int, stream: IO[str], look_seconds: float = _LOOK_SECONDS) -> JobRecord:
-    """Show a job on ``stream`` until it ends: live on a terminal, elsewhere a line for each change. Returns its end.
+    """Show a job on ``stream`` until it ends: live on a terminal, elsewhere a line for each change.
+
+    Returns:
+        The job as it ended.
 
     Raises:
         InvalidInput: there is no such job.
@@ -38,7 +41,7 @@ def watch(queue: Submissions, id: int, stream: IO[str], look_seconds: float = _L
 
 
 def _draw(looks: Iterator[JobRecord], console: Console) -> JobRecord:
-    """A picture that stays up to date. Returns the last look."""
+    """Draw the job anew for each look. Returns the last one."""
     with Live(console=console, auto_refresh=False, transient=True) as live:
         for job in looks:
             live.update(_picture(job, console), refresh=True)
@@ -46,7 +49,7 @@ def _draw(looks: Iterator[JobRecord], console: Console) -> JobRecord:
 
 
 def _tell(looks: Iterator[JobRecord], console: Console) -> JobRecord:
-    """A line for each change but the last. Returns the last look."""
+    """Print a line for each change but the last. Returns the last look."""
     said = ""
     for job in looks:
         line = words.in_a_line(job)

@@ -3,7 +3,8 @@
 import io
 from typing import Any
 
-from launch.screens.console import Display, list_lines, print_summary, summary_lines
+from launch.screens.progress import ProgressDisplay
+from launch.screens.summary import list_lines, print_summary, summary_lines
 
 
 def report(actions: dict[tuple[int, str], str], **totals: Any) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def test_a_list_has_a_line_for_each_video() -> None:
 
 def test_progress_of_a_list_names_the_video() -> None:
     stream = io.StringIO()
-    display = Display(stream)
+    display = ProgressDisplay(stream)
     display.video(1, 3)
     display.stage("denoise")
     display.done()
@@ -75,7 +76,7 @@ def test_progress_of_a_list_names_the_video() -> None:
 
 def test_progress_without_a_terminal_is_a_line_for_each_stage() -> None:
     stream = io.StringIO()
-    display = Display(stream)
+    display = ProgressDisplay(stream)
     display.note("layout: cfg 2 [of 2]")
     for name in ("load", "denoise"):
         display.stage(name)
@@ -93,7 +94,7 @@ class Terminal(io.StringIO):
 def test_progress_on_a_terminal_is_a_bar(monkeypatch: Any) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    display = Display(stream)
+    display = ProgressDisplay(stream)
     display.note("layout: cfg 2 [of 2]")
     display.stage("denoise")
     for step in range(5):
@@ -109,7 +110,7 @@ def test_a_reader_that_has_gone_is_no_failure() -> None:
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    display = Display(Gone())
+    display = ProgressDisplay(Gone())
     display.stage("load")
     display.close()
     print_summary([report({(0, "cond"): "w"})], Gone())

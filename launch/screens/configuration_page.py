@@ -1,6 +1,6 @@
-"""The reference of all configuration keys, written from their definitions.
+"""The page `docs/configuration.md`: all configuration keys, written from their definitions.
 
-python -m launch.screens.reference > docs/configuration.md
+python -m launch.screens.configuration_page > docs/configuration.md
 """
 
 import json
@@ -14,8 +14,8 @@ from launch.jobs.config import JobConfig
 
 HEAD = """# Configuration keys
 
-Written by `python -m launch.screens.reference`; a test compares it with the code. A key stands in the YAML file or in
-`--set KEY=VALUE`; `lockstep config FILE` prints the resolved values.
+Written by `python -m launch.screens.configuration_page`; a test compares it with the code. A key stands in the YAML
+file or in `--set KEY=VALUE`; `lockstep config FILE` prints the resolved values.
 """
 
 
@@ -31,7 +31,7 @@ def reference() -> str:
 
 
 def _rows(section: str, model: type[BaseModel]) -> Iterator[str]:
-    defaults: dict[str, Any] = {}  # some follow from those before
+    defaults: dict[str, Any] = {}  # some defaults depend on those before
     for name, field in model.model_fields.items():
         default = "required"
         if not field.is_required():
@@ -41,7 +41,7 @@ def _rows(section: str, model: type[BaseModel]) -> Iterator[str]:
 
 
 def _values(annotation: Any) -> str:
-    """A type as a person would say it."""
+    """The values of a type in words."""
     if isinstance(annotation, type):
         return _TYPES[annotation]
     parts = get_args(annotation)

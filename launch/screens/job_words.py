@@ -1,4 +1,4 @@
-"""Jobs in words, as a person reads them."""
+"""The words in which jobs of the queue are shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from launch.queue.records import GangRecord, JobRecord, State, Wish
-from launch.screens.console import count_actions, draw_timeline, stage_in_words
+from launch.screens.progress import stage_in_words
+from launch.screens.summary import count_actions, draw_timeline
 
 
 def duration(seconds: float) -> str:
@@ -20,29 +21,29 @@ def duration(seconds: float) -> str:
 
 
 def moment(time: float | None) -> str:
-    """A date and time of day, here; nothing for what has not happened."""
+    """The local date and time of unix seconds; empty for None."""
     return "" if time is None else datetime.fromtimestamp(time).astimezone().isoformat(" ", "seconds")
 
 
 def waited(job: JobRecord, now: float) -> str:
-    """From its submission until the newest attempt, or its end without one, or now."""
+    """How long a job has waited: from its submission until its newest attempt, or its end without one, or now."""
     until = next((time for time in (job.started, job.ended) if time is not None), now)
     return duration(until - job.submitted)
 
 
 def ran(job: JobRecord, now: float) -> str:
-    """The newest attempt; nothing where there is none."""
+    """How long the newest attempt has run, or ran; empty where there is none."""
     return "" if job.started is None else duration((job.ended or now) - job.started)
 
 
 def steps(job: JobRecord) -> str:
-    """Those that are done, of how many."""
+    """How many denoise steps are done, of how many."""
     progress = job.progress
     return f"{progress.step}/{progress.total_steps}" if progress and progress.total_steps else ""
 
 
 def timeline(job: JobRecord, unicode: bool) -> str:
-    """Its steps drawn and counted; nothing before the first."""
+    """Its denoise steps, drawn and counted; empty before the first."""
     if not job.progress or not job.progress.timeline:
         return ""
     actions = job.progress.actions
@@ -50,7 +51,7 @@ def timeline(job: JobRecord, unicode: bool) -> str:
 
 
 def mishaps(job: JobRecord) -> str:
-    """What went wrong without ending it; nothing where nothing did."""
+    """How often ranks or gangs were lost without ending the job; empty if never."""
     counts = (
         (job.losses, "lost gang", "lost gangs"),
         (job.restarts, "restart", "restarts"),
@@ -60,7 +61,7 @@ def mishaps(job: JobRecord) -> str:
 
 
 def in_a_line(job: JobRecord) -> str:
-    """Where a job is, but for what changes with every look at it."""
+    """The state of a job in one line, without times."""
     parts = [job.described_state]
     if job.state is State.RUNNING:
         parts = [f"{job.described_state} on {job.gang}, attempt {job.attempts}"]
@@ -74,23 +75,24 @@ def in_a_line(job: JobRecord) -> str:
 
 
 def ending(job: JobRecord) -> str:
-    """Of a job that is finished: what came of it."""
+    """The result of a finished job: its video, or its error."""
     if job.state is State.SUCCEEDED:
         return one_line(str(job.video))
     return one_line(job.error or "")
 
 
 def one_line(text: str) -> str:
-    """Without line breaks, and without what a terminal would obey."""
+    """The text without line breaks and control characters."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
 def unserved(jobs: Sequence[JobRecord], gangs: Sequence[GangRecord]) -> list[str]:
-    """Models of jobs that wait, for which no gang is up; in the order of the jobs."""
+    """The models that waiting jobs need and no gang has loaded, in the order of the jobs."""
     served = {gang.model for gang in gangs if gang.alive}
     waiting = [job.model for job in jobs if job.state is State.QUEUED and job.wish is Wish.RUN]
     return [model for model in dict.fromkeys(waiting) if model not in served]
 
 
 def hint(model: str) -> str:
+    """What to do about a model that no gang has loaded."""
     return f"no gang is up for {model}: start one with lockstep cluster up CONFIG"
