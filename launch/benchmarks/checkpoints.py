@@ -1,9 +1,9 @@
-"""What checkpoints cost: denoise time with them over without, and the bytes of one.
+"""The cost of checkpoints: denoise time with them over without, and the bytes of one.
 
     python -m launch.benchmarks.checkpoints configs/tiny-wan.yaml --rounds 9
 
-One process, one rank. Runs with and without checkpoints take turns, which of them goes first too, so that a machine
-whose speed drifts slows both; the figures are ratios within each round. The cache is on, for it is most of the state.
+One process, one rank. Runs with and without checkpoints take turns, also in who is first, so that a change in the
+machine's speed affects both; the results are ratios within each round. The cache is on, since it is most of the state.
 """
 
 import tempfile

@@ -1,9 +1,9 @@
-"""What the engine costs beside the diffusers pipeline, and what the cache really saves.
+"""The overhead of the engine over the diffusers pipeline, and the time that the cache saves.
 
     python -m launch.benchmarks.overhead configs/tiny-wan.yaml --rounds 7
 
-One process, one rank. The pipeline, the engine with the cache off and the engine with its default cache take
-turns, so that a machine whose speed drifts slows all of them; the figures are ratios within each round.
+One process, one rank. The pipeline, the engine without a cache and the engine with the configured cache take turns, so
+that a change in the machine's speed affects all of them; the results are ratios within each round.
 """
 
 import time
@@ -30,7 +30,7 @@ PROMPT = "a red circle moving right on a navy background"
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of one round: prompt encoding and denoising, without decode."""
+    """Seconds of one round, for prompt encoding and denoising without decoding."""
 
     pipeline: float
     engine: float
@@ -40,12 +40,12 @@ class Round:
 
     @property
     def overhead(self) -> float:
-        """Engine with the cache off over pipeline, same work."""
+        """Time of the engine without a cache over that of the pipeline."""
         return self.engine / self.pipeline
 
     @property
     def realised(self) -> float:
-        """Share of the promised saving that the clock confirms."""
+        """Measured saving of denoise time over the saving that the share of computed blocks predicts."""
         return (1 - self.cached_denoise / self.uncached_denoise) / (1 - self.block_fraction)
 
 

@@ -1,4 +1,4 @@
-"""What skipping costs: threshold, steps skipped, PSNR and SSIM against the uncached video.
+"""Quality over speed: threshold, steps skipped, PSNR and SSIM against the uncached video.
 
     python -m launch.benchmarks.quality configs/tiny-wan.yaml configs/tiny_wan/held_out_prompts.txt
 

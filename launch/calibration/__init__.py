@@ -1,1 +1,1 @@
-"""`lockstep calibrate`: uncached runs of a few prompts, from which steps are placed and weights are fitted."""
+"""`lockstep calibrate`: uncached runs of a few prompts, from which computed steps are chosen and weights are fitted."""

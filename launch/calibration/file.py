@@ -1,4 +1,4 @@
-"""From what was measured to the file."""
+"""From the measurements of the prompts to the calibration file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _SHARES = tuple(percent / 100 for percent in range(30, 81, 5))  # of the steps, 
 
 
 def build(job: CalibrateJob, measured: Sequence[Mapping[str, Any]]) -> Calibration:
-    """Place the steps of each budget."""
+    """The calibration: lists of computed steps for each share, and the numbers of other methods.
+
+    Args:
+        measured: for each prompt, as of :func:`launch.calibration.velocities.measure_products`.
+    """
     one = measured[0]
     products = products_of(measured)
     placements = place(job, measured, products)
@@ -46,19 +50,26 @@ def build(job: CalibrateJob, measured: Sequence[Mapping[str, Any]]) -> Calibrati
 
 
 def write(job: CalibrateJob, calibration: Calibration) -> None:
+    """Write the calibration to the job's output file."""
     with StagedFiles() as files:
         files.stage(job.output).write_text(readable(calibration), encoding="utf-8")
 
 
 def products_of(measured: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Means over the prompts, [steps × branches, steps × branches], with as many digits as the file has."""
+    """Inner products of velocities, averaged over the prompts: float64 [steps × branches, steps × branches], rounded
+    as in the file."""
     return _rounded(np.mean([known["products"] for known in measured], axis=0))
 
 
 def place(
     job: CalibrateJob, measured: Sequence[Mapping[str, Any]], products: NDArray[np.float64], trust: float = TRUST
 ) -> dict[int, StepPlacement]:
-    """The best list for each number of computed steps; ``trust`` as of :func:`dicache.calibration.placement.growth`."""
+    """The best list of steps for each number of computed steps.
+
+    Args:
+        products: as of :func:`products_of`.
+        trust: as of :func:`dicache.calibration.placement.growth`.
+    """
     num_steps, num_branches = len(measured[0]["sigmas"]), len(measured[0]["branches"])
     by_step = products.reshape(num_steps, num_branches, num_steps, num_branches)
     return place_steps(by_step, mixing(job.config.sampling.guidance, num_branches), _sizes(measured[0], trust))
@@ -69,7 +80,7 @@ def _sizes(one: Mapping[str, Any], trust: float) -> list[float]:
 
 
 def _of_other_methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """MagCache's table and TeaCache's polynomials, measured as their authors do, over all prompts."""
+    """MagCache's table and TeaCache's polynomials, fitted as their authors do it, over all prompts."""
     ratios = {
         branch: tuple(round(ratio, 5) for ratio in means)
         for branch, means in mean_ratios([run["ratios"] for run in runs]).items()
@@ -79,7 +90,7 @@ def _of_other_methods(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To 10 digits: neighbouring velocities differ in the third or fourth."""
+    """To 10 significant digits; velocities of neighbouring steps differ in the third or fourth."""
     return np.vectorize(lambda value: float(f"{value:.10g}"))(values)
 
 

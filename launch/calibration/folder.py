@@ -1,4 +1,5 @@
-"""What a calibration has measured so far, until its file is written: one that broke off goes on prompt by prompt."""
+"""The folder in which a calibration keeps its measurements until its file is written, so that an interrupted one can go
+on with the next prompt."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ from launch.calibration.job import CalibrateJob
 
 
 def folder_of(job: CalibrateJob) -> Path:
-    """Of what has been measured, until the file is written."""
+    """The folder of a calibration, beside its output file."""
     return job.output.with_suffix(".partial")
 
 
 def kept(job: CalibrateJob, request: GenerationRequest) -> dict[str, Any] | None:
-    """What an uncached run has shown, if it was made."""
+    """The measurements of a prompt's uncached run; None if it has not been made."""
     try:
         latents_of(job, request)
         found = json.loads((folder_of(job) / f"{_name(request)}.json").read_text())
@@ -35,7 +36,11 @@ def kept(job: CalibrateJob, request: GenerationRequest) -> dict[str, Any] | None
 
 
 def keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, Any], latents: Tensor) -> None:
-    """Remember it, and the final latents."""
+    """Write the measurements of a prompt's uncached run, and its final latents.
+
+    Args:
+        latents: float32 [samples, channels, frames, height, width], on the CPU.
+    """
     with StagedFiles() as files:
         save_file({"latents": latents.contiguous()}, files.stage(folder_of(job) / f"{_name(request)}.safetensors"))
         text = json.dumps({**measured, "made_with": job.made_with})
@@ -43,12 +48,12 @@ def keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, A
 
 
 def latents_of(job: CalibrateJob, request: GenerationRequest) -> Tensor:
-    """The final latents of the uncached run."""
+    """The final latents of a prompt's uncached run, float32 [samples, channels, frames, height, width]."""
     return load_file(folder_of(job) / f"{_name(request)}.safetensors")["latents"]
 
 
 def trials_file(job: CalibrateJob, calibration: Calibration) -> Path:
-    """Of errors of trial runs with these weights."""
+    """The file with the errors of trial runs; its name depends on the weights."""
     weights = hashlib.sha256(json.dumps([calibration.products, calibration.made_with]).encode()).hexdigest()
     return folder_of(job) / f"trials-{weights[:16]}.json"
 

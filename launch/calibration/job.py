@@ -1,4 +1,4 @@
-"""What `lockstep calibrate` was asked, checked before anything is loaded."""
+"""From the arguments of `lockstep calibrate` to a checked job."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CalibrateOptions = LineOptions
 
 @dataclass(frozen=True)
 class CalibrateJob:
-    """A calibration that has passed every check."""
+    """A calibration that has passed all checks."""
 
     config: JobConfig
     requests: Sequence[GenerationRequest]
     output: Path
     made_with: Mapping[str, Any]
     notes: Sequence[str] = ()
-    """What the user should hear of before it starts."""
+    """Lines for the user, before it starts."""
 
 
 def prepare_calibration(options: CalibrateOptions, place: Place) -> CalibrateJob:

@@ -1,4 +1,4 @@
-"""Lists that were placed, bettered by trial runs of the calibration's own prompts."""
+"""Lists of computed steps improved by trial runs of the calibration's own prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launch.calibration.job import CalibrateJob
 from launch.calibration.trials import Trials
 
 _TRUSTS = (TRUST, 0.0, 0.375, 1.125)
-"""Which trust in the growth of errors pays is another question with each sampling: lists of each are tried."""
+"""Which trust in the growth of errors is best depends on the sampling, so lists for each of these are tried."""
 
 
 def refine_budgets(
@@ -26,7 +26,12 @@ def refine_budgets(
     trials: Trials,
     progress: Progress,
 ) -> Calibration:
-    """With other lists for the shares that ``calibrate.refine`` names, as far as trials find better ones."""
+    """The calibration with better lists for the shares that ``calibrate.refine`` names, where trials find any.
+
+    Args:
+        measured: for each prompt, as of :func:`launch.calibration.velocities.measure_products`.
+        progress: told how many lists were tried, and how good the best one is.
+    """
     asked, text = job.config.calibrate, calibration.model_dump_json()
     products = products_of(measured)
     placed = [place(job, measured, products, trust) for trust in _TRUSTS]
@@ -37,7 +42,7 @@ def refine_budgets(
         attempt = partial(trials.errors, text)
         compute, errors, tried = refine(starts, attempt, calibration.steps, asked.trials)
         first = attempt(starts[0], None)
-        assert first is not None, "nothing to be worse than"
+        assert first is not None, "without another list to compare with, it is never given up"
         progress.note(f"  {tried} were tried: {sum(errors) / sum(first):.0%} of the error of the one that was placed")
         plan = CalibratedGate(compute, calibration.as_products(), calibration.step_sizes)
         damage = float(f"{plan.planned_damage:.6g}")

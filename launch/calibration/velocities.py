@@ -1,4 +1,4 @@
-"""The velocities of an uncached run, their inner products, and what the sampler makes of them."""
+"""The velocities of an uncached run: their inner products, and their weights in the final latents."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from parallel.broadcast import objects_of_all
 
 
 def measure_products(engine: Engine, request: GenerationRequest) -> tuple[dict[str, Any], Tensor]:
-    """Run a request without a cache; collective over the replica, and equal on all of its ranks.
+    """Run a request without a cache and measure its velocities; collective over the replica.
 
-    Holds the velocities of all steps at once, in float32 on the CPU: 16 MB a step for 81 frames of 832 × 480 with Wan.
+    Keeps the velocities of all steps on the CPU, in float32: 16 MB a step for 81 frames of 832 × 480 with Wan.
 
     Returns:
-        ``products``: inner products [steps × branches, steps × branches] of the branches' velocities, ``branches``:
-        their names, ``sigmas``: the noise level of each step, ``sampler``: as of :func:`sampler_weights`; ``ratios``
-        and ``changes`` as in :class:`dicache.calibration.measurements.Measured`. And the final latents, on the CPU.
+        The measurements, equal on all ranks: ``products``, the inner products [steps × branches, steps × branches] of
+        the branches' velocities; ``branches``, their names; ``sigmas``, the noise level of each step; ``sampler``, as
+        of :func:`sampler_weights`; ``ratios`` and ``changes`` as of
+        :class:`dicache.calibration.measurements.Measured`. And the final latents, float32 [samples, channels, frames,
+        height, width] on the CPU.
     """
     model = engine.model
     measurements = Measurements(model.facts.family.signals)
@@ -41,7 +43,7 @@ def measure_products(engine: Engine, request: GenerationRequest) -> tuple[dict[s
     measured = conclude(objects_of_all(measurements.sums, model.ranks), measurements.signals)
     every = torch.stack(velocities)
     products = torch.zeros(len(every), len(every), dtype=torch.float64)
-    for part in every.split(1 << 18, dim=1):  # in float64, but not all of them at once
+    for part in every.split(1 << 18, dim=1):  # converted in parts, since all at once would double the memory
         wide = part.double()
         products += wide @ wide.T
     found = {
@@ -55,15 +57,17 @@ def measure_products(engine: Engine, request: GenerationRequest) -> tuple[dict[s
 
 
 def sampler_weights(model: LoadedModel, request: GenerationRequest) -> list[float]:
-    """How much of each step's velocity the sampler has put into the final latents, were it not for what the model makes
-    of them in between.
+    """The absolute weight of each step's velocity in the final latents, if the model's response to changed latents is
+    left out.
 
-    A sampler adds up velocities and latents with numbers that depend on the noise levels alone, so it is asked
-    what it makes of one velocity after the other. A first-order one gives |σ - σ_next|; UniPC's corrector moves weight
-    between neighbours, and its last steps differ by a factor of four.
+    A sampler is linear in velocities and latents, with coefficients that depend on the noise levels alone. So it is run
+    on unit vectors, one element for each step. A first-order sampler gives |σ - σ_next|; UniPC's corrector moves weight
+    between neighbouring steps, and the weights of its last steps differ by a factor of four.
     """
     scheduler = model.parts.make_scheduler(model.scheduler_config, request.sampling, torch.device("cpu"))
-    each = torch.eye(len(scheduler.timesteps))[:, None, :, None, None]  # a batch with one step's velocity in each
+    each = torch.eye(len(scheduler.timesteps))[
+        :, None, :, None, None
+    ]  # velocity of step i: 1 in element i of the batch
     latents = torch.zeros_like(each[0])[None]
     for index, timestep in enumerate(scheduler.timesteps):
         latents = scheduler.step(each[index][None], timestep, latents, return_dict=False)[0]

@@ -1,4 +1,4 @@
-"""What a sweep compares: curves, which are methods with one knob, and settings, which are points on them."""
+"""What a sweep compares: curves, each a method with one key that is varied, and settings, the points on them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from dicache.presets import for_model, for_quality
 from engine.errors import InvalidInput, first_problem
 
 Knob = Literal["threshold", "interval", "steps_skipped"]
+"""The key of the cache section that trades speed for quality."""
 METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name != "none")
 _FACTORS = (0.5, 1, 2, 4)
 _INTERVALS = (2, 3, 4, 6)
 _SHARES = (0.5, 0.6, 0.7)
-_FROM_CONFIG = ("decide", "probe_depth")  # of which no method has a published scale
-# MagCache's limits of skips in a row bound its share of skipped steps: beyond the first, its authors' faster ones
+_FROM_CONFIG = ("decide", "probe_depth")  # keys that mean the same for every method, and that none publishes
+# MagCache's limit of consecutive skips bounds its share of skipped steps; the later entries are its authors' settings
+# for higher speed
 _FASTER: dict[str, tuple[dict[str, Any], ...]] = {
     "magcache": ({}, {"max_consecutive_skips": 6}, {"max_consecutive_skips": 6, "warmup_ratio": 0.1})
 }
@@ -30,30 +32,36 @@ _FASTER: dict[str, tuple[dict[str, Any], ...]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to run the cache."""
+    """One cache section to be measured."""
 
     curve: str
+    """The name of its curve."""
     label: str
+    """The varied keys and their values, for people."""
     cache: CacheConfig
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A method, and the knob that trades speed for quality."""
+    """A method, with the key that is varied."""
 
     name: str
     base: Mapping[str, Any]
-    """Keys of the cache section; all others are as the method's authors publish them."""
+    """Keys of the cache section that are set. All others have the values that the method's authors publish."""
     knob: Knob | None
-    """None for a method whose steps are listed: it is one point."""
+    """None for a list of steps, which is a single setting."""
     values: tuple[float, ...] | None
-    """Of the knob, if they were given."""
+    """Values of the knob, if they were given."""
 
     def at(self, value: float | None, **changes: Any) -> Setting:
-        """The point at which the knob stands there.
+        """The setting with that value of the knob.
+
+        Args:
+            value: of the knob; None where there is none.
+            changes: further keys of the cache section.
 
         Raises:
-            InvalidInput: the settings do not fit each other.
+            InvalidInput: the keys contradict one another.
         """
         keys = {**self.base, **changes} | ({} if self.knob is None else {self.knob: value})
         shown = {**changes} | ({} if self.knob is None else {self.knob: value})
@@ -62,12 +70,12 @@ class Curve:
 
     @property
     def default_value(self) -> float:
-        """Where the knob stands as published."""
+        """The published value of the knob."""
         cache = make_cache(self.name, self.base)
         return cache.interval if self.knob == "interval" else cache.threshold
 
     def ladder(self) -> list[Setting]:
-        """The given values of the knob, or some around the published one."""
+        """The settings for the given values of the knob, or for some around the published value."""
         if self.knob is None:
             return [self.at(None)]
         if self.values is not None:
@@ -80,16 +88,19 @@ class Curve:
 
     @property
     def variants(self) -> tuple[dict[str, Any], ...]:
-        """Changes that lead to more skipped steps than the knob alone, in the order to try them."""
+        """Sets of keys to change for more skipped steps than the knob alone allows, in the order to try them."""
         faster = _FASTER.get(make_cache(self.name, self.base).gate_name, ({},))
         return tuple(changes for changes in faster if not changes.keys() & self.base.keys())
 
 
 def make_cache(name: str, keys: Mapping[str, Any]) -> CacheConfig:
-    """The cache section that has these keys alone.
+    """The cache section with these keys, and defaults for all others.
+
+    Args:
+        name: of the curve, for the error.
 
     Raises:
-        InvalidInput: one sentence that names the method of the sweep.
+        InvalidInput: a key or value is refused; one sentence.
     """
     try:
         return CacheConfig.model_validate_json(json.dumps(keys), strict=True)
@@ -105,7 +116,8 @@ def read_curves(methods: str | None, cache: CacheConfig, names: Sequence[str] = 
         methods: names with commas between them, or a YAML file with a list of cache sections, each with a ``name`` if
             it should have one of its own, and perhaps a list of values for ``threshold`` or ``interval``.
         cache: the configuration's; from it come the keys that mean the same for every method.
-        names: under which the model may have been published; settings for it go before a method's general ones.
+        names: under which the model may have been published. Values published for it take precedence over a method's
+            general ones.
 
     Raises:
         InvalidInput: one sentence that names the option and the value.
@@ -179,7 +191,7 @@ def _curve(name: str, keys: dict[str, Any], names: Sequence[str]) -> Curve:
     if values is None and knob in keys:
         values = [keys[knob]]
     curve = Curve(name, {key: value for key, value in keys.items() if key != knob}, knob, values and tuple(values))
-    curve.ladder()  # for what it refuses
+    curve.ladder()  # raises where a value is refused
     return curve
 
 

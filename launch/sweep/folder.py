@@ -1,4 +1,4 @@
-"""What a sweep has measured so far: small files by what was run, so that nothing is made twice."""
+"""The folder of a sweep: one small file for each video that was measured, so that none is made twice."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ _MADE_WITH = "made_with.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One prompt with one setting. PSNR and SSIM are against the uncached run of the same prompt and seed."""
+    """The measurements of one prompt with one setting. PSNR and SSIM compare with the uncached video of the same prompt
+    and seed."""
 
     steps_skipped: float
-    """Share of the denoise steps, over all guidance branches."""
+    """Share of the denoise steps of all guidance branches."""
     blocks_computed: float
     """Share of the transformer blocks that ran, probes included."""
     denoise_seconds: float
     cache_bytes: int
-    """On the rank that kept most."""
+    """On the rank with the largest cache."""
     psnr: float
+    """Decibels."""
     ssim: float
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """One sweep's. Only the first rank of the job looks at it."""
+    """Measured runs and uncached frames of one sweep. Only the first rank reads and writes it."""
 
     path: Path
 
@@ -62,22 +64,23 @@ class SweepFolder:
             )
 
     def begin(self, made_with: Mapping[str, Any]) -> None:
-        """Say what all runs here are made with."""
+        """Write what all runs in this folder are made with: model, sampling, layout and versions."""
         self.write(_MADE_WITH, json.dumps(made_with, indent=1))
 
     def run(self, cache: CacheConfig, request: GenerationRequest) -> Run | None:
-        """What was measured, if it was."""
+        """The measurements of a run; None if it has not been made."""
         try:
             return Run(**json.loads(self._run_file(cache, request).read_text()))
         except (OSError, ValueError, TypeError):
-            return None  # not made yet, or damaged: made again
+            return None  # no file yet, or a damaged one: the run is made again
 
     def keep_run(self, cache: CacheConfig, request: GenerationRequest, run: Run) -> None:
+        """Write the measurements of a run."""
         with StagedFiles() as files:
             files.stage(self._run_file(cache, request)).write_text(json.dumps(asdict(run)))
 
     def reference(self, request: GenerationRequest) -> Tensor | None:
-        """Frames of the uncached run, uint8 [frames, height, width, 3], if it was made."""
+        """Frames of the uncached video, uint8 [frames, height, width, 3]; None if it has not been made."""
         try:
             return load_file(self._reference_file(request))["frames"]
         except (OSError, ValueError, KeyError, RuntimeError):
@@ -88,10 +91,12 @@ class SweepFolder:
             raise
 
     def keep_reference(self, request: GenerationRequest, frames: Tensor) -> None:
+        """Write the frames of the uncached video, uint8 [frames, height, width, 3]."""
         with StagedFiles() as files:
             save_file({"frames": frames.contiguous()}, files.stage(self._reference_file(request)))
 
     def write(self, name: str, text: str) -> None:
+        """Write a text file."""
         with StagedFiles() as files:
             files.stage(self.path / name).write_text(text, encoding="utf-8")
 

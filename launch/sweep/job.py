@@ -1,4 +1,4 @@
-"""From what was typed after `sweep` to work that is known to make sense."""
+"""From the arguments of `lockstep sweep` to a checked job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from parallel.place import Place
 
 @dataclass(frozen=True)
 class SweepOptions(LineOptions):
-    """What was typed after `sweep`, but for the number of ranks."""
+    """The arguments of `lockstep sweep`, without the number of ranks."""
 
     methods: str | None = None
     shares: str | None = None
@@ -36,13 +36,13 @@ class SweepOptions(LineOptions):
 
 @dataclass(frozen=True)
 class SweepJob:
-    """A sweep that has passed every check."""
+    """A sweep that has passed all checks."""
 
     config: JobConfig
     requests: Sequence[GenerationRequest]
     curves: Sequence[Curve]
     shares: Sequence[float]
-    """Of the steps, to be skipped; none to go through the knobs' own values."""
+    """Shares of skipped steps to search settings for; if there are none, each knob takes its own values."""
     tune_prompts: int
     num_branches: int
     published: Sequence[str]
@@ -99,7 +99,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
 
 
 def _made_with(config: JobConfig, request: GenerationRequest) -> dict[str, Any]:
-    """What all runs of one folder have in common: without it neither frames nor seconds could be compared."""
+    """What all runs of one folder have to have in common, so that frames and seconds can be compared."""
     common = must_match(config, request)
     del common["cache"], common["checkpoint format"]
     common["request"] = {key: value for key, value in common["request"].items() if key not in ("prompts", "seed")}
@@ -110,7 +110,11 @@ def _made_with(config: JobConfig, request: GenerationRequest) -> dict[str, Any]:
 def _allowed(
     options: SweepOptions, config: JobConfig, tasks: Sequence[Task], facts: ModelFacts, place: Place
 ) -> tuple[list[Curve], list[str]]:
-    """The curves, each of whose settings this model can run; of all methods those that it can."""
+    """The curves whose settings this model can run, and a note on each curve that is left out.
+
+    Raises:
+        InvalidInput: a method that --methods names cannot run.
+    """
     allowed, notes = [], []
     for curve in read_curves(options.methods, config.cache, known_names(facts, tasks[0].request)):
         try:
@@ -126,7 +130,7 @@ def _allowed(
 
 
 def _refuse_seen(curves: Sequence[Curve], prompts: Sequence[str], published: Sequence[str]) -> None:
-    """A calibration shines on the prompts that it was made from."""
+    """Refuse prompts that a calibration was made from, on which it would look better than it is."""
     for curve in curves:
         cache = curve.ladder()[0].cache
         if cache.calibration is None or not uses_calibration(cache, published):

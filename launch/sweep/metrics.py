@@ -1,4 +1,4 @@
-"""How far a video is from the one it should be."""
+"""The difference between two videos."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 IDENTICAL_PSNR = 100.0
+"""Decibels for identical videos, whose PSNR is infinite."""
 
 
 def psnr(frames: Tensor, expected: Tensor) -> float:
-    """Decibels over all pixels of a video, both uint8 [frames, height, width, 3]; identical videos count as 100."""
+    """Peak signal-to-noise ratio in decibels, from the mean square error over all pixels of a video.
+
+    Args:
+        frames, expected: uint8 [frames, height, width, 3].
+    """
     if torch.equal(frames, expected):
         return IDENTICAL_PSNR
     return float(peak_signal_noise_ratio(expected.numpy(), frames.numpy(), data_range=255))
 
 
 def ssim(frames: Tensor, expected: Tensor) -> float:
-    """Mean over the frames, 7 x 7 window, colour channels averaged (Wang et al. 2004); arguments as :func:`psnr`'s."""
+    """Structural similarity (Wang et al. 2004), with a 7 × 7 window, as the mean over colour channels and frames.
+
+    Args:
+        frames, expected: uint8 [frames, height, width, 3].
+    """
     values = [
         structural_similarity(a, b, channel_axis=-1, data_range=255)
         for a, b in zip(expected.numpy(), frames.numpy(), strict=True)

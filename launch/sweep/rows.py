@@ -1,4 +1,4 @@
-"""The figures of a sweep: one row a setting, as JSON and as Markdown."""
+"""The results of a sweep: one row for each setting, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from launch.sweep.curves import Setting
 from launch.sweep.folder import Run
 
 SCHEMA = 1
+"""Version of ``sweep.json``."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One setting over all prompts."""
+    """One setting, with means over all prompts and the worst prompt. Units as of :class:`launch.sweep.folder.Run`."""
 
     setting: Setting
     target: float | None
-    """Share of skipped steps that the setting was looked for."""
+    """The share of skipped steps for which the setting was searched, if one was."""
     runs: Sequence[Run]
     """In the order of the prompts."""
     steps_skipped: float
@@ -33,7 +34,7 @@ class Row:
 
     @classmethod
     def of(cls, setting: Setting, target: float | None, runs: Sequence[Run]) -> Row:
-        """Means over the prompts, and the worst prompt's."""
+        """The row of a setting from its runs, which are in the order of the prompts."""
         return cls(
             setting,
             target,
@@ -50,7 +51,7 @@ class Row:
 
     @property
     def summary(self) -> str:
-        """For a person who waits."""
+        """One line for the progress."""
         return (
             f"{self.steps_skipped:.0%} of steps skipped, {self.blocks_computed:.0%} of blocks computed, "
             f"PSNR {self.psnr:.1f} dB (worst prompt {self.worst_psnr:.1f})"
@@ -58,7 +59,12 @@ class Row:
 
 
 def to_document(rows: Sequence[Row], made_with: Mapping[str, Any], prompts: Sequence[str]) -> dict[str, Any]:
-    """What ``sweep.json`` holds; ``rows[0]`` is the uncached run's."""
+    """The content of ``sweep.json``.
+
+    Args:
+        rows: the first is the uncached run's.
+        made_with: as in the sweep's folder.
+    """
     return {
         "schema": SCHEMA,
         "made_with": made_with,
@@ -90,7 +96,11 @@ _FIGURES = (
 
 
 def to_markdown(rows: Sequence[Row], heading: str) -> str:
-    """A table of all settings, and where shares were asked for, one of PSNR by share."""
+    """A table of all settings, and a table of PSNR by share of skipped steps where shares were given.
+
+    Args:
+        rows: the first is the uncached run's.
+    """
     uncached, *others = rows
     lines = [heading, "", "| method | setting | steps skipped | blocks computed | denoise time with / without cache "]
     lines[-1] += "| PSNR mean (worst), dB | SSIM mean (worst) | cache, MiB a rank |"

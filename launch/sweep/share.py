@@ -1,4 +1,4 @@
-"""Which threshold skips a given share of the steps: the fields' tables compare methods at equal shares."""
+"""Search for the threshold that skips a given share of the steps: published comparisons are made at equal shares."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dicache.controller import Controller, Lane, Step
 from engine.denoise.guidance import all_lanes
 
 CLOSE_ENOUGH = 0.0101
-"""A share within this of the one asked for ends the search: half a step of 50, and what rounding adds."""
+"""A share this close to the target ends the search: half a step of 50, with a margin for rounding."""
 STILL_THE_SHARE = 0.03
-"""The nearest share that was found counts if it is within this."""
+"""The nearest share that was found is accepted if it is this close to the target."""
 _MOST_TRIALS = 10
 
 
@@ -21,12 +21,13 @@ def find_value(
     """The threshold at which about that share of the steps is skipped, by bisection of its logarithm.
 
     Args:
-        share_at: measures the share of a threshold; does not fall as it rises, but for chance.
-        start: where to begin, above 0.
+        target: share of skipped steps, between 0 and 1.
+        share_at: measures the share at a threshold; it has to grow with the threshold, apart from noise.
+        start: the first threshold to try, above 0.
         known: shares by threshold that were measured before; those measured now are added.
 
     Returns:
-        None if no threshold comes near: the method has limits of its own.
+        None if no threshold comes close, since the method has other limits as well.
     """
     known = {} if known is None else known
     for _ in range(_MOST_TRIALS):
@@ -46,7 +47,7 @@ def find_value(
             value = (below * above) ** 0.5
         value = float(f"{value:.4g}")
         if value in known or (below is not None and above is not None and above < 1.02 * below):
-            break  # the share jumps between two thresholds that look alike
+            break  # the share jumps between two thresholds that are nearly equal
         known[value] = share_at(value)
     nearest = min(known, key=lambda value: abs(known[value] - target))
     return nearest if abs(known[nearest] - target) <= STILL_THE_SHARE else None
@@ -55,22 +56,28 @@ def find_value(
 def known_share(
     cache: CacheConfig, num_steps: int, num_branches: int, published: Sequence[str], shift: float | None = None
 ) -> float | None:
-    """The share of steps that a method skips whatever the data are, or None if it looks at them.
+    """The share of steps that a method skips if that does not depend on the data; None if it does.
 
-    For models with one transformer, or as if they had one.
+    A model with two transformers is treated as if it had one.
+
+    Args:
+        num_steps: denoise steps.
+        num_branches: guidance branches.
+        published: names under which the model was published.
+        shift: of the sampling.
     """
     lanes = all_lanes(1, num_branches)
-    # the estimator is not asked when, and this one measures nothing
+    # the estimator has no part in the decision, and this one needs no sums
     blind = cache.model_copy(update={"estimator": "reuse", "anchor": "input"})
     controller = Controller(blind, lanes, num_steps, cache.probe_depth + 1, published=published, shift=shift)
     skipped = 0
     for index in range(num_steps):
         step = Step(index, 1 - index / num_steps, 1 - (index + 1) / num_steps)
-        if _looks(controller, step, lanes):
+        if _needs_sums(controller, step, lanes):
             return None
         skipped += sum(plan.is_estimated for plan in controller.decide(step, {}).values())
     return skipped / (num_steps * len(lanes))
 
 
-def _looks(controller: Controller, step: Step, lanes: Sequence[Lane]) -> bool:
+def _needs_sums(controller: Controller, step: Step, lanes: Sequence[Lane]) -> bool:
     return any(controller.num_sums(step, lane) for lane in lanes)

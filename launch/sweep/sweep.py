@@ -1,4 +1,4 @@
-"""The work of a sweep on the first rank: which runs are missing, and what to make of all of them."""
+"""The first rank's part of a sweep: it finds out which videos are missing, and has all ranks make them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_INTERVAL = 20
 
 
 class Sweep:
-    """Makes each run once, in this sweep or an earlier one of its folder."""
+    """Measures all settings of a sweep. What an earlier sweep has left in the folder is not made again."""
 
     def __init__(self, job: SweepJob, lead: Lead[Order, Video | None], progress: Progress) -> None:
         self._job = job
@@ -29,7 +29,7 @@ class Sweep:
         self._uncached = make_cache("none", {"method": "none"})
 
     def rows(self) -> list[Row]:
-        """All settings' figures, the uncached run's first."""
+        """The rows of all settings, that of the uncached run first."""
         job = self._job
         job.folder.begin(job.made_with)
         rows = [Row.of(Setting("none", "every step", self._uncached), None, self._references())]
@@ -73,7 +73,7 @@ class Sweep:
         return video
 
     def _settings(self, curve: Curve) -> Iterator[tuple[Setting, float | None]]:
-        """The points of a curve, with the share of skipped steps that each was looked for, if any was."""
+        """The settings of a curve, each with the share of skipped steps for which it was searched, if one was."""
         if not self._job.shares or curve.knob is None or curve.values is not None:
             yield from ((setting, None) for setting in curve.ladder())
             return
