@@ -1,4 +1,4 @@
-"""What a run can be told: sections of keys, each with its type, its bounds and what it does."""
+"""The configuration of a run: sections of keys, each key with its type, bounds and description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parallel.config import ParallelConfig
 class Section(BaseModel):
     """A section of keys: immutable, without unknown keys and without conversion between types."""
 
-    # strict: `steps: "50"` or `steps: true` is a slip in the file, not a number
+    # strict: `steps: "50"` or `steps: true` is a mistake in the file, not a number
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -102,26 +102,29 @@ class SamplingConfig(Section):
 
 
 class RuntimeConfig(Section):
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto is CUDA where there is a device, else the CPU."
+    )
     attention: Literal["auto", "sdpa", "flash"] = Field(
-        "auto", description="auto takes flash-attn where it is installed and can be used, else torch's own."
+        "auto", description="auto is flash-attn where it is installed and can be used, else torch's own attention."
     )
     audit: bool = Field(
-        False, description="Compare decisions and latents of all ranks bit by bit after each step, to find a culprit."
+        False,
+        description="Compare decisions and latents of all ranks bit by bit after each step, to find a faulty rank.",
     )
     load_timeout_seconds: float = Field(
         600,
         ge=1,
         le=86400,
         allow_inf_nan=False,
-        description="Ranks wait this long for one another to load, and to write the video.",
+        description="Limit on a wait for other ranks while they load, and while they decode and write the video.",
     )
     step_timeout_seconds: float = Field(
         300,
         ge=1,
         le=86400,
         allow_inf_nan=False,
-        description="And this long for a step, once the first is done; on a GPU the whole step counts, waiting or not.",
+        description="The same limit on a denoise step after the first one; on a GPU on the whole step, waiting or not.",
     )
 
 
@@ -157,7 +160,7 @@ HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P
 
 
 def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every key that a configuration may have, with dots: ``model.path``, ``sampling.height``, ..."""
+    """Every key that a configuration may have, in dotted form: ``model.path``, ``sampling.height``, ..."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from valid_keys(field.annotation, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""How a configuration is read: one YAML file plus overrides, its paths made absolute, checked as a whole."""
+"""Reads a configuration: one YAML file plus overrides, with paths made absolute, validated as a whole."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _expanded(path: Path) -> Path:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-3 is a number, and a key given twice is an error."""
+    """YAML in which 1e-3 is a number, and a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads "1e-3" and "5e0" as text, since it wants a point and a signed exponent
+# YAML 1.1 reads "1e-3" and "5e0" as text: its numbers need a point and a signed exponent
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
 )

@@ -1,9 +1,12 @@
-"""The engine of one rank: loaded once, then one request after another becomes a video."""
+"""The engine of one rank: it is loaded once, and then makes the videos of one request after another.
+
+A request's way: :meth:`Engine.generate` calls the stages of ``engine.generation.generation.Generation`` in order;
+their denoise loop is ``engine.denoise.loop.denoise``.
+"""
 
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.checkpoints.keeper import RequestCheckpoints
+from engine.checkpoints.keeper import open_checkpoints
 from engine.checkpoints.match import differences
 from engine.checkpoints.names import DONE
 from engine.config import Config
 from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
-from engine.errors import Cancelled, InvalidInput
+from engine.errors import InvalidInput
 from engine.execution.loaded import LoadedModel, load_model
 from engine.files import StagedFiles
 from engine.generation.generation import Generation
@@ -33,7 +36,7 @@ from parallel.worklist import WorkList
 
 @dataclass(frozen=True)
 class Result:
-    """What a request became; ``report`` is None on all ranks of a replica but its first.
+    """The result of a request; ``report`` is None on all ranks of a replica but its first.
 
     latents: float32 [samples, channels, frames, height, width], equal on every rank.
     """
@@ -43,7 +46,7 @@ class Result:
 
 
 class Engine:
-    """One rank's loaded model. Every rank of a replica calls the same methods in the same order."""
+    """One rank's loaded model. The methods are collective: every rank of a replica calls the same ones in order."""
 
     def __init__(self, model: LoadedModel, progress: Progress, lists: Iterator[int] | None = None) -> None:
         """Use :meth:`load`."""
@@ -77,8 +80,8 @@ class Engine:
         return self._model
 
     def configured(self, config: Config, progress: Progress | None = None) -> "Engine":
-        """The same loaded model for requests with another configuration: its cache, checkpoints, limits and audit hold.
-        What was decided by loading stays: the layout, how weights are shared out, devices and attention.
+        """The same loaded model for requests with another configuration, whose cache, checkpoints, limits and audit
+        apply. What loading has decided stays: the layout, sharding of weights, devices and attention.
 
         Args:
             progress: told what these requests do; by default the one that was given at loading.
@@ -106,33 +109,29 @@ class Engine:
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
     ) -> Result:
-        """Make the videos of one request; collective over the ranks of a replica, unknown to other replicas.
+        """Make the videos of one request; collective over the ranks of a replica, independent of other replicas.
 
         Args:
             output: the video file; with several prompts "out.mp4" becomes out-0.mp4, out-1.mp4 and so on.
-                None stops at the latents. Given on every rank alike, though the first alone writes.
-            report: where the run report goes.
-            latents: where the final latents go (safetensors, key "latents").
-            checkpoint: a folder of this request alone, which all ranks see. What an earlier run has left there is
-                continued; what this one leaves is gone once its files are written, but for a copy of the report.
-            control: asked before each step and between stages. What any rank answers ends the request on all, at the
-                same step: :attr:`Control.PAUSE` leaves a checkpoint of that step, should there be a folder for it;
-                :attr:`Control.CANCEL` leaves nothing. A video that is being decoded is decoded to its end first, and
-                is then not written if it was cancelled; a pause that comes so late lets the video be finished.
-            on_velocity: shown each step's velocity of every guidance branch, equal on every rank.
-            observer: shown each computed step of this rank's lanes and tokens.
+                None stops at the latents. The same on every rank, though only the first one writes.
+            report: file of the run report.
+            latents: file of the final latents (safetensors, key "latents").
+            checkpoint: a folder of this request alone, which all ranks see. A checkpoint that an earlier run has left
+                there is continued. Once the request's files are written, only a copy of the report stays in it.
+            control: called before each step and between stages. A pause or cancellation by any rank ends the request on
+                all ranks at the same step: :attr:`Control.PAUSE` leaves a checkpoint of that step if there is a folder
+                for it, :attr:`Control.CANCEL` leaves nothing. Decoding is not interrupted: a request that is cancelled
+                meanwhile writes no video, and one that is paused is finished.
+            on_velocity: called with each step's velocity of every guidance branch, equal on every rank.
+            observer: its ``see`` is called for each computed step of this rank's lanes and tokens.
 
         Raises:
-            Paused, Cancelled: the control word said so.
+            Paused, Cancelled: as some rank's control word asked.
             NotFiniteError: activations are not finite on some rank.
         """
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
-        with ExitStack() as closing:
-            checkpoints = None
-            if checkpoint is not None:
-                checkpoints = RequestCheckpoints(checkpoint, self._model.config, request, self._model.ranks, self._note)
-                closing.callback(checkpoints.close)
-            closing.enter_context(_leaving_nothing_if_cancelled(checkpoints))
+        config, ranks = self._model.config, self._model.ranks
+        with open_checkpoints(checkpoint, config, request, ranks, self._note) as checkpoints:
             generation = Generation(self._model, request, self._progress, checkpoints, control)
             generation.stop_if_asked("the beginning")
             generation.resume()
@@ -209,13 +208,3 @@ class Engine:
     def close(self) -> None:
         """Leave the process groups."""
         leave()
-
-
-@contextmanager
-def _leaving_nothing_if_cancelled(checkpoints: RequestCheckpoints | None) -> Iterator[None]:
-    try:
-        yield
-    except Cancelled:
-        if checkpoints is not None:
-            checkpoints.discard()
-        raise

@@ -1,4 +1,4 @@
-"""Errors that a user sees, each one sentence: what was wrong, with the value, and what to do."""
+"""Errors that a user sees. Each is one sentence: what was wrong, with the value, and what to do."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:  # pydantic is the callers' business; a rank that only reports
 
 
 class InvalidInput(ValueError):
-    """Something the user gave cannot work; raised before any weight is loaded. Exit code 2."""
+    """The user's input cannot work; raised before any weight is loaded. Exit code 2."""
 
 
 class RankFailure(RuntimeError):
-    """This rank cannot go on, for a reason the message states in one sentence. Exit code 1."""
+    """This rank cannot continue, for the reason that the message gives in one sentence. Exit code 1."""
 
 
 class PeerLost(RankFailure):
-    """This rank stopped because another one did; the other rank's error is the one worth reporting."""
+    """This rank stopped because another one did; the other rank's error is to be reported."""
 
 
 class Stopped(RankFailure):
-    """The control word ended the request, on all ranks at the same step; the engine can take another."""
+    """The control word ended the request, on all ranks at the same step. The engine can take another request."""
 
 
 class Paused(Stopped):
-    """To go on later: where the request has a folder for checkpoints, it has left one of exactly that step."""
+    """The request can be resumed: if it has a folder for checkpoints, there is one of exactly this step."""
 
 
 class Cancelled(Stopped):
-    """For good: nothing is left of the request."""
+    """The request is removed: no checkpoint and no output is left."""
 
 
 def stop_if_asked(agreed: Control, where: str) -> None:
@@ -50,14 +50,14 @@ def stop_if_asked(agreed: Control, where: str) -> None:
 
 
 def speaks_for_itself(error: BaseException) -> bool:
-    """Whether the message is a sentence of ours, to which the name of its class would only add noise."""
+    """Whether the message is a full sentence of this project's, so that the name of its class is left out."""
     text = str(error)
     ours = type(error).__module__.partition(".")[0] in ("dicache", "parallel", "engine")
     return bool(text) and (ours or (type(error) is ValueError and text.endswith(".")))
 
 
 def sentence(error: BaseException) -> str:
-    """The error as one line of text, however many lines its message has."""
+    """The error as one line of text; line breaks in its message become spaces."""
     text = " ".join(str(error).split())
     name = type(error).__name__
     return text if speaks_for_itself(error) else f"{name}: {text}" if text else name

@@ -1,4 +1,4 @@
-"""Files that appear all together and whole, or not at all."""
+"""Output files that are written all together and whole, or not at all."""
 
 import errno
 import fcntl
@@ -12,11 +12,11 @@ from typing import Self
 
 
 class StagedFiles:
-    """Files written under temporary names, which take their places when the block ends well.
+    """A context manager: files are written under temporary names, and renamed when the block ends without an error.
 
-    All of them are on the disk before the first is renamed, so a full disk or an error half-way leaves what was
-    there before, and nothing else. What a process that was killed has left is removed by the next that writes the
-    same file.
+    All of them are synced to the disk before the first is renamed, so after a full disk or another error the earlier
+    files are still there, and no temporary ones. Temporary files of a killed process are removed by the next process
+    that writes the same file.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,11 @@ class StagedFiles:
         self._locked: list[int] = []  # descriptors whose locks say that the temporary files are in use
 
     def stage(self, path: Path) -> Path:
-        """An empty temporary file beside ``path``, to be written instead of it; missing folders are made."""
+        """Create an empty temporary file beside ``path`` and return its path; missing folders are created.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         while True:
@@ -33,7 +37,7 @@ class StagedFiles:
             self._temporaries[path] = Path(name)
             with suppress(OSError):  # a file system without locks
                 try_lock(descriptor)
-            if os.fstat(descriptor).st_nlink:  # else another run took it for abandoned before it was locked
+            if os.fstat(descriptor).st_nlink:  # else another process removed it as abandoned before it was locked
                 return self._temporaries[path]
 
     def __enter__(self) -> Self:
@@ -62,7 +66,7 @@ class StagedFiles:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files for ``path`` whose writers have died: the system lets go of the locks of the dead."""
+    """Remove temporary files for ``path`` whose writers have died: the system releases the locks of a dead process."""
     name = re.compile(re.escape(f".{path.stem}-") + r"[a-z0-9_]{8}" + re.escape(path.suffix))  # as mkstemp names them
     for file in path.parent.iterdir():
         if name.fullmatch(file.name):
@@ -94,14 +98,14 @@ def try_lock(descriptor: int) -> bool:
 
 
 def numbered(output: Path, count: int) -> list[Path]:
-    """One path a video: "out.mp4" alone, or out-0.mp4, out-1.mp4 and so on for several."""
+    """One path for each of ``count`` videos: "out.mp4" if there is one, else out-0.mp4, out-1.mp4 and so on."""
     if count == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder on the disk, so that a power cut does not undo what was done to it."""
+    """Flush a file or folder to the disk (fsync), so that a power cut does not undo its changes."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,5 +1,4 @@
-"""What a user asks for: one request, or a list of them with the files that each goes to. Validated at the edge,
-immutable afterwards."""
+"""What a user asks for: requests, and the output files of each. Validated when they are made, and immutable."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from engine.files import numbered
 
 
 class GenerationRequest(BaseModel):
-    """One or more prompts, each of which becomes one video; the noise of all comes from one generator.
+    """One or more prompts, each of which becomes one video; the noise of all is drawn from one generator.
 
-    The generator is ``torch.Generator("cpu").manual_seed(seed)``, drawn as (B, C, T, H, W) float32, as
-    a diffusers pipeline draws it: a seed means the same on every device and at every number of ranks.
+    The noise is float32 [samples, channels, frames, height, width] of ``torch.Generator("cpu").manual_seed(seed)``, as
+    a diffusers pipeline draws it: a seed gives the same noise on every device and number of ranks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -89,7 +88,7 @@ def make_request(
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts in a UTF-8 text file, one a line; blank lines are left out.
+    """The prompts in a UTF-8 text file, one on each line; blank lines are skipped.
 
     Raises:
         InvalidInput: the file cannot be read, or holds no prompt.
@@ -109,15 +108,15 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files that a request's video, run report and latents go to; None for one that nobody asked for."""
+    """Files of a request's video, run report and latents; None for one that is not written."""
 
     video: Path | None = None
     report: Path | None = None
     latents: Path | None = None
-    checkpoint: Path | None = None  # folder of what it takes to go on, should the run break off
+    checkpoint: Path | None = None  # folder of checkpoints, from which an interrupted run is resumed
 
     def numbered(self, count: int) -> list[Outputs]:
-        """Outputs of that many videos: out.mp4 becomes out-0.mp4, out-1.mp4 and so on, unless there is only one."""
+        """The outputs of ``count`` videos: out.mp4 becomes out-0.mp4, out-1.mp4 and so on, unless there is only one."""
         paths = (self.video, self.report, self.latents)
         columns = [numbered(path, count) if path else [None] * count for path in paths]
         folders = [self.checkpoint / f"video-{i}" if self.checkpoint else None for i in range(count)]
@@ -126,7 +125,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Task:
-    """One video to make."""
+    """One request and its output files."""
 
     request: GenerationRequest
     outputs: Outputs
@@ -141,9 +140,9 @@ def make_tasks(
     image: Path | None = None,
     last_image: Path | None = None,
 ) -> list[Task]:
-    """Every prompt with every seed, prompts in order and seeds in order within each; all share the images.
+    """One task for each prompt and seed, prompts in order and seeds in order within each; all share the images.
 
-    Each task is a request of its own, so a video does not depend on what else is on the list.
+    Each task is a request of its own, so a video does not depend on the other prompts and seeds.
 
     Raises:
         InvalidInput: one sentence that names the option.

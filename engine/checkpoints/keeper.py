@@ -1,7 +1,8 @@
-"""The checkpoints of one request on one rank: what it finds, what it leaves, and how it cleans up."""
+"""The checkpoints of one request on one rank: found, written and removed."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,37 @@ from engine.checkpoints.reader import newest_whole, read_state
 from engine.checkpoints.state import RequestState
 from engine.checkpoints.writer import CheckpointWriter
 from engine.config import Config
-from engine.errors import RankFailure
+from engine.errors import Cancelled, RankFailure
 from engine.request import GenerationRequest
 from parallel.broadcast import objects_of_all
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 
 
+@contextmanager
+def open_checkpoints(
+    folder: Path | None, config: Config, request: GenerationRequest, ranks: Ranks, note: Callable[[str], None]
+) -> Iterator["RequestCheckpoints | None"]:
+    """The checkpoints of a request, for a ``with`` block in which it runs; None without a folder.
+
+    However the block ends, what is being written is finished. If the request is cancelled, the folder is removed.
+    Arguments as of :class:`RequestCheckpoints`.
+    """
+    if folder is None:
+        yield None
+        return
+    checkpoints = RequestCheckpoints(folder, config, request, ranks, note)
+    try:
+        yield checkpoints
+    except Cancelled:
+        checkpoints.discard()
+        raise
+    finally:
+        checkpoints.close()
+
+
 class RequestCheckpoints:
-    """Every rank of the replica has one, and calls the same methods in the same order."""
+    """The checkpoints of one request. Every rank of the replica has an object, and calls the same methods in order."""
 
     def __init__(
         self, folder: Path, config: Config, request: GenerationRequest, ranks: Ranks, note: Callable[[str], None]
@@ -29,7 +52,7 @@ class RequestCheckpoints:
         """
         Args:
             folder: of this request alone; need not exist.
-            note: told in one line why a checkpoint could not be written.
+            note: called with one line if a checkpoint could not be written.
         """
         self.folder = folder
         self._every = config.checkpoint.every
@@ -39,7 +62,11 @@ class RequestCheckpoints:
         self._writer = CheckpointWriter(folder, ranks, self._must_match, note)
 
     def load(self, shards: Shards, own: Callable[[Lane], bool]) -> RequestState | None:
-        """The newest state that is whole, cut for the ranks of now; None if there is none. Collective.
+        """The newest state that is whole, with this rank's shard of the tokens; None if there is none. Collective.
+
+        Args:
+            shards: which tokens each rank holds now; the run that wrote the checkpoint may have had another layout.
+            own: whether this rank computes a lane.
 
         Raises:
             RankFailure: it is of another request, model, method or version.
@@ -55,40 +82,40 @@ class RequestCheckpoints:
         return read_state(files, shards, own, self._ranks.device)
 
     def is_due(self, steps_done: int) -> bool:
-        """Whether the state after that many steps is to be saved; the last one is, by :meth:`save_final`."""
+        """Whether the state after that many steps is saved by :meth:`save`; the last one is by :meth:`save_final`."""
         return self._every > 0 and steps_done % self._every == 0 and steps_done < self._num_steps
 
     def save(self, state: RequestState, shards: Shards) -> None:
-        """Save this rank's part of the state after a step, in the background."""
+        """Write this rank's part of the state after a step, in the background."""
         self._writer.save(state, shards)
 
     def save_paused(self, state: RequestState, shards: Shards) -> None:
-        """Save this rank's part of the state in which the request is left, unless that has just been done."""
+        """Write this rank's part of the state at a pause, unless :meth:`save` has just written it."""
         if not self.is_due(state.steps_done):
             self._writer.save(state, shards)
 
     def save_final(self, state: RequestState) -> None:
-        """Save the final latents, and wait until they are on the disk."""
+        """Write the final latents, and wait until they are on the disk."""
         self._writer.save_final(state)
 
     @property
     def usage(self) -> dict[str, Any]:
-        """How many checkpoints this rank has written, bytes of the largest, and seconds that denoising waited."""
+        """For the report: checkpoints written by this rank, bytes of the largest, seconds that denoising waited."""
         return {"count": self._writer.count, "bytes": self._writer.bytes, "seconds": self._writer.seconds}
 
     def close(self) -> None:
-        """Wait for what is being written; to be called however the request ends."""
+        """Wait for what is being written."""
         self._writer.close()
 
     def discard(self) -> None:
-        """Leave nothing, of a request that is not wanted any more. Collective: a rank may still be writing."""
+        """Remove the folder of a cancelled request. Collective, since other ranks may still be writing."""
         self._writer.close()
         objects_of_all(None, self._ranks)
         if self._ranks.replica_rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove(self) -> None:
-        """Free the disk, once the files that the request was for are there."""
+        """Remove the checkpoints, once the request's output files are written."""
         if self._ranks.replica_rank == 0:
             for step in step_folders(self.folder):
                 shutil.rmtree(step, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a run has to have in common with the one that wrote its checkpoint, for the video to be the same."""
+"""What two runs must have in common so that one can continue the other's checkpoint and make the same video."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMAT = 2
 
 
 def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
-    """Plain values, by section; needs no torch.
+    """The values that must be equal, by section, as plain JSON values; needs no torch.
 
     Raises:
         OSError: a file of the model, or an image, cannot be read.
@@ -34,19 +34,19 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
 
 
 def describe_cache(cache: CacheConfig) -> dict[str, Any]:
-    """The section, with what is in its files in the place of their names."""
+    """The cache section, with hashes of its files in place of their names."""
     files = {"replay": content_hash(cache.replay), "calibration": content_hash(cache.calibration)}
     return cache.model_dump(mode="json") | files
 
 
 def calibrated_for(config: Config, sampling: SamplingConfig) -> dict[str, Any]:
-    """What a calibration holds for: the model, and how it is sampled."""
+    """What a calibration is valid for: the model, and how it is sampled."""
     return {"model": _model(config.model), "sampling": sampling.model_dump(mode="json", exclude={"fps"})}
 
 
 def calibrated_request(request: GenerationRequest) -> dict[str, Any]:
-    """And what it holds for beside :func:`calibrated_for`: prompts and images may change, the negative prompt may not,
-    nor whether there is an image at all. Without guidance nobody looks at a negative prompt."""
+    """What a calibration is valid for beside :func:`calibrated_for`. Prompts and images may change; the negative prompt
+    and the presence of an image may not. Without guidance the negative prompt is not used, and may change."""
     guided = max(request.sampling.guidance, request.sampling.low_noise_guidance or 0.0) > 1
     return {
         "negative_prompt": request.negative_prompt.strip() if guided else "",
@@ -56,7 +56,7 @@ def calibrated_request(request: GenerationRequest) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, as "sampling.steps was 50 and is 30"."""
+    """The values that differ, each as "sampling.steps was 50 and is 30"."""
     old, new = dict(_flat(before)), dict(_flat(now))
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
@@ -82,5 +82,5 @@ def _model(model: ModelConfig) -> dict[str, Any]:
 
 
 def content_hash(path: Path | None) -> str | None:
-    """A hash of a file, for its name says little."""
+    """SHA-256 of a file's content; None without a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path else None

@@ -1,4 +1,4 @@
-"""Finds the newest checkpoint of a request that is whole, and reads what one rank needs of it."""
+"""Finds the newest complete checkpoint of a request, and reads one rank's part of it."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ from parallel.sharding import Shards
 def newest_whole(folder: Path, ranks: Ranks) -> list[Path] | None:
     """The files of the newest checkpoint whose checksums are right, or None; collective over the replica.
 
-    Each rank reads its share of the files, so that checking a large checkpoint takes as long as one rank's part. The
-    first rank alone says what is there, for a file system may show another rank less for a while. It removes what is
-    newer and not whole, because the run that goes on will write there again.
+    Each rank checks its share of the files, so the check takes as long as one rank's part. Only the first rank lists
+    the folders, since a network file system may show other ranks new files later. It removes checkpoints that are newer
+    and not whole, because the run that continues will write there again.
     """
     for step in object_from_first(step_folders(folder) if ranks.replica_rank == 0 else None, ranks):
         files: list[Path] | None = object_from_first(shard_file.find(step) if ranks.replica_rank == 0 else None, ranks)
@@ -40,10 +40,11 @@ def newest_whole(folder: Path, ranks: Ranks) -> list[Path] | None:
 def read_state(
     files: Sequence[Path], shards: Shards, own: Callable[[Lane], bool], device: torch.device
 ) -> RequestState:
-    """What this rank goes on from, cut for as many ranks as there are now; the files are known to be whole.
+    """This rank's state, with its shard of the tokens in the layout of now.
 
     Args:
-        shards: how the tokens lie over the ranks now.
+        files: of all ranks that wrote the checkpoint, known to be whole.
+        shards: which tokens each rank holds now.
         own: whether this rank computes a lane.
     """
     plains = [shard_file.read_plain(file) for file in files]
@@ -71,8 +72,8 @@ def read_state(
 
 
 def _read_tokens(parts: Sequence[tuple[int, Any]], shards: Shards) -> Tensor:
-    """This rank's tokens, [1, local tokens, dim], out of parts that begin at the given tokens; what all tokens have in
-    common is kept as if it were the first one's alone."""
+    """This rank's tokens, [1, local tokens, dim], from parts that begin at the given token indices. A signal that all
+    tokens have in common is stored as the first token's."""
     start, stop = shards.start, shards.start + shards.length
     pieces = []
     for first, part in sorted(parts, key=lambda pair: pair[0]):

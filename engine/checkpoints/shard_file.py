@@ -1,4 +1,4 @@
-"""One rank's part of a checkpoint: a safetensors file that is whole or is not there, and that vouches for itself."""
+"""One rank's part of a checkpoint: a safetensors file, renamed when it is complete, with its checksum in the name."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _KEY = "lockstep"
 
 
 def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> int:
-    """Write a rank's tensors, on the CPU, and what goes with them; the checksum of all of it is in the file's name.
+    """Write a rank's tensors, on the CPU, and plain JSON values; the file's SHA-256 becomes part of its name.
 
     Returns:
         Bytes written.
 
     Raises:
-        OSError: the file cannot be written; nothing is left of it.
+        OSError: the file cannot be written; no partial file is left.
     """
     from safetensors.torch import save_file
 
@@ -50,8 +50,8 @@ def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], pl
 
 
 def find(folder: Path) -> list[Path] | None:
-    """The files of all ranks in rank order; None where one is missing yet. Runs on different numbers of ranks may have
-    left files here, of which those of one run are taken."""
+    """The files of all ranks in rank order; None if one is missing. Runs on different numbers of ranks may have left
+    files here; those of one number of ranks are returned."""
     found: dict[int, dict[int, Path]] = {}  # by number of ranks, then rank
     for file in folder.iterdir() if folder.is_dir() else ():
         if match := _NAME.fullmatch(file.name):
@@ -63,7 +63,7 @@ def find(folder: Path) -> list[Path] | None:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether the content is what was written; reads all of it."""
+    """Whether the content has the checksum of its name; reads all of it."""
     match = _NAME.fullmatch(file.name)
     try:
         return match is not None and _checksum(file) == match[3]
@@ -72,7 +72,7 @@ def is_whole(file: Path) -> bool:
 
 
 def read_plain(file: Path) -> dict[str, Any]:
-    """What went with the tensors, without reading them; needs no torch.
+    """The plain values of a file, without reading its tensors; needs no torch.
 
     Raises:
         ValueError: the file is damaged. OSError: it cannot be read.

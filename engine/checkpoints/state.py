@@ -1,4 +1,4 @@
-"""Where a request stands between two denoise steps, as named tensors and plain values, and back."""
+"""The state of a request between two denoise steps, packed to named tensors and plain values, and unpacked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ ReadTokens = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class RequestState:
-    """What a rank needs to go on as if nothing had happened. Noise comes from the seed, and no generator outlives it.
+    """What a rank needs to continue a request with the same result. The noise is drawn again from the seed.
 
     steps_done: of the request. latents: float32 [samples, channels, frames, height, width], equal on every rank.
     scheduler: its attributes. corrector: its state, if there is one. snapshots: of the controllers, one for each
@@ -34,7 +34,7 @@ class RequestState:
 
 
 def shared_tensors(state: RequestState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors that all ranks hold alike, of which one copy is enough, and the plain values that go with them."""
+    """The tensors that are equal on all ranks, of which one copy is saved, and the plain values of the state."""
     tensors: dict[str, Tensor] = {"latents": state.latents}
     plain = {
         "steps_done": state.steps_done,
@@ -74,7 +74,7 @@ def unpack(
     own: Callable[[Lane], bool],
     device: torch.device,
 ) -> RequestState:
-    """The state that a rank goes on from.
+    """The state from which a rank continues.
 
     Args:
         plain: of :func:`shared_tensors`. seconds: of all ranks.
@@ -110,7 +110,7 @@ def _history(lane: Lane, values: Mapping[str, Any]) -> History:
 
 
 def _pack(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Plain values as they are; tensors go to ``tensors``, and leave their name and kind of device."""
+    """Plain values unchanged; a tensor is added to ``tensors``, and its name and kind of device are returned."""
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name, "on_cpu": value.device.type == "cpu"}

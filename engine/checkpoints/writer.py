@@ -1,4 +1,4 @@
-"""Writes a request's checkpoints beside the denoise loop, which waits for nothing but a copy to the host's memory."""
+"""Writes a request's checkpoints in a thread; the denoise loop waits only for the copy to the host's memory."""
 
 import shutil
 import time
@@ -23,20 +23,20 @@ KEPT = 2
 class CheckpointWriter:
     """One rank's writer for one request.
 
-    The ranks write without a word to one another: a checkpoint counts once the files of all ranks are there. The
-    first rank removes what is older than the newest two that count.
+    The ranks do not communicate: a checkpoint is complete once the files of all ranks are there. The first rank removes
+    what is older than the newest two complete ones.
     """
 
     def __init__(self, folder: Path, ranks: Ranks, must_match: Mapping[str, Any], note: Callable[[str], None]) -> None:
         """
         Args:
             folder: of the request, which all ranks of the replica see.
-            must_match: what a run that resumes has to have in common with this one.
-            note: told in one line why a checkpoint could not be written; the request goes on without.
+            must_match: values that a resuming run must share with this one.
+            note: called with one line if a checkpoint could not be written; the request continues without it.
         """
         self.count = 0
         self.bytes = 0
-        self.seconds = 0.0  # that the denoise loop was kept waiting
+        self.seconds = 0.0  # that the denoise loop waited
         self._folder = folder
         self._ranks = ranks
         self._must_match = must_match
@@ -46,8 +46,8 @@ class CheckpointWriter:
         self._host: dict[str, Tensor] = {}
 
     def save(self, state: RequestState, shards: Shards) -> None:
-        """Write this rank's part, in the background; waits until the one before is written, so that ranks cannot
-        drift apart by more than one checkpoint."""
+        """Write this rank's part in the background. Waits until the one before is written, so that ranks differ by one
+        checkpoint at most."""
         started = time.perf_counter()
         self._finish_pending()
         tensors = cache_tensors(state)
@@ -61,8 +61,7 @@ class CheckpointWriter:
         self.seconds += time.perf_counter() - started
 
     def save_final(self, state: RequestState) -> None:
-        """Write the latents that are about to be decoded, on the first rank, and wait for it: decoding is where
-        memory runs out."""
+        """Write the final latents, on the first rank, and wait for it: the decoding after it may run out of memory."""
         started = time.perf_counter()
         self._finish_pending()
         if self._ranks.replica_rank == 0:
@@ -73,7 +72,7 @@ class CheckpointWriter:
         self.seconds += time.perf_counter() - started
 
     def close(self) -> None:
-        """Wait for what is being written. To be called however the request ends."""
+        """Wait for what is being written, and end the thread."""
         self._finish_pending()
         self._thread.shutdown()
 
@@ -82,9 +81,9 @@ class CheckpointWriter:
         return {"steps_done": state.steps_done, "ranks": ranks, "seconds": seconds, "must_match": self._must_match}
 
     def _copy(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
-        """The tensors in host memory, as they are now, and the event after which they are there (None: at once).
+        """Copies of the tensors in host memory, and the CUDA event after which they are complete (None: at once).
 
-        The memory is kept from one checkpoint to the next; on a GPU it is pinned, so that the copy only queues.
+        The memory is reused for the next checkpoint; for a GPU it is pinned, so that the copy is only queued here.
         """
         on_gpu = self._ranks.device.type == "cuda"
         for name, tensor in tensors.items():
@@ -120,7 +119,7 @@ class CheckpointWriter:
 
 
 def remove_old(folder: Path) -> None:
-    """Keep the newest two complete checkpoints, and what ranks are writing beyond them."""
+    """Remove all but the newest two complete checkpoints, and newer ones that are being written."""
     complete = [step for step in step_folders(folder) if shard_file.find(step)]
     for step in step_folders(folder):
         if len(complete) >= KEPT and step < complete[KEPT - 1]:

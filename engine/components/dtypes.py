@@ -8,22 +8,22 @@ _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def transformer_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """What the configuration asks for; "auto" is bfloat16 on CUDA and float32 elsewhere."""
+    """``model.dtype``; "auto" is bfloat16 on CUDA and float32 elsewhere."""
     return _NAMED.get(config.model.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 def text_encoder_dtype(config: Config, device: torch.device) -> torch.dtype:
-    """What the configuration asks for; "auto" is the transformer's, as in the published examples."""
+    """``model.text_encoder_dtype``; "auto" is the transformer's dtype, as in the published examples."""
     return _NAMED.get(config.model.text_encoder_dtype, transformer_dtype(config, device))
 
 
 def vae_dtype(config: Config) -> torch.dtype:
-    """What the configuration asks for; "auto" is float32, as in the published examples."""
+    """``model.vae_dtype``; "auto" is float32, as in the published examples."""
     return _NAMED.get(config.model.vae_dtype, torch.float32)
 
 
 def resolved_dtypes(config: Config, device: torch.device) -> dict[str, str]:
-    """Of each component, under its configuration key."""
+    """The dtype of each component by its configuration key, for the report."""
     dtypes = {
         "dtype": transformer_dtype(config, device),
         "text_encoder_dtype": text_encoder_dtype(config, device),

@@ -1,4 +1,4 @@
-"""Components without weights, to be filled or only to be compared with."""
+"""Components without weights: to be loaded into, or to compare the names and shapes of tensors with."""
 
 from typing import Any
 
@@ -9,8 +9,12 @@ from parallel.diffusers_private import kept_in_float32
 
 
 def empty_component(kind: Any, path: str, subfolder: str, dtype: torch.dtype) -> Any:
-    """A ``kind`` of diffusers with parameters on the meta device, in the dtypes of
-    ``kind.from_pretrained(dtype=dtype)``; its buffers are real."""
+    """A diffusers ``kind`` with parameters on the meta device, in the dtypes of ``kind.from_pretrained(dtype=dtype)``.
+    Its buffers have their values.
+
+    Raises:
+        OSError, ValueError: its configuration file cannot be read.
+    """
     with accelerate.init_empty_weights(include_buffers=False):
         component = kind.from_config(kind.load_config(path, subfolder=subfolder))
     kept = set(kept_in_float32(kind))

@@ -1,4 +1,4 @@
-"""How components come from the files of a checkpoint, and how they leave the device again."""
+"""Loads components from the files of a model, and moves them to the device while they are used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,22 @@ from engine.errors import RankFailure
 
 
 def load_component(load: Any, path: str, **options: Any) -> Any:
-    """Call a ``from_pretrained``, turning what it raises about the files into one sentence."""
+    """Call a ``from_pretrained`` with files of this machine alone.
+
+    Raises:
+        RankFailure: a file cannot be loaded; one sentence.
+    """
     with loading(options.get("subfolder", "text encoder"), path):
         return load(path, local_files_only=True, **options)
 
 
 @contextmanager
 def loading(part: str, path: str, advice: str = "check the model folder") -> Iterator[None]:
-    """Turn what is raised about the files of a part of the model into one sentence."""
+    """Inside, errors about the files of a part of the model become one sentence.
+
+    Raises:
+        RankFailure: a file cannot be loaded; it ends with ``advice``.
+    """
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
@@ -30,7 +38,7 @@ def loading(part: str, path: str, advice: str = "check the model folder") -> Ite
 
 @contextmanager
 def on_device(device: torch.device, module: nn.Module) -> Iterator[None]:
-    """Have ``module`` on ``device`` inside the block and on the CPU afterwards."""
+    """``module`` is on ``device`` inside the block, and on the CPU afterwards."""
     if device.type == "cpu":
         yield
         return

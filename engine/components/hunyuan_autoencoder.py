@@ -18,9 +18,9 @@ from parallel.ranks import Ranks
 class HunyuanAutoencoder:
     """The VAE of HunyuanVideo or HunyuanVideo 1.5, on the first rank of a replica alone.
 
-    Strips of rows would not be exact here as they are with Wan: attention sees the whole picture and earlier frames,
-    and so do the group norms of 1.0. On CUDA diffusers' tiles bound the memory (a 720p video would not fit without),
-    and are blended where they meet; on the CPU pictures are whole. 1.0 decodes frames in pieces of time by itself.
+    Strips of rows would not be exact here as they are with Wan: attention reads the whole frame and earlier frames, and
+    so do the group norms of 1.0. On CUDA diffusers' tiles bound the memory (a 720p video would not fit otherwise), and
+    are blended where they overlap; on the CPU frames are whole. 1.0 decodes frames in chunks of time by itself.
     """
 
     def __init__(self, config: Config, ranks: Ranks, kind: Any = AutoencoderKLHunyuanVideo) -> None:
@@ -42,10 +42,10 @@ class HunyuanAutoencoder:
         """Encode a video; on the first rank.
 
         Args:
-            video: [1, 3, frames, height, width] in [-1, 1]; it may lie on the CPU.
+            video: [1, 3, frames, height, width] in [-1, 1], on the CPU or the device.
 
         Returns:
-            The most likely latents, scaled as the transformer expects them: float32 [1, channels, latent frames,
+            The mode of the posterior, scaled as the transformer expects them: float32 [1, channels, latent frames,
             latent height, latent width] on the rank's device.
         """
         assert self._vae is not None

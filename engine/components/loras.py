@@ -1,7 +1,7 @@
 """LoRA adapters: read and converted by diffusers' loader of a model's family, scaled by peft, and added to the weights.
 
-Nothing is left of an adapter but other weights, so that attention over ranks and whatever else looks at the layers
-finds plain ones.
+After that the transformer has plain layers with changed weights: attention over ranks and sharding need no support for
+adapters.
 """
 
 import hashlib
@@ -34,8 +34,8 @@ def add_loras(transformer: Any, config: Config, facts: ModelFacts, subfolder: st
     """Add the configured adapters to the weights of a transformer, one after the other.
 
     Args:
-        transformer: as it was loaded, whole or with this rank's part of its weights; it keeps its layers and dtypes.
-        subfolder: the transformer's.
+        transformer: loaded, whole or with this rank's part of its weights; it keeps its layers and dtypes.
+        subfolder: of the transformer in the model's folder.
 
     Raises:
         RankFailure: an adapter cannot be read, or makes weights that are not finite.
@@ -48,10 +48,10 @@ def add_loras(transformer: Any, config: Config, facts: ModelFacts, subfolder: st
 
 
 def _changes(lora: LoraConfig, config: Config, facts: ModelFacts) -> Iterator[tuple[str, Tensor]]:
-    """What an adapter adds to each parameter it changes, by name: whole, float32, on the CPU, one after the other."""
+    """The changes of an adapter: name and change of one parameter after the other, whole, float32, on the CPU."""
     loader, file, name = _loader(facts.family), lora_file(lora), "lora"
     stand_in = empty_component(parts_of(facts.family).transformer, config.model.path, lora.transformer, torch.float32)
-    # peft moves what it loads to where the weights are, and looks at nothing but their shape: one number is enough
+    # peft moves its tensors to the device of the weights and reads their shape alone: one number is enough
     hollow = {name: torch.zeros(()).expand(parameter.shape) for name, parameter in stand_in.named_parameters()}
     stand_in.load_state_dict(hollow, assign=True)
     weights, metadata = loader.lora_state_dict(
@@ -68,7 +68,7 @@ def _changes(lora: LoraConfig, config: Config, facts: ModelFacts) -> Iterator[tu
 
 
 def check_loras(config: Config, facts: ModelFacts) -> None:
-    """Refuse adapters that do not fit the model's transformers. Reads headers alone.
+    """Refuse adapters that do not fit the model's transformers. Reads the headers of the files alone.
 
     Raises:
         InvalidInput: one sentence that names the file and a tensor in it.
@@ -89,13 +89,13 @@ def _converted(lora: LoraConfig, family: Family) -> dict[str, Tensor]:
     with safe_open(file, framework="pt") as source:
         for name in source.keys():  # noqa: SIM118  it is no dictionary
             shape = source.get_slice(name).get_shape()
-            # the conversion wants the values of scalars, which scale the tensors
+            # the conversion reads the values of scalars, which scale the tensors
             tensors[name] = source.get_tensor(name) if prod(shape) == 1 else torch.empty(shape, device="meta")
     if any("dora_scale" in name for name in tensors):
         raise InvalidInput(f"{file} is a DoRA, of which diffusers would drop the scales: leave it out of model.loras.")
     try:
         converted: dict[str, Tensor] = _loader(family).lora_state_dict(tensors)
-    except Exception as error:  # whatever the conversion of a file in no known format stumbles over
+    except Exception as error:  # the conversion of an unknown format raises anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InvalidInput(f"{file} is no LoRA that diffusers knows ({reason}): {_ADVICE}.") from None
     return converted
@@ -130,7 +130,7 @@ def _check(lora: LoraConfig, tensors: dict[str, Tensor], shapes: dict[str, torch
 
 
 def describe_loras(config: Config) -> list[dict[str, Any]]:
-    """For the run report: what was added to the weights, which decides the result as much as the model does."""
+    """For the run report: the adapters with the SHA-256 of their files."""
     described = []
     for lora in config.model.loras:
         with lora_file(lora).open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What a family of models brings along to be run: its classes, and what it does in its own way."""
+"""What each family of models provides: its classes, and the functions in which families differ."""
 
 import importlib
 from collections.abc import Callable, Generator
@@ -20,11 +20,16 @@ from parallel.ranks import Ranks
 
 
 class PromptEncoder(Protocol):
-    """Tokenizers and text encoders."""
+    """Tokenizers and text encoders of a family."""
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
-        """The named tensors that the adapter's ``conditions`` wants of each lane, in the order of
-        ``engine.denoise.guidance.all_lanes``."""
+        """The named tensors of each lane that the adapter's ``conditions`` takes, in the order of
+        ``engine.denoise.guidance.all_lanes``.
+
+        Args:
+            num_branches: guidance branches, 1 or 2.
+            meter: counts the bytes sent, where the weights are sharded.
+        """
         ...
 
 
@@ -32,24 +37,28 @@ class VideoDecoder(Protocol):
     """Latents to pixels."""
 
     def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
-        """Decode one sample, [channels, frames, height, width], equal on every rank; all ranks of a replica call it.
+        """Decode one sample; collective over the replica.
+
+        Args:
+            latents: [channels, frames, height, width], equal on every rank.
+            meter: counts the bytes sent.
 
         Returns:
             On the replica's first rank chunks of uint8 frames [frames, height, width, 3] on the CPU. On the other
-            ranks nothing is ever yielded: their work is done when the iterator ends.
+            ranks nothing is yielded: their work is done when the iterator ends.
         """
         ...
 
 
 class ImageConditioner(Protocol):
-    """What looks at images; on each rank of a replica whose model takes them."""
+    """The image encoder and VAE encoder of a family; on each rank of a replica whose model takes images."""
 
     def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
-        """The named tensors that the adapter's ``conditions`` wants of the request's images, which all lanes share;
-        collective over the replica, and equal on every rank.
+        """The named tensors of the request's images that the adapter's ``conditions`` takes, the same for all lanes and
+        on every rank; collective over the replica.
 
         Raises:
-            RankFailure: an image that was there when the request was checked cannot be read any more.
+            RankFailure: an image cannot be read, although it could when the request was checked.
         """
         ...
 
@@ -58,15 +67,16 @@ class ImageConditioner(Protocol):
 class Parts:
     """The torch side of a family.
 
-    transformer: the diffusers class. adapter: makes its pieces from a loaded one.
-    prompt_encoder: of (configuration, ranks, whether the weights are shared out over the ranks of the replica).
-    video_decoder: of (configuration, ranks).
-    image_conditioner: of (configuration, ranks, facts, the video decoder, which has the VAE); None where no model of
-        the family takes images.
-    make_start: of (noise of one sample [1, channels, frames, height, width], its encoded prompt and images); the
-        latents that denoising starts from.
-    vae: the diffusers class, where the family's ``single_files`` has one.
-    make_scheduler: of (the checkpoint's scheduler configuration, how to sample, device); its timesteps are set.
+    transformer: the diffusers class. vae: the diffusers class, if the family's ``single_files`` lists it.
+    adapter: called with a loaded transformer.
+    prompt_encoder: called with (configuration, ranks, whether the weights are sharded over the ranks of the replica).
+    video_decoder: called with (configuration, ranks).
+    image_conditioner: called with (configuration, ranks, facts, the video decoder, which has the VAE); None if no model
+        of the family takes images.
+    make_start: called with (noise of one sample [1, channels, frames, height, width], its encoded prompt and images);
+        returns the latents that denoising starts from, in the same shape.
+    make_scheduler: called with (the model's scheduler configuration, sampling, device); returns a sampler whose
+        timesteps are set.
     """
 
     transformer: Any

@@ -1,4 +1,4 @@
-"""The samplers of diffusers that a request may ask for, and where one stands."""
+"""diffusers' samplers: made, and their state saved and restored."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteSchedule
 def make_hunyuan_scheduler(
     pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device
 ) -> FlowMatchEulerDiscreteScheduler:
-    """The sampler of a request, its timesteps set: sigmas fall evenly from 1 before they are shifted."""
+    """The sampler of a HunyuanVideo model, with its timesteps set. Sigmas fall evenly from 1 before the shift."""
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(pretrained, shift=sampling.shift)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, sampling.steps + 1)[:-1], device=device)
     scheduler.set_begin_index(0)  # else each step searches its timestep and waits for the device
@@ -23,15 +23,15 @@ def make_hunyuan_scheduler(
 
 
 def load_scheduler_config(config: Config) -> dict[str, Any]:
-    """What the checkpoint says about its sampler."""
+    """The model's scheduler_config.json."""
     return dict(UniPCMultistepScheduler.load_config(config.model.path, subfolder="scheduler"))
 
 
 def scheduler_state(scheduler: Scheduler) -> dict[str, Any]:
-    """All attributes in which a scheduler keeps what it has seen."""
+    """All attributes of a scheduler but its configuration: what it has kept of earlier steps, and its timesteps."""
     return {name: value for name, value in vars(scheduler).items() if name != "_internal_dict"}  # its configuration
 
 
 def restore_scheduler(scheduler: Scheduler, state: Mapping[str, Any]) -> None:
-    """Put a scheduler that was made alike where another one was."""
+    """Give a scheduler the state of another one with the same configuration."""
     vars(scheduler).update(state)

@@ -1,4 +1,4 @@
-"""Weights in the original format, converted as diffusers' single-file loader does; the rest is the folder's."""
+"""Loads weights in their original format, converted as diffusers' single-file loader does."""
 
 import pickle
 import re
@@ -21,11 +21,11 @@ from engine.models.facts import ModelFacts
 from engine.models.single_files import files_of
 from parallel.diffusers_private import ignored_keys
 
-_WRAPPED = ("state_dict", "module", "model")  # what a training script saves beside the weights is not wanted
+_WRAPPED = ("state_dict", "module", "model")  # keys under which training scripts save the weights
 
 
 def load_weights(kind: Any, config: Config, subfolder: str, dtype: torch.dtype) -> Any:
-    """A component of the model, from the file that the configuration names for it or else from the model's folder.
+    """A component of the model, from the file that ``model.single_files`` names for it or else from its folder.
 
     Returns:
         A ``kind`` on the CPU, in the dtypes of ``kind.from_pretrained(dtype=dtype)``.
@@ -58,7 +58,7 @@ def check_fit(config: Config, facts: ModelFacts) -> None:
         try:
             empty = empty_component(kind, config.model.path, subfolder, torch.float32)
             _converted(kind, _read(files_of(path), torch.device("meta")), empty)
-        except Exception as error:  # whatever the conversion of a file in no known format stumbles over
+        except Exception as error:  # the conversion of an unknown format raises anything
             reason = " ".join(str(error).split())[:300]
             raise InvalidInput(
                 f"{path} does not fit the {subfolder} of {config.model.path} ({reason}): use the file of this very "

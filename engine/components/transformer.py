@@ -1,4 +1,4 @@
-"""The denoiser: its weights and its attention kernel."""
+"""Loads a transformer and chooses its attention kernel."""
 
 import importlib.util
 from typing import Any
@@ -18,15 +18,21 @@ from parallel.weights import ShardedWeights, shard_pieces
 
 
 def uses_flash(config: Config, device: torch.device) -> bool:
-    """Whether attention runs through flash-attn: asked for, or installed and able (CUDA, not float32)."""
+    """Whether attention runs through flash-attn: it needs CUDA and bfloat16, and "auto" takes it if it is installed."""
     able = device.type == "cuda" and transformer_dtype(config, device) != torch.float32
     wanted = config.runtime.attention
     return able and (wanted == "flash" or (wanted == "auto" and importlib.util.find_spec("flash_attn") is not None))
 
 
 def load_transformer(config: Config, device: torch.device, kind: Any, subfolder: str = "transformer") -> Any:
-    """The denoiser in that folder of the model, a ``kind`` in evaluation mode, to run on ``device``; still on the
-    CPU."""
+    """The transformer in a subfolder of the model, a ``kind`` in evaluation mode, on the CPU.
+
+    Args:
+        device: on which it will run; it decides the dtype and the attention kernel.
+
+    Raises:
+        RankFailure: a file cannot be loaded.
+    """
     transformer = load_weights(kind, config, subfolder, transformer_dtype(config, device))
     if uses_flash(config, device):
         transformer.set_attention_backend("flash")
@@ -36,7 +42,11 @@ def load_transformer(config: Config, device: torch.device, kind: Any, subfolder:
 def load_sharded_transformer(
     config: Config, ranks: Ranks, kind: Any, subfolder: str = "transformer"
 ) -> tuple[Any, ShardedWeights]:
-    """The same denoiser with only this rank's part of its weights; no rank ever holds or reads all of them."""
+    """The same transformer with only this rank's part of its weights, on its device; no rank reads all of them.
+
+    Raises:
+        RankFailure: a file cannot be loaded.
+    """
     path = config.model.path
     with loading(subfolder, path):
         transformer = empty_component(kind, path, subfolder, transformer_dtype(config, ranks.device))

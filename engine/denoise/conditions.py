@@ -1,4 +1,4 @@
-"""What a request's prompts and images become before the first step: the tensors of each lane, alike on all ranks."""
+"""Encodes the prompts and images of a request: the named tensors of each lane, equal on all ranks."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from parallel.meter import CollectiveMeter
 
 
 def encode(model: LoadedModel, request: GenerationRequest, meter: CollectiveMeter) -> Sequence[Named]:
-    """Each lane's tensors, in the order of ``engine.denoise.guidance.all_lanes``; collective over the replica.
+    """The named tensors of each lane, ordered as ``engine.denoise.guidance.all_lanes``; collective over the replica.
 
-    The first rank encodes the text, or all ranks do where its weights are shared out. Names and shapes are those of
-    the adapter's ``conditions``.
+    The first rank encodes the text, or all ranks do where the text encoder's weights are sharded. Names and shapes are
+    those that the adapter's ``conditions`` takes.
 
     Raises:
-        RankFailure: an image that was there when the request was checked cannot be read any more.
+        RankFailure: an image cannot be read, although it could when the request was checked.
     """
     lanes = None
     if model.text_encoder is not None:

@@ -1,10 +1,10 @@
-"""Going back over skipped steps, once the computed step after them is known.
+"""Repeats the sampler's skipped steps with better velocities, once the computed step after them is known.
 
-A skipped step's velocity is extrapolated from computed ones before it; the next computed step turns that into an
-interpolation, which misses several times less. So the sampler is put back to where the skipping began and led over the
-skipped steps once more, with velocities interpolated between the computed ones on both sides. No block runs for that
-and nothing is exchanged: latents and guided velocities are the same on every rank. A corrector as multistep solvers
-have it (for diffusion: UniPC, arXiv 2302.04867, section 3.1), here over the gaps that a cache leaves.
+A skipped step's velocity is extrapolated from computed steps before it. With the next computed step it can be
+interpolated, which has an error several times smaller. So the sampler is restored to its state before the first skipped
+step, and takes the skipped steps again with interpolated velocities. No transformer block runs for that, and nothing is
+sent: latents and guided velocities are the same on every rank. It is a corrector as in multistep solvers (for
+diffusion: UniPC, Zhao et al. 2023, arXiv 2302.04867, section 3.1), over the gaps that a cache leaves.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dicache.controller import Lane, Plan, Step
 from engine.components.samplers import Scheduler, restore_scheduler, scheduler_state
 
 POINTS = 3
-"""Computed velocities that one is interpolated from: that after the gap, that before it, and older ones."""
+"""Computed velocities to interpolate from: that after the gap, that before it, and older ones."""
 CARRIED = 0.5
-"""Of a change of the latents, what a velocity that was computed before it is taken to follow: 1 keeps the clean latents
-x - sigma v that the model foretold, 0 its velocity. What is new in the latents is in part noise, which the model takes
-out again, and in part picture, which it keeps."""
+"""How far the velocity v just computed follows the correction of the latents x: v changes by CARRIED / sigma times the
+change of x. With 1 the predicted clean latents x - sigma v would stay the same, with 0 the velocity would. The truth is
+between them, since a change of the latents is in part noise, which the model predicts, and in part picture."""
 
 
 class Corrector:
-    """The sampler's steps, corrected. One request's; equal on every rank."""
+    """Takes the sampler's steps of one request, and corrects them; its state is equal on every rank."""
 
     def __init__(
         self,
@@ -38,8 +38,8 @@ class Corrector:
         """
         Args:
             scheduler: with its timesteps set.
-            starts: each expert's first step; what is before one is not mixed with what comes after it.
-            carry: told what is added to the guided velocity just computed, of the shape of the latents.
+            starts: each expert's first step; velocities of different experts are not interpolated.
+            carry: called with the change of the guided velocity just computed, in the shape of the latents.
         """
         self._scheduler = scheduler
         self._starts = starts
@@ -51,8 +51,14 @@ class Corrector:
     def advance(
         self, step: Step, timestep: Tensor, latents: Tensor, velocity: Tensor, plans: Mapping[Lane, Plan]
     ) -> Tensor:
-        """What the sampler makes of the latents with that guided velocity, [samples, channels, frames, height, width],
-        after a computed step as if the skipped ones before it had been better known."""
+        """Take one sampler step; if it is a computed step after skipped ones, repeat those first.
+
+        Args:
+            latents, velocity: [samples, channels, frames, height, width], the velocity guided.
+
+        Returns:
+            The latents after the step, in the same shape.
+        """
         if step.index in self._starts:
             self._known, self._gap, self._before = [], [], None
         estimated = {plan.is_estimated for plan in plans.values()}
@@ -64,7 +70,7 @@ class Corrector:
             self._gap, self._before = [], (following, _copied(scheduler_state(self._scheduler)))
         elif estimated == {True}:
             self._gap.append(step.index)
-        else:  # lanes went different ways: no velocity holds for all, and a gap that has begun cannot be mended
+        else:  # some lanes estimated and some computed: no velocity is exact for all, so the gap cannot be corrected
             self._known, self._gap, self._before = [], [], None
         return following
 
@@ -85,7 +91,7 @@ class Corrector:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Plain values and tensors, from which :meth:`restore` goes on."""
+        """Plain values and tensors, for :meth:`restore`."""
         latents, scheduler = self._before or (None, {})
         return {
             "gap": list(self._gap),
@@ -97,13 +103,13 @@ class Corrector:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what is kept between steps: whole latents, on every rank."""
+        """Bytes of the tensors that are kept between steps: whole latents and velocities, on every rank."""
         state = self.state
         kept = [item for value in state.values() for item in (value if isinstance(value, list) else [value])]
         return sum(item.nbytes for item in kept if isinstance(item, Tensor))
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from another corrector's state."""
+        """Continue from the :attr:`state` of another corrector."""
         scheduler = {name.removeprefix("scheduler."): v for name, v in state.items() if name.startswith("scheduler.")}
         self._gap = list(state["gap"])
         self._known = list(zip(state["known"], state["velocities"], strict=True))
@@ -111,7 +117,7 @@ class Corrector:
 
 
 def lagrange(points: Sequence[float], at: float) -> list[float]:
-    """Weights of the values at distinct ``points`` that give, at ``at``, the polynomial through them."""
+    """Lagrange's weights of the values at distinct ``points``, whose sum is the interpolating polynomial at ``at``."""
     return [
         prod((at - other) / (point - other) for j, other in enumerate(points) if j != i)
         for i, point in enumerate(points)
@@ -119,5 +125,5 @@ def lagrange(points: Sequence[float], at: float) -> list[float]:
 
 
 def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The scheduler writes into its lists, never into their tensors."""
+    """A copy of its lists. The scheduler overwrites their entries, but never the tensors in them."""
     return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}

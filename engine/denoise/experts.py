@@ -1,7 +1,7 @@
 """Which transformer takes which denoise steps: Wan 2.2 A14B has one for high noise and one for low noise.
 
 A model with one transformer has one expert, which takes all steps. Experts share nothing but the latents: each has
-its own conditions, guidance and cache, and what an expert remembers is gone before the next one begins.
+its own conditions, guidance and cache, and the cache of one expert is freed before the next one begins.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +34,8 @@ class Experts:
         """
         Args:
             spans: the steps of each expert, from :func:`split_steps`.
-            make: the predictor of an expert by its number; called when the expert's first step comes, because only
-                then its weights are sure to be on the device.
+            make: the predictor of an expert by its number; called at the expert's first step, because only then its
+                weights are on the device.
         """
         self._spans = spans
         self._make = make

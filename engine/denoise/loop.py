@@ -30,15 +30,15 @@ def denoise(
     """Turn noise into clean latents; every rank of a replica runs this with the same arguments.
 
     Args:
-        scheduler: with its timesteps set, and in the state that the steps done have left it in.
-        latents: float32 noise [samples, channels, frames, height, width], or what the steps done have made of it.
+        scheduler: with its timesteps set, and in its state after the steps done.
+        latents: float32 noise [samples, channels, frames, height, width], or the latents after the steps done.
         on_step: called after each step with its timestep, every lane's plan and the new latents.
-        steps_done: in an earlier run, which this one continues.
-        on_velocity: shown each step's velocity of every guidance branch, of the shape of the latents and equal on every
-            rank, before the sampler takes what they make.
-        on_pause: told the steps done and the latents where a pause ends the loop; the step that it came at has
+        steps_done: by an earlier run, which this one continues.
+        on_velocity: called before the sampler's step with the velocity of every guidance branch, each in the shape of
+            the latents and equal on every rank.
+        on_pause: called with the steps done and the latents if a pause ends the loop. The step that was interrupted has
             changed neither sampler nor cache.
-        corrector: takes the sampler's steps where skipped ones are to be mended.
+        corrector: takes the sampler's steps and corrects skipped ones; None leaves them as they are.
 
     Raises:
         Paused, Cancelled: some rank's control word said so; on all ranks at the same step.
@@ -60,13 +60,13 @@ def denoise(
             latents = corrector.advance(step, timestep, latents, velocity, plans)
         on_step(step, float(timestep), plans, latents)
     latents = experts.finish(latents)
-    if not latents.isfinite().all():  # no later step would look at what the last one did; all ranks hold the same
+    if not latents.isfinite().all():  # not seen by any later step; equal on all ranks, so all raise
         raise NotFiniteError("The final latents are not finite: try another seed, a lower guidance or a wider dtype.")
     return latents
 
 
 def draw_noise(shape: torch.Size, seed: int, device: torch.device) -> Tensor:
-    """Float32 noise of that shape from one CPU generator, so a seed means the same on any device and
-    number of ranks, and the same as in a diffusers pipeline given that generator."""
+    """Float32 noise from one CPU generator: a seed gives the same noise on any device and number of ranks, and in a
+    diffusers pipeline with that generator."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)

@@ -1,4 +1,4 @@
-"""How what takes seconds to import is imported."""
+"""Imports of large libraries, which take seconds."""
 
 import gc
 import sys
@@ -6,12 +6,11 @@ from importlib import import_module
 
 
 def import_ahead(*modules: str) -> None:
-    """Import modules that bring torch, diffusers and the like along, before anything large is loaded.
+    """Import modules that import torch, diffusers and the like, with Python's garbage collector disabled.
 
-    Python's garbage collector stands still meanwhile: it would look again and again through the million objects that
-    these libraries make and keep, which took a fifth of a rank's start. Nor does it look at them afterwards, so that
-    no step of a video waits for that. What is garbage by then stays for good, so no weights may have been read.
-    Modules that are there already cost nothing.
+    The collector would scan the million objects of these libraries again and again, which took a fifth of a rank's
+    start. Afterwards they are frozen (``gc.freeze``), so that no denoise step waits for a scan of them either. Garbage
+    of that moment is never freed, so call this before weights are read. Modules that are imported already cost nothing.
     """
     if all(name in sys.modules for name in modules):
         return

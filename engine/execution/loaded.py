@@ -1,4 +1,4 @@
-"""What stays in memory between requests."""
+"""The loaded model: what stays in memory between requests."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,8 +31,8 @@ class Expert:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One rank's share of a checkpoint. The first rank of a replica alone encodes text, unless the text encoder's
-    weights are shared out, looks at images, and writes video."""
+    """One rank's share of a model. Only the first rank of a replica reads images and writes video, and only it encodes
+    text, unless the text encoder's weights are sharded."""
 
     config: Config
     ranks: Ranks
@@ -49,22 +49,23 @@ class LoadedModel:
 
     @property
     def is_first(self) -> bool:
+        """Whether this is the first rank of its replica."""
         return self.ranks.replica_rank == 0
 
     @property
     def adapter(self) -> Adapter:
-        """Of the first expert; the others are built alike."""
+        """The adapter of the first expert; the others have the same architecture."""
         return self.experts[0].adapter
 
     def begin(self, shards: Shards, meter: CollectiveMeter) -> None:
-        """Tell the attention how the next request's tokens lie over the ranks."""
+        """Start a request: tell attention which tokens each rank holds."""
         for expert in self.experts:
             if expert.attention is not None:
                 expert.attention.begin(shards, meter)
 
     @contextmanager
     def running(self, meter: CollectiveMeter) -> Iterator[None]:
-        """The transformers may run inside."""
+        """The transformers may run inside; ``meter`` counts the bytes that gathering sharded weights sends."""
         with ExitStack() as stack:
             for expert in self.experts:
                 if expert.weights is not None:
@@ -73,7 +74,7 @@ class LoadedModel:
 
 
 def load_model(config: Config, ranks: Ranks) -> LoadedModel:
-    """Load what this rank needs.
+    """Load this rank's share of the model that ``config`` names.
 
     Raises:
         InvalidInput: the folder is not a model that Lockstep runs.
@@ -106,10 +107,10 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
 def load_experts(
     config: Config, ranks: Ranks, facts: ModelFacts, parts: Parts, sharded: bool
 ) -> tuple[tuple[Expert, ...], Residency]:
-    """The transformers one after the other, each on the device before the next is read, as long as there is room.
+    """Load the transformers one after the other, each moved to the device before the next is read, while they fit.
 
     Args:
-        sharded: the ranks of the replica share the weights out; then all parts stay on the device.
+        sharded: shard the weights over the ranks of the replica; then all parts stay on the device.
     """
     experts: list[Expert] = []
     together = True

@@ -1,12 +1,12 @@
-"""Which transformers' weights are on the device, where a model has more than one."""
+"""Keeps the weights of the transformer in use on the device, where a model has two."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-# The rest is for activations and the cache. At 720p and 81 frames these take several times ten gigabytes on one GPU,
-# and moving 28 GB of weights out and in takes seconds of a video's many minutes, so the limit is on the careful side.
+# The rest is for activations and the cache, which at 720p and 81 frames take tens of gigabytes on one GPU. Moving 28 GB
+# of weights costs seconds in a video's many minutes, so the limit is low.
 SHARE_FOR_WEIGHTS = 0.5
 
 
@@ -35,7 +35,7 @@ class Residency:
         self._together = together
 
     def use(self, number: int) -> None:
-        """Have that transformer on the device; the others leave first, so that two are never there at once."""
+        """Move a transformer to the device. The others are moved away first, so that two are never there at once."""
         if self._together:
             return
         for other in (*self._transformers[:number], *self._transformers[number + 1 :]):

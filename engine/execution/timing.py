@@ -1,4 +1,4 @@
-"""How long things take, on the device that does them."""
+"""Clocks that count the device's work."""
 
 import time
 from collections import defaultdict
@@ -10,7 +10,7 @@ import torch
 
 
 class StageClock:
-    """Seconds by stage, the device's work included; one stage at a time."""
+    """Seconds by stage, with the work of the device; one stage at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -19,7 +19,7 @@ class StageClock:
         self._since = time.perf_counter()
 
     def switch(self, stage: str) -> str:
-        """From now on the time counts for ``stage``, "" for none. Returns what it counted for until now."""
+        """Count the time from now on for ``stage``, "" for none. Waits for the device. Returns the stage before."""
         if self._cuda:
             torch.cuda.synchronize()
         before, now = self._stage, time.perf_counter()
@@ -29,8 +29,8 @@ class StageClock:
 
 
 class Stopwatch:
-    """Seconds by key. On CUDA the time lies between two events on the stream, so nothing is waited for
-    until :meth:`seconds` is called."""
+    """Seconds by key. On CUDA the time is measured between two events on the stream, so that no lap waits for the
+    device."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -52,7 +52,11 @@ class Stopwatch:
             self._seconds[key] += time.perf_counter() - started
 
     def seconds(self, wait: bool = True) -> dict[Any, float]:
-        """All sums so far; waits for the device, or leaves out what it has not done yet."""
+        """All sums so far.
+
+        Args:
+            wait: wait for the device; else laps that it has not finished are left out.
+        """
         if self._events and wait:
             torch.cuda.synchronize()
         under_way = []
@@ -65,5 +69,5 @@ class Stopwatch:
         return dict(self._seconds)
 
     def restore(self, seconds: Mapping[Any, float]) -> None:
-        """Go on from what :meth:`seconds` was."""
+        """Add the :meth:`seconds` of an earlier run."""
         self._seconds.update(seconds)

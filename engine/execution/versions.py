@@ -1,4 +1,4 @@
-"""Versions of what decides the result."""
+"""Versions of the software that decides the result."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Generation:
         on every rank; nothing where only decoding is left.
 
         Raises:
-            RankFailure: an image that was there when the request was checked cannot be read any more.
+            RankFailure: an image cannot be read, although it could when the request was checked.
         """
         if self._denoising.is_done:
             return ()

@@ -1,4 +1,4 @@
-"""Image files, read as a diffusers pipeline wants them."""
+"""Reads image files as PIL images, as diffusers' pipelines take them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.errors import InvalidInput, RankFailure
 
 
 def read_image(path: Path, option: str) -> Image.Image:
-    """The picture in a file, upright (its EXIF orientation applied) and RGB.
+    """The image in a file, upright (with its EXIF orientation applied) and RGB.
 
     Args:
-        option: what the user gave the path with, for the error.
+        option: with which the user gave the path, for the error.
 
     Raises:
-        InvalidInput: there is no such file, it is no picture, it is damaged, it is grey with more than 8 bits, or it
-            has more pixels than are safe to decode (Pillow's limit, 89 million).
+        InvalidInput: there is no such file, or it is no image, damaged, grey with more than 8 bits, or larger than
+            Pillow's limit for safe decoding (89 million pixels).
     """
 
     def refuse(complaint: str) -> InvalidInput:
@@ -48,7 +48,7 @@ def read_image(path: Path, option: str) -> Image.Image:
 
 
 def reread_image(path: Path, option: str) -> Image.Image:
-    """As :func:`read_image`, of a file that was there when the request was checked.
+    """As :func:`read_image`, for a file that could be read when the request was checked.
 
     Raises:
         RankFailure: it cannot be read any more.

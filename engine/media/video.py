@@ -1,4 +1,4 @@
-"""Frames to a video file."""
+"""Writes frames to a video file."""
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, width: int) -> None:
-    """Write frames as H.264 in MP4, chunk by chunk as they come.
+    """Write frames as H.264 in MP4, one chunk after the other.
 
     Args:
         chunks: uint8 [frames, height, width, 3] each, on the CPU.
@@ -32,7 +32,7 @@ def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, wid
 
 
 def drop_frames(chunks: Generator[Tensor, None, None], count: int) -> Generator[Tensor, None, None]:
-    """The chunks of frames [frames, height, width, 3] without the first ``count`` frames of all."""
+    """Chunks of frames [frames, height, width, 3], without the first ``count`` frames of the video."""
     with closing(chunks):
         for frames in chunks:
             kept = frames[count:]
@@ -42,5 +42,5 @@ def drop_frames(chunks: Generator[Tensor, None, None], count: int) -> Generator[
 
 
 def to_uint8(video: Tensor) -> Tensor:
-    """VAE output in [-1, 1] → uint8 of the same shape."""
+    """The VAE's output in [-1, 1] → uint8 in 0 to 255, in the same shape."""
     return (video.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -27,7 +27,7 @@ _NOISE_SHARE = 0.999
 
 
 class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
-    """Llava, which reads the prompt and looks at the image, and CLIP's text model, as diffusers' pipeline runs them."""
+    """Llava, which reads the prompt and the image, and CLIP's text model, run as diffusers' pipeline runs them."""
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
         super().__init__(config, ranks, sharded, HunyuanVideoImageToVideoPipeline)
@@ -37,10 +37,10 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each lane ``prompt_embeds``, ``prompt_attention_mask``, ``pooled_projections`` and ``guidance``, as
-        :class:`HunyuanVideoAdapter` wants them: image tokens stand before those of the text.
+        :class:`HunyuanVideoAdapter` takes them: image tokens come before those of the text.
 
         Raises:
-            RankFailure: the image, which was there when the request was checked, cannot be read any more.
+            RankFailure: the image cannot be read, although it could when the request was checked.
         """
         assert request.image is not None  # as the check before loading made sure
         image = reread_image(request.image, "--image")
@@ -55,7 +55,7 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
         return [lane for cond in conds for lane in (cond, *uncond)]
 
     def _read(self, request: GenerationRequest, prompt: str, image: Image.Image, stride: int) -> dict[str, Tensor]:
-        """One prompt, since the pipeline can look at an image for one at a time."""
+        """The tensors of one prompt; the pipeline takes an image with one prompt only."""
         embeds, pooled, mask = self._pipeline.encode_prompt(
             image=image,
             prompt=prompt,
@@ -83,21 +83,21 @@ class HunyuanVideoImageConditioner:
         """``image_latents`` [1, channels, 1, height, width], float32.
 
         Raises:
-            RankFailure: the image, which was there when the request was checked, cannot be read any more.
+            RankFailure: the image cannot be read, although it could when the request was checked.
         """
         encoded = [self._encode(request)] if self._ranks.replica_rank == 0 else None
         (image,) = broadcast_from_first(encoded, self._ranks, meter)
         return image
 
     def _encode(self, request: GenerationRequest) -> Named:
-        assert request.image is not None  # else nobody asks
+        assert request.image is not None  # else the caller does not ask
         sampling = request.sampling
         pixels = self._processor.preprocess(reread_image(request.image, "--image"), sampling.height, sampling.width)
         return {"image_latents": self._autoencoder.encode(pixels.unsqueeze(2))}
 
 
 def mix_in_image(noise: Tensor, encoded: Named) -> Tensor:
-    """A thousandth of the image in every frame: what keeps the video stable, its authors say (--i2v-stability).
+    """Mix a thousandth of the image into the noise of every frame, as HunyuanVideo-I2V's own --i2v-stability does.
 
     Args:
         noise: [1, channels, frames, height, width].

@@ -21,14 +21,14 @@ class HunyuanVideoPromptEncoder:
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False, kind: Any = HunyuanVideoPipeline) -> None:
         """
         Args:
-            sharded: never, as the family's ``shards_text_encoder`` says: the encoders lie in the first rank's host
-                memory but for the moment of their use.
-            kind: the diffusers pipeline that the folder is of.
+            sharded: always False, as the family's ``shards_text_encoder`` is: the first rank keeps the encoders in its
+                host's memory, and on its device while they are used.
+            kind: the diffusers pipeline class of the model.
         """
         self._device = ranks.device
         self._dtype = transformer_dtype(config, ranks.device)
         path = config.model.path
-        # the class that the folder names, LlamaTokenizerFast, has cut words as Llama 2 does since transformers 5
+        # the class that the folder names, LlamaTokenizerFast, splits words as Llama 2 since transformers 5
         tokenizer = load_component(PreTrainedTokenizerFast.from_pretrained, path, subfolder="tokenizer")
         self._pipeline = load_component(
             kind.from_pretrained,
@@ -41,7 +41,7 @@ class HunyuanVideoPromptEncoder:
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each prompt ``prompt_embeds``, ``prompt_attention_mask``, ``pooled_projections`` and ``guidance``, as
-        :class:`HunyuanVideoAdapter` wants them; guidance is distilled, so ``num_branches`` is 1."""
+        :class:`HunyuanVideoAdapter` takes them; guidance is distilled, so ``num_branches`` is 1."""
         llama, clip = self._pipeline.text_encoder, self._pipeline.text_encoder_2
         with on_device(self._device, llama), on_device(self._device, clip):
             embeds, pooled, mask = self._pipeline.encode_prompt(

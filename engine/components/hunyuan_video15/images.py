@@ -1,4 +1,4 @@
-"""The image of a request, as HunyuanVideo 1.5 is conditioned on it."""
+"""Encodes the image of a request for HunyuanVideo 1.5."""
 
 from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15ImageProcessor
 from transformers import SiglipImageProcessor, SiglipVisionModel
@@ -17,7 +17,7 @@ from parallel.ranks import Ranks
 
 
 class HunyuanVideo15ImageConditioner:
-    """The first rank reads the file, looks at it with SigLIP and encodes it with the VAE, which it alone has."""
+    """The first rank reads the file and runs SigLIP and the VAE, which only this rank has."""
 
     def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanAutoencoder) -> None:
         self._ranks = ranks
@@ -30,18 +30,18 @@ class HunyuanVideo15ImageConditioner:
             self._siglip = siglip.eval()
 
     def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
-        """``image_embeds`` and ``image_latents``, as ``engine.models.hunyuan_video15.HunyuanVideo15Adapter`` wants
-        them, of the picture at the size of the video: scaled until it covers that, then cropped around the centre.
+        """``image_embeds`` and ``image_latents``, as ``engine.models.hunyuan_video15.HunyuanVideo15Adapter`` takes
+        them, of the image at the size of the video: scaled until it covers that, then cropped around the centre.
 
         Raises:
-            RankFailure: an image that was there when the request was checked cannot be read any more.
+            RankFailure: the image cannot be read, although it could when the request was checked.
         """
         looked = [self._look(request)] if self._ranks.replica_rank == 0 else None
         (image,) = broadcast_from_first(looked, self._ranks, meter)
         return image
 
     def _look(self, request: GenerationRequest) -> Named:
-        assert request.image is not None  # else nobody asks
+        assert request.image is not None  # else the caller does not ask
         height, width, device = request.sampling.height, request.sampling.width, self._ranks.device
         image = reread_image(request.image, "--image")
         image = self._processor.resize(image, height, width, resize_mode="crop")

@@ -15,14 +15,14 @@ from parallel.ranks import Ranks
 
 
 class HunyuanVideo15PromptEncoder:
-    """Qwen2.5-VL, which reads the prompt, and ByT5, which reads the letters of what stands in quotation marks, with
-    their tokenizers, run exactly as diffusers' pipeline runs them."""
+    """Qwen2.5-VL for the prompt, and ByT5 for the letters of words in quotation marks, with their tokenizers, run
+    exactly as diffusers' pipeline runs them."""
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
         """
         Args:
-            sharded: never, as the family's ``shards_text_encoder`` says: the encoders lie in the first rank's host
-                memory but for the moment of their use.
+            sharded: always False, as the family's ``shards_text_encoder`` is: the first rank keeps the encoders in its
+                host's memory, and on its device while they are used.
         """
         self._device = ranks.device
         path, dtype = config.model.path, text_encoder_dtype(config, ranks.device)
@@ -34,7 +34,7 @@ class HunyuanVideo15PromptEncoder:
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each lane ``prompt_embeds``, ``prompt_embeds_mask``, ``prompt_embeds_2`` and ``prompt_embeds_mask_2``,
-        as :class:`HunyuanVideo15Adapter` wants them."""
+        as :class:`HunyuanVideo15Adapter` takes them."""
         texts = [text for prompt in request.prompts for text in (prompt, request.negative_prompt)[:num_branches]]
         with on_device(self._device, self._qwen), on_device(self._device, self._byt5):
             # one text at a time, for there may be thousands of tokens in each

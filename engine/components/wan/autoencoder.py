@@ -1,4 +1,4 @@
-"""Pixels to latents and back, on all ranks of a replica together."""
+"""The Wan VAE: pixels to latents and back, on all ranks of a replica together."""
 
 from collections.abc import Generator, Iterator
 
@@ -19,16 +19,16 @@ from parallel.wan_autoencoder import spread_rows
 
 
 def load_wan_autoencoder(config: Config, ranks: Ranks) -> "WanAutoencoder":
-    """The VAE of a checkpoint, on the CPU; it visits the device while it works."""
+    """The VAE of the model, on the CPU; it is moved to the device while it works."""
     vae = load_weights(AutoencoderKLWan, config, "vae", vae_dtype(config))
     return WanAutoencoder(vae.eval(), ranks)
 
 
 class WanAutoencoder:
-    """A Wan VAE whose pictures are cut into strips of rows, one for each rank of the replica.
+    """A Wan VAE whose frames are cut into strips of rows, one for each rank of the replica.
 
     Every rank has all weights, calls the same methods in the same order, and exhausts each iterator before the next
-    call. Videos pass through in pieces of one latent frame, so what it holds does not grow with their length.
+    call. Videos are processed one latent frame at a time, so memory does not grow with their length.
     """
 
     def __init__(self, vae: AutoencoderKLWan, ranks: Ranks) -> None:
@@ -42,12 +42,12 @@ class WanAutoencoder:
 
         Args:
             latents: [channels, frames, height, width], equal on every rank.
-            meter: where the bytes sent are counted.
+            meter: counts the bytes sent.
 
         Returns:
             On the replica's first rank uint8 frames [frames, height, width, 3] on the CPU, one latent frame after the
-            other: 1 frame for the first, 4 for each of the others. On the other ranks nothing is ever yielded: their
-            work is done when the iterator ends.
+            other: 1 frame for the first, 4 for each of the others. On the other ranks nothing is yielded: their work is
+            done when the iterator ends.
         """
         for strip in self.decode_strip(latents, meter):
             frames = self._exchange.gather_for_first("vae_gather", to_uint8(strip))
@@ -73,8 +73,8 @@ class WanAutoencoder:
         """Encode one video; collective.
 
         Args:
-            video: [3, frames, height, width] in [-1, 1], equal on every rank; it may lie on the CPU.
-            meter: where the bytes sent are counted.
+            video: [3, frames, height, width] in [-1, 1], equal on every rank, on the CPU or the device.
+            meter: counts the bytes sent.
 
         Returns:
             The mean of the posterior, normalised as the transformer expects latents: float32 [channels, frames,
@@ -115,7 +115,7 @@ class WanAutoencoder:
 
 
 class _Decoder(nn.Module):
-    """The decoding half of a VAE. What its convolutions remember of earlier frames lives as long as one call."""
+    """The decoder of a VAE. The frames that its causal convolutions cache are freed at the end of each call."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
@@ -124,15 +124,15 @@ class _Decoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Iterator[Tensor]:
         """[1, channels, frames, height, width] → pixels in [-1, 1] for one latent frame after the other."""
-        memory = _no_memory(self.decoder)
+        cache = _empty_cache(self.decoder)
         hidden = self.post_quant_conv(latents)
         for i, frame in enumerate(hidden.split(1, dim=2)):
-            patches = self.decoder(frame, feat_cache=memory, feat_idx=[0], first_chunk=i == 0)
+            patches = self.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=i == 0)
             yield unpatchify(patches, self._patch_size).clamp(-1.0, 1.0)
 
 
 class _Encoder(nn.Module):
-    """The encoding half of a VAE. What its convolutions remember of earlier frames lives as long as one call."""
+    """The encoder of a VAE. The frames that its causal convolutions cache are freed at the end of each call."""
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         super().__init__()
@@ -142,12 +142,12 @@ class _Encoder(nn.Module):
     def forward(self, pieces: Iterator[Tensor]) -> Tensor:
         """Pixels [1, 3, frames, height, width] for one latent frame after the other → the posterior's mean
         [1, channels, latent frames, latent height, latent width]."""
-        memory = _no_memory(self.encoder)
-        hidden = [self.encoder(patchify(piece, self._patch_size), feat_cache=memory, feat_idx=[0]) for piece in pieces]
+        cache = _empty_cache(self.encoder)
+        hidden = [self.encoder(patchify(piece, self._patch_size), feat_cache=cache, feat_idx=[0]) for piece in pieces]
         mean: Tensor = self.quant_conv(torch.cat(hidden, dim=2)).chunk(2, dim=1)[0]
         return mean
 
 
-def _no_memory(half: nn.Module) -> list[Tensor | str | None]:
-    """One empty place for each causal convolution, to be filled by diffusers' code as the frames pass."""
+def _empty_cache(half: nn.Module) -> list[Tensor | str | None]:
+    """An empty cache entry for each causal convolution; diffusers' code fills them while the frames pass."""
     return [None] * sum(isinstance(module, WanCausalConv3d) for module in half.modules())

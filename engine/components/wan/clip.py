@@ -1,4 +1,4 @@
-"""Images to what CLIP sees in them."""
+"""Images to CLIP embeddings, for Wan 2.1."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ class ClipImageEncoder:
         self._encoder = encoder.eval()
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
-        """The last hidden states but one: float32 [images, CLIP tokens, image_dim]."""
+        """The second last hidden states: float32 [images, CLIP tokens, image_dim]."""
         pixels = self._processor(images=list(images), return_tensors="pt").to(self._device)
         with on_device(self._device, self._encoder):
             hidden: Tensor = self._encoder(**pixels, output_hidden_states=True).hidden_states[-2]

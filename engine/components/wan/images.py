@@ -1,4 +1,4 @@
-"""The images of a request, as Wan is conditioned on them."""
+"""Encodes the images of a request for Wan."""
 
 import torch
 from diffusers.video_processor import VideoProcessor
@@ -30,16 +30,16 @@ class WanImageConditioner:
         :meth:`engine.models.wan.WanAdapter.conditions`.
 
         Raises:
-            RankFailure: an image that was there when the request was checked cannot be read any more.
+            RankFailure: an image cannot be read, although it could when the request was checked.
         """
         looked = [self._look(request)] if self._ranks.replica_rank == 0 else None
         (images,) = broadcast_from_first(looked, self._ranks, meter)
         return self._encode_frames(request, images.pop("pixels"), meter) | images
 
     def _look(self, request: GenerationRequest) -> Named:
-        """pixels: float32 [images, 3, height, width] in [-1, 1], the pictures at the size of the video; image_embeds:
-        as the adapter wants them, of the pictures at their own size, where the model has CLIP."""
-        assert request.image is not None  # else nobody asks
+        """pixels: float32 [images, 3, height, width] in [-1, 1], the images at the size of the video; image_embeds: as
+        the adapter takes them, of the images at their own size, where the model has CLIP."""
+        assert request.image is not None  # else the caller does not ask
         images = [reread_image(request.image, "--image")]
         if request.last_image is not None:
             images.append(fit_last(reread_image(request.last_image, "--last-image"), images[0]))
@@ -69,14 +69,15 @@ class WanImageConditioner:
 
 
 def mark_given_frames(frames: int, scale: int, with_last: bool) -> Tensor:
-    """Which frames of a video are given: 1 for the first, for the last if ``with_last``, and 0 for those to be made.
+    """The mask of given frames: 1 for the first, and for the last if ``with_last``; 0 for those to be generated.
 
     Args:
         frames: of the video, scale x n + 1.
         scale: frames that the VAE packs into a latent frame; only the first frame has one of its own.
 
     Returns:
-        float32 [scale, latent frames]: a column has the frames of a latent frame, and the first frame fills its own.
+        float32 [scale, latent frames]: a column has the frames of a latent frame; the first frame fills the first
+        column.
     """
     given = torch.zeros(frames)
     given[0] = 1

@@ -1,4 +1,4 @@
-"""Prompts to embeddings."""
+"""Prompts to embeddings for Wan: UMT5."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ from parallel.weights import ShardedWeights, list_blocks, shard_whole
 
 
 class WanPromptEncoder:
-    """Tokenizer and text encoder, run exactly as diffusers' pipeline runs them."""
+    """The tokenizer and UMT5, run exactly as diffusers' pipeline runs them."""
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
         """
         Args:
-            sharded: share the weights out over the ranks of the replica; then all of them encode together.
+            sharded: shard the weights over the ranks of the replica; then all of them call :meth:`encode`.
         """
         self._device = ranks.device
         self._weights: ShardedWeights | None = None
@@ -34,7 +34,7 @@ class WanPromptEncoder:
         if sharded:
             encoder["text_encoder"], self._weights = load_sharded_encoder(config, ranks)
         self._pipeline = load_component(
-            WanImageToVideoPipeline.from_pretrained,  # knows every component that a Wan folder may have
+            WanImageToVideoPipeline.from_pretrained,  # accepts every component that a Wan folder may have
             config.model.path,
             transformer=None,
             transformer_2=None,
@@ -62,7 +62,7 @@ class WanPromptEncoder:
 
 
 def load_sharded_encoder(config: Config, ranks: Ranks) -> tuple[UMT5EncoderModel, ShardedWeights]:
-    """The text encoder with only this rank's part of its weights, in the host's memory; no rank ever holds all."""
+    """The text encoder with only this rank's part of its weights, in the host's memory; no rank holds all of them."""
     path = config.model.path
     with loading("text encoder", path):
         encoder = empty_encoder(path, text_encoder_dtype(config, ranks.device))
