@@ -10,7 +10,7 @@ from dicache.calibration.products import Products
 from dicache.estimators.estimator import Estimate
 from dicache.gates.calibrated import CalibratedGate
 from dicache.steps import Decision, History, Step
-from tests.dicache.test_placement import BRANCHES, GRAM, MIXING, PLACED, SIZES, STEPS, V, rows, velocities
+from tests.support.calibrated_toy import BRANCHES, GRAM, MIXING, PLACED, SIZES, STEPS, V, rows, velocities
 from tests.support.toy import COND
 
 COMPUTE = PLACED[5].compute

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from engine.engine import Engine
 from engine.execution.loaded import load_model
-from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
+from tests.support.broken_off import BreaksOff, BrokenOff
 from tests.support.gang import Gang
 from tests.support.small_model import PROMPT, tiny_config
 
@@ -36,25 +36,6 @@ CACHES = {
         "cache.warmup_steps=1",
     ),
 }
-
-
-class BrokenOff(Exception):
-    pass
-
-
-class BreaksOff(Progress):
-    """After so many steps; or at a stage, as the one in which the first rank alone writes what is left to write."""
-
-    def __init__(self, after: int | str | None) -> None:
-        self._after = after
-
-    def stage(self, name: str) -> None:
-        if name == self._after:
-            raise BrokenOff
-
-    def step(self, index: int, total: int, action: str) -> None:
-        if index + 1 == self._after:
-            raise BrokenOff
 
 
 def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | str | None]) -> tuple[Tensor, str, list[int]]:

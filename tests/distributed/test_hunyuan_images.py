@@ -10,7 +10,7 @@ from engine.engine import Engine, Result
 from engine.execution.loaded import load_model
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
-from tests.distributed.test_checkpoints import BreaksOff, BrokenOff
+from tests.support.broken_off import BreaksOff, BrokenOff
 from tests.support.gang import Gang
 from tests.support.hunyuan_images import (
     CONCAT,

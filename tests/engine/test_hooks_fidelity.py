@@ -13,11 +13,9 @@ from engine.execution.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.support.pipeline import ask
+from tests.support.pipeline import SMALL, STEPS, ask
 from tests.support.small_model import PROMPT, tiny_config
 
-STEPS = 14
-SMALL = (f"sampling.steps={STEPS}", "sampling.frames=5", "sampling.height=48", "sampling.width=112")
 RATIOS = [1.0, 1.01, 0.98, 0.97, 0.99, 0.95, 0.92, 0.9]
 
 

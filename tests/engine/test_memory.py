@@ -16,8 +16,8 @@ from engine.models.wan import WanAdapter
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards, plan_text_shards
-from tests.engine.test_catalog import COMPONENTS, CONFIG_CLASSES, name_of
 from tests.support.live_tensors import LiveTensors, fake_tensors
+from tests.support.published_components import COMPONENTS, CONFIG_CLASSES, name_of
 from tests.support.toy import COND, DIM, TOKENS, UNCOND, drive
 
 BY_NAME = {model.name: model for model in CATALOG}

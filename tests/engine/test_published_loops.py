@@ -16,8 +16,7 @@ from engine.execution.loaded import LoadedModel, load_model
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.ranks import Ranks
-from tests.engine.test_hooks_fidelity import SMALL, STEPS
-from tests.support.pipeline import ask
+from tests.support.pipeline import SMALL, STEPS, ask
 from tests.support.small_model import PROMPT, tiny_config
 
 POLYNOMIAL = (-3.0, 2.5, 0.4, 0.01)

@@ -1,8 +1,4 @@
-"""HunyuanVideo at its published sizes, on the meta device: a wrong configuration shows without weights.
-
-Configurations as the checkpoints' transformer/config.json have them (hunyuanvideo-community/HunyuanVideo,
-HunyuanVideo-I2V, HunyuanVideo-I2V-33ch, HunyuanVideo-1.5-Diffusers-480p_t2v and the others of 1.5).
-"""
+"""HunyuanVideo at its published sizes, on the meta device: a wrong configuration shows without weights."""
 
 import pytest
 import torch
@@ -10,50 +6,7 @@ from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3
 
 from engine.models.hunyuan_video import HunyuanVideoAdapter
 from engine.models.hunyuan_video15 import HunyuanVideo15Adapter
-
-CONFIG = {
-    "in_channels": 16,
-    "out_channels": 16,
-    "num_attention_heads": 24,
-    "attention_head_dim": 128,
-    "num_layers": 20,
-    "num_single_layers": 40,
-    "num_refiner_layers": 2,
-    "mlp_ratio": 4.0,
-    "patch_size": 2,
-    "patch_size_t": 1,
-    "qk_norm": "rms_norm",
-    "guidance_embeds": True,
-    "text_embed_dim": 4096,
-    "pooled_projection_dim": 768,
-    "rope_theta": 256.0,
-    "rope_axes_dim": [16, 56, 56],
-}
-CONFIG_15 = {
-    "in_channels": 65,
-    "out_channels": 32,
-    "num_attention_heads": 16,
-    "attention_head_dim": 128,
-    "num_layers": 54,
-    "num_refiner_layers": 2,
-    "mlp_ratio": 4.0,
-    "patch_size": 1,
-    "patch_size_t": 1,
-    "qk_norm": "rms_norm",
-    "text_embed_dim": 3584,
-    "text_embed_2_dim": 1472,
-    "image_embed_dim": 1152,
-    "rope_theta": 256.0,
-    "rope_axes_dim": [16, 56, 56],
-    "use_meanflow": False,
-    "target_size": 640,
-    "task_type": "t2v",
-}
-VARIANTS = {
-    "text-to-video": {},
-    "token_replace": {"image_condition_type": "token_replace"},
-    "latent_concat": {"image_condition_type": "latent_concat", "in_channels": 33, "guidance_embeds": False},
-}
+from tests.support.published_hunyuan import HUNYUAN_VIDEO, HUNYUAN_VIDEO_15, HUNYUAN_VIDEO_VARIANTS
 
 
 def count(module: torch.nn.Module) -> int:
@@ -70,10 +23,10 @@ def single_stream_block(dim: int, head_dim: int) -> int:
     return 15 * dim**2 + 11 * dim + 2 * head_dim
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", HUNYUAN_VIDEO_VARIANTS)
 def test_hunyuan_video(variant: str) -> None:
     with torch.device("meta"):
-        transformer = HunyuanVideoTransformer3DModel.from_config(CONFIG | VARIANTS[variant])
+        transformer = HunyuanVideoTransformer3DModel.from_config(HUNYUAN_VIDEO | HUNYUAN_VIDEO_VARIANTS[variant])
     adapter = HunyuanVideoAdapter(transformer)
     assert adapter.num_blocks == 60
     assert count(transformer.transformer_blocks) == 20 * dual_stream_block(3072, 128)
@@ -96,7 +49,7 @@ def test_hunyuan_video(variant: str) -> None:
 @pytest.mark.parametrize("task", ["t2v", "i2v"])
 def test_hunyuan_video_15(task: str) -> None:
     with torch.device("meta"):
-        transformer = HunyuanVideo15Transformer3DModel.from_config(CONFIG_15 | {"task_type": task})
+        transformer = HunyuanVideo15Transformer3DModel.from_config(HUNYUAN_VIDEO_15 | {"task_type": task})
     adapter = HunyuanVideo15Adapter(transformer)
     assert adapter.num_blocks == 54
     assert count(transformer.transformer_blocks) == 54 * dual_stream_block(2048, 128)

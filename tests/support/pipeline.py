@@ -6,6 +6,9 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from engine.config import Config
 from tests.support.small_model import PROMPT
 
+STEPS = 14
+SMALL = (f"sampling.steps={STEPS}", "sampling.frames=5", "sampling.height=48", "sampling.width=112")
+
 
 def ask(pipeline: WanPipeline, config: Config, seed: int) -> torch.Tensor:
     """The pipeline's final latents, [1, channels, frames, height, width], of :data:`PROMPT`."""

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from engine.checkpoints.names import step_folder
 from engine.config import Config
-from engine.denoise.control import stop_if_asked
+from engine.errors import stop_if_asked
 from engine.files import StagedFiles
 from engine.progress import Progress
 from engine.request import GenerationRequest, Task
@@ -88,12 +88,10 @@ class Engine:
             self._progress.stage("write")
 
     def _denoise(self, steps: int, checkpoint: Path | None, control: Callable[[], Control]) -> None:
-        agreement, size = Agreement(self._ranks, CollectiveMeter()), self._ranks.replica_size
+        agreement, size = Agreement(self._ranks, CollectiveMeter(), control), self._ranks.replica_size
         number, finite = torch.zeros(1, dtype=torch.float64), torch.tensor(True)
         for index in range(steps):
-            agreed = agreement.agree(
-                step=index, expected_tokens=size, num_tokens=1, sums=number, finite=finite, control=control()
-            )
+            agreed = agreement.agree(step=index, expected_tokens=size, num_tokens=1, sums=number, finite=finite)
             stop_if_asked(agreed.control, f"denoise step {index}")
             if index == 0:
                 set_timeouts(self._config.runtime.step_timeout_seconds)
