@@ -52,6 +52,8 @@ class Denoising:
         self._scheduler = model.parts.make_scheduler(model.scheduler_config, request.sampling, model.ranks.device)
         self._spans = split_steps(self._scheduler.timesteps, model.facts.boundary_timestep)
         cache, steps, names = model.config.cache, request.sampling.steps, published_names(model.facts, request)
+        if cache.method == "auto" or cache.quality is not None:
+            raise ValueError("The cache section is open: engine.checks chooses its method and how much it skips.")
         self._controllers = [
             Controller(cache, self._lanes, steps, expert.adapter.num_blocks, span, names, request.sampling.shift)
             for expert, span in zip(model.experts, self._spans, strict=True)

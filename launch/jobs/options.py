@@ -7,7 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.config import Config
+    from engine.request import Outputs, Task
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,27 @@ class Options:
         """All overrides of configuration keys."""
         return (*self.overrides, "runtime.audit=true") if self.audit else self.overrides
 
+    def tasks(self, config: Config, outputs: Outputs) -> list[Task]:
+        """Every prompt with every seed, prompts in order and seeds in order within each.
+
+        Args:
+            outputs: what their names are made of.
+
+        Raises:
+            InvalidInput: the file of prompts cannot be read, or something cannot be used.
+        """
+        from engine.request import make_tasks  # pydantic, which the queue can do without
+
+        images = (self.image, self.last_image)
+        return make_tasks(self.all_prompts(), self.negative_prompt, self.seeds, config.sampling, outputs, *images)
+
     def all_prompts(self) -> tuple[str, ...]:
         """Those of the options, then those of the file.
 
         Raises:
             InvalidInput: the file cannot be read, or holds no prompt.
         """
-        from engine.request import read_prompts  # pydantic, which the queue can do without
+        from engine.request import read_prompts
 
         return (*self.prompts, *(read_prompts(self.prompts_file) if self.prompts_file else ()))
 

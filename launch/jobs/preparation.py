@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidInput
-from engine.request import Outputs, make_tasks
+from engine.request import Outputs
 from launch.jobs.checked import check_work
 from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
@@ -37,15 +37,7 @@ def prepare(options: Options, place: Place, resume: bool = False) -> Job:
         outputs = replace(outputs, checkpoint=folder.path)
     files = (options.config, options.prompts_file)
     options = replace(options, prompts=options.all_prompts(), prompts_file=None, output=options.video_path)
-    tasks = make_tasks(
-        options.prompts,
-        options.negative_prompt,
-        options.seeds,
-        given.sampling,
-        outputs,
-        options.image,
-        options.last_image,
-    )
+    tasks = options.tasks(given, outputs)
     work = check_work(given, tasks, place)
     if place.is_launcher and work.checked.degrees.world_size > 1:
         for path in files:

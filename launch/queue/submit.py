@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from engine.request import Outputs, Task, make_tasks
+from engine.request import Outputs, Task
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
@@ -25,15 +25,7 @@ def prepare_jobs(options: Options) -> list[NewJob]:
     """
     given = load_job_config(options.config, options.settings, announce)
     whole = _in_full(options)
-    tasks = make_tasks(
-        options.all_prompts(),
-        options.negative_prompt,
-        options.seeds,
-        given.sampling,
-        Outputs(whole.video_path, whole.report_path, whole.latents),
-        whole.image,
-        whole.last_image,
-    )
+    tasks = whole.tasks(given, Outputs(whole.video_path, whole.report_path, whole.latents))
     if given.checkpoint.every:
         for video in (task.outputs.video for task in tasks):
             folder = JobFolder.beside(video or whole.video_path)

@@ -140,8 +140,13 @@ def test_what_was_chosen_is_checked_run_and_reported(calibration: Path) -> None:
     unmeasured = ("cache.brake=null", f"cache.calibration={calibration}")  # the brake would find out that it is
     config = tiny_config("cache.method=auto", "cache.quality=high", *unmeasured)
     (task,) = make_tasks([PROMPT], "", [1], config.sampling, Outputs())
+    model = load_model(config, Ranks())
+    for open_end in ({}, {"method": "dicache"}):
+        unsettled = config.model_copy(update={"cache": config.cache.model_copy(update=open_end)})
+        with pytest.raises(ValueError, match="The cache section is open"):
+            Engine(replace(model, config=unsettled), Progress()).generate(task.request)
     config = preflight(config, [task], Place(1)).config
-    result = Engine(load_model(config, Ranks()), Progress()).generate(task.request)
+    result = Engine(replace(model, config=config), Progress()).generate(task.request)
     assert result.report
     computed = [row["step"] for row in result.report["steps"] if row["action"] != "skip" and row["branch"] == "cond"]
     assert computed == [0, 1, 3, 5, 8, 11]

@@ -60,7 +60,7 @@ def test_a_recipe_runs(model: PublishedModel, reduced: Reduced, tmp_path: Path) 
     config = reduced(model, "sampling.steps=3", "cache.warmup_ratio=0")
     images = write_pictures(tmp_path)[: TINY_MODELS[model.name].images]
     (task,) = make_tasks(["a cat"], "", [1], config.sampling, Outputs(), *images)
-    preflight(config, [task], Place(1))
+    config = preflight(config, [task], Place(1)).config
     result = Engine(load_model(config, Ranks()), Progress()).generate(task.request)
     assert result.latents.isfinite().all() and result.latents.std() > 0.1
     assert result.report and {row["step"] for row in result.report["steps"]} == {0, 1, 2}

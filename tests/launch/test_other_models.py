@@ -51,7 +51,7 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
     asked = ("cache.method=auto", f"cache.calibration={output}")
     config = load_job_config(recipe, [*overrides, *asked])
     (task,) = make_tasks(["a house"], "", [0], config.sampling, Outputs(), *images)
-    preflight(config, [task], Place(1))
+    config = preflight(config, [task], Place(1)).config
     model = load_model(config, Ranks())
     report = Engine(model, Progress()).generate(task.request).report
     assert report and report["request"]["cache"]["method"] == "calibrated"
@@ -75,7 +75,7 @@ def test_calibrate_then_compare(name: str, tmp_path: Path) -> None:
         recipe,
         unseen,
         tmp_path / "sweep",
-        "dicache,calibrated",
+        methods="dicache,calibrated",
         image=images[0] if images else None,
         overrides=(*overrides, f"cache.calibration={output}"),
     )
