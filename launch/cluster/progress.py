@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from engine.progress import Progress
-from launch.queue.records import JobProgress, timeline_of
+from launch.queue.records import UNKNOWN, JobProgress, timeline_of
 
 
 class GangProgress(Progress):
@@ -50,7 +50,9 @@ class GangProgress(Progress):
 
     def step(self, index: int, total: int, action: str) -> None:
         known = self._actions if len(self._actions) >= index else self._before  # resumed from a checkpoint
-        self._actions = [*known[:index], action]
+        if len(known) < index:  # of steps that the ranks had no time to report
+            known = max(self._actions, self._before, key=len)
+        self._actions = [*known[:index], *[UNKNOWN] * (index - len(known)), action]
         self._done, self._total, self._last = index + 1, total, time.monotonic()
         self._begun = self._begun or (self._done, self._last)
 

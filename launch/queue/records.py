@@ -52,15 +52,17 @@ class GangWish(StrEnum):
     DOWN = "down"
 
 
-_LETTERS = {"warmup": "w", "compute": "c", "skip": "s"}
+UNKNOWN = "unknown"
+"""The action of a step that nobody has reported: the ranks were lost before they could."""
+_LETTERS = {"warmup": "w", "compute": "c", "skip": "s", UNKNOWN: "?"}
 _ACTIONS = {letter: action for action, letter in _LETTERS.items()}
 
 
 def timeline_of(actions: Iterable[str]) -> str:
-    """One letter for each denoise step: w for a warm-up, c for a computed step, s for a skipped one.
+    """One letter for each denoise step: w for a warm-up, c for a computed step, s for a skipped one, ? for UNKNOWN.
 
     Args:
-        actions: as ``engine.progress.Progress.step`` is told them.
+        actions: as ``engine.progress.Progress.step`` is told them, or UNKNOWN.
     """
     return "".join(_LETTERS[action] for action in actions)
 

@@ -84,12 +84,12 @@ def count_actions(name: str, row: Sequence[str]) -> str:
     Args:
         row: the action of each step.
     """
-    skipped = sum(action == "skip" for action in row)
-    counted = f"{len(row) - skipped} computed, {skipped} skipped"
+    skipped, unknown = row.count("skip"), row.count("unknown")
+    counted = f"{len(row) - skipped - unknown} computed, {skipped} skipped" + f", {unknown} unknown" * bool(unknown)
     return counted if name == "steps" else f"{name} {counted}"
 
 
 def draw_timeline(row: Sequence[str], unicode: bool = True) -> str:
     """One character for each action of ``row``."""
     computed, skipped = ("■", "·") if unicode else ("#", ".")
-    return "".join(skipped if action == "skip" else computed for action in row)
+    return "".join({"skip": skipped, "unknown": "?"}.get(action, computed) for action in row)

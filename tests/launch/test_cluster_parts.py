@@ -20,6 +20,7 @@ from launch.process.failures import Failure
 from launch.process.signals import Interrupted
 from launch.queue.records import JobProgress, NewJob, timeline_of
 from launch.queue.store import Queue
+from launch.screens.summary import count_actions, draw_timeline
 from tests.support.small_model import CONFIG, tiny_config
 
 LOST = GangFailure(Failure(0, "load", "it died", 0), lost=True)
@@ -55,6 +56,21 @@ def test_the_timeline_of_a_job_that_was_resumed_is_whole() -> None:
     assert left is not None and 2 * 0.02 <= left < 20
     watch.begin_job(None)
     assert watch.job == JobProgress("start")
+
+
+def test_steps_that_no_rank_could_report_are_unknown() -> None:
+    """The ranks were lost after step 3, whose checkpoint was written, and the driver had heard of two."""
+    watch = GangProgress(lambda line: None, lambda name: None)
+    watch.stage("denoise")
+    for index, action in enumerate(["warmup", "compute"]):
+        watch.step(index, 8, action)
+    watch.stage("load")
+    watch.stage("denoise")
+    watch.step(4, 8, "skip")
+    watch.step(5, 8, "compute")
+    assert watch.job.timeline == "wc??sc" and watch.job.skipped == 1
+    drawn = watch.job.actions
+    assert draw_timeline(drawn) == "■■??·■" and count_actions("steps", drawn) == "3 computed, 1 skipped, 2 unknown"
 
 
 @pytest.mark.parametrize(("cfg", "seconds"), [(1, 3.0), (2, 2.0)])
