@@ -194,10 +194,10 @@ def _watch_engine(reach: "_Always | _InTurn") -> None:
     decide, commit, sync = Controller.decide, files.StagedFiles._commit, files.sync
 
     def watched_decide(self: Controller, *arguments: Any) -> Any:
-        decisions = decide(self, *arguments)
-        for decision in decisions.values():
+        plans = decide(self, *arguments)
+        for decision in (decision for plan in plans.values() for decision in plan.decisions):
             reach(decision.action)
-        return decisions
+        return plans
 
     def watched_commit(self: files.StagedFiles) -> None:
         if "job.json" not in {path.name for path in self._temporaries}:  # which is written before the work
