@@ -1,50 +1,99 @@
 """What still holds of a cache section in a file once the command line has overridden some of its keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dicache.config import PAIRS
+from dicache.config import HOW_MUCH
+from dicache.section import KINDS, MOVED, Names, chosen, flatten, flatten_kind, is_old_dump, nest
+from dicache.unused import unused
 
-_OF_THE_GATE = (
-    "threshold",
-    "at_threshold",
-    "warmup_ratio",
-    "warmup_steps",
-    "max_consecutive_skips",
-    "max_skips",
-    "force_last",
-    "interval",
-)
+_OF_THE_GATE = ("threshold", "warmup_ratio", "warmup_steps", "max_consecutive_skips", "max_skips", "force_last")
 """Each gate has these on a scale of its own."""
-_HOW_MUCH = ("threshold", "interval", "steps_skipped", "compute_steps", "replay")
-"""In the place of which a quality stands, or they in its."""
-_OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "order", "compute_steps", "steps_skipped", "corrector")
+_OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "corrector")
 
 
-def override(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with the changes in it, and without what it says for another method or gate than they leave.
+def override(section: Any, overrides: Sequence[tuple[str, Any]]) -> tuple[Any, list[str]]:
+    """The section with the overrides in it, and without what it says for another method or gate than they leave.
 
     A file's threshold means nothing to another gate, so whoever overrides the method alone would get neither the
-    file's settings nor those that the method's authors publish. Numbers for the model (ratios, polynomial, published,
-    calibration), those of one estimator alone (gamma_max, ...), decide and probe_depth stay. A quality and a threshold
-    take each other's place.
+    file's settings nor those that the method's authors publish. What the file says stays where the new method uses it
+    and has no scale of its own for it: numbers for the model, gamma_max and the like, decide and probe_depth. A
+    quality and a threshold take each other's place.
+
+    Args:
+        section: as in the file, or None.
+        overrides: values by key, without "cache." before it; the empty key is the whole section, which is then meant as
+            it stands.
+
+    Returns:
+        The section, under new names; and a sentence for each key that was given under an old one.
+
+    Raises:
+        ValueError: the section is none, or a key is given under its old and its new name; one sentence.
     """
-    merged = {**section, **changes}
-    dropped: set[str] = set()
-    if _method(merged) != _method(section):
-        dropped |= set(_OF_THE_METHOD)
-    if _gate(merged) != _gate(section):
-        dropped |= set(_OF_THE_GATE)
+    changes: dict[str, Any] = {}
+    replaced: set[str] = set()
+    moved: list[str] = []
+    whole = False
+    for key, value in overrides:
+        if not key:
+            section, changes, replaced, moved, whole = value, {}, set(), [], True
+        elif key in KINDS:
+            if isinstance(value, Mapping):  # in the place of what was said about this gate before
+                changes = {name: item for name, item in changes.items() if not name.startswith(f"{key}.")}
+                replaced.add(key)
+            changes |= flatten_kind(key, value)
+        else:
+            changes[MOVED.get(key, key)] = value
+            moved += [key] if key in MOVED else []
+    section = {} if section is None else section
+    if not isinstance(section, Mapping):
+        if changes:
+            raise ValueError(f"cache is {section!r}, but it should be a section of keys: correct the file.")
+        return section, []
+    file = flatten(section)
+    flat = (file if whole else _kept(file, changes, replaced)) | changes
+    written = is_old_dump(section)
+    in_file = [] if written else [key for key in section if key in MOVED]
+    old = list(dict.fromkeys([*in_file, *moved]))
+    gone = unused(flat).keys() & (file.keys() if written else {MOVED[key] for key in old})
+    lines = [_line(key, MOVED[key] in gone, flat) for key in old]
+    return nest({key: value for key, value in flat.items() if key not in gone}), lines
+
+
+def _kept(file: Mapping[str, Any], changes: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:
+    """What the file says that still holds."""
+    merged = {**file, **changes}
+    before, after = chosen(file), chosen(merged)
+    own = {kind: _method_keys(kind, before) for kind in KINDS}
+    dropped = {key for key in file if key.partition(".")[0] in replaced}
+    if _method(merged) != _method(file):
+        dropped.update(_OF_THE_METHOD, *own.values())
+    if after.gate != before.gate:
+        dropped.update(_OF_THE_GATE)
     if changes.get("quality") is not None:
-        dropped |= {*_OF_THE_GATE, *_HOW_MUCH}
-    elif changes.keys() & set(_HOW_MUCH):
+        dropped.update(_OF_THE_GATE, HOW_MUCH, own["gate"])
+    elif changes.keys() & set(HOW_MUCH):
         dropped.add("quality")
-    return {key: value for key, value in section.items() if key not in dropped} | dict(changes)
+    kept = {key: value for key, value in file.items() if key not in dropped}
+    if chosen({**kept, **changes}) == before:
+        return kept
+    without_effect = unused({**kept, **changes}).keys() - changes.keys()
+    return {key: value for key, value in kept.items() if key not in without_effect}
+
+
+def _method_keys(kind: str, names: Names) -> set[str]:
+    settings = names.settings(kind)
+    return {f"{kind}.{key}" for key in settings.method_keys} if settings else set()
 
 
 def _method(section: Mapping[str, Any]) -> Any:
     return section.get("method") or "dicache"
 
 
-def _gate(section: Mapping[str, Any]) -> Any:
-    return section.get("gate") or next((gate for name, (gate, _) in PAIRS.items() if name == _method(section)), None)
+def _line(old: str, is_gone: bool, flat: Mapping[str, Any]) -> str:
+    new, names = MOVED[old], chosen(flat)
+    kind = new.partition(".")[0]
+    name = names.gate if kind == "gate" else names.estimator
+    chooser = f"the {kind} {name}" if name else f"the method {names.method}"
+    return f"cache.{old} is now cache.{new}" + (f", which {chooser} does not use: it is left out" if is_gone else "")

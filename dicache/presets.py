@@ -7,7 +7,9 @@ dd7f0de; EasyCache: H-EmbodVis/EasyCache at 5127804; FBCache: chengzeyi/ParaAtte
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dicache.config import METHOD_OF_GATE, PAIRS, CacheConfig, MethodName, Quality
+from dicache.config import CacheConfig, Quality
+from dicache.gates.teacache import TeaCacheSettings
+from dicache.pairs import PAIRS, MethodName, method_of_gate
 
 Settings = Mapping[str, Any]
 
@@ -24,8 +26,8 @@ _OF_MODELS: tuple[tuple[str, Mapping[str, Settings]], ...] = (
     (
         "HunyuanVideo",
         {
-            "dicache": {"threshold": 0.1, "at_threshold": "skip"},
-            "alignment": {"gamma_max": 1.5},
+            "dicache": {"threshold": 0.1, "gate.at_threshold": "skip"},
+            "alignment": {"estimator.gamma_max": 1.5},
             "fbcache": {"threshold": 0.06},
             "teacache": {"threshold": 0.1},
             "magcache": {"threshold": 0.24, "max_consecutive_skips": 6},
@@ -74,7 +76,8 @@ def for_model(cache: CacheConfig, names: Sequence[str]) -> dict[str, Any]:
     Args:
         names: under which the model may have been published; where several fit, what they have in common.
     """
-    found = [_of_model(cache, name) for name in ([cache.published] if cache.published else names)]
+    named = getattr(cache.gate, "published", None)
+    found = [_of_model(cache, name) for name in ([named] if named else names)]
     return {key: value for key, value in (found or [{}])[0].items() if all(other.get(key) == value for other in found)}
 
 
@@ -86,16 +89,16 @@ def for_quality(cache: CacheConfig, quality: Quality, names: Sequence[str]) -> t
     """
     share = _STEPS_SKIPPED[quality]
     if cache.gate_name == "calibrated":
-        return {"steps_skipped": share}, f"steps_skipped {share:g}"
+        return {"gate.steps_skipped": share}, f"steps_skipped {share:g}"
     if cache.gate_name == "interval":
         interval = _INTERVALS[quality]
-        return {"interval": interval}, f"interval {interval}"
+        return {"gate.interval": interval}, f"interval {interval}"
     owner = _owner(cache)
     measured = next((_MEASURED[name].get(owner) for name in names if name in _MEASURED), None)
     if measured:
         reason = f"threshold {measured[quality]:g}, with which about {share:.0%} of 50 steps were skipped on this model"
         return {"threshold": measured[quality]}, reason
-    threshold = round(_FACTORS[quality] * cache.threshold, 6)
+    threshold = round(_FACTORS[quality] * (cache.threshold or 0.0), 6)
     found: dict[str, Any] = {"threshold": threshold}
     if cache.gate_name == "magcache" and quality == "draft":
         found["max_consecutive_skips"] = max(6, cache.max_consecutive_skips or 0)  # as in the authors' fast setting
@@ -114,16 +117,7 @@ def _of_model(cache: CacheConfig, name: str) -> dict[str, Any]:
 
 def _owner(cache: CacheConfig) -> str:
     """The method whose scale the gate's settings are on."""
-    own_gate = next((gate for name, (gate, _) in PAIRS.items() if name == cache.method), None)
-    owner = cache.method if cache.gate_name == own_gate else METHOD_OF_GATE.get(cache.gate_name, "")
-    return "teacache, retention" if owner == "teacache" and cache.use_ret_steps else owner
-
-
-def takes_calibration(cache: CacheConfig, table: Mapping[str, object], names: Sequence[str]) -> bool:
-    """Whether a gate takes the calibration's numbers, since none are published for the model.
-
-    Args:
-        table: what is published, by model.
-    """
-    published = cache.published is not None or any(name in table for name in names)
-    return cache.calibration is not None and not published
+    own = cache.method in PAIRS and cache.gate_name == PAIRS[cache.method].gate
+    owner = cache.method if own else method_of_gate(cache.gate_name) or ""
+    retention = isinstance(cache.gate, TeaCacheSettings) and cache.gate.use_ret_steps
+    return "teacache, retention" if retention else owner

@@ -104,7 +104,7 @@ def build_scheme(
         ValueError: no block is left that could be skipped, or as in :func:`dicache.methods.build_method`.
     """
     method = build_method(config, lanes, num_steps, span, published, shift)
-    first = config.probe_depth if method.needs_probe else 0
+    first = (config.probe_depth or 1) if method.needs_probe else 0
     if first >= num_blocks:
         raise ValueError(
             f"cache.probe_depth is {config.probe_depth}, but the model has {num_blocks} blocks: "

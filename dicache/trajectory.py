@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dicache.evaluation import evaluate, token_chunks
+from dicache.pairs import Anchor
 from dicache.sums import COMPUTED_SIGNALS, STEP_SIGNALS, Operand, Signal, Sum
 
-Anchor = Literal["input", "probe", "latents", "nothing"]
 VELOCITY_ANCHORS: tuple[Anchor, ...] = ("latents", "nothing")
 """With these the model's output is kept and estimated, with the others what the segment's blocks put out."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -162,7 +163,17 @@ HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P
 def valid_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """Every key that a configuration may have, in dotted form: ``model.path``, ``sampling.height``, ..."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from valid_keys(field.annotation, f"{prefix}{name}.")
-        else:
+        sections = section_models(field.annotation)
+        if sections != [field.annotation]:
             yield f"{prefix}{name}"
+        inner = (key for section in sections for key in valid_keys(section, f"{prefix}{name}."))
+        yield from dict.fromkeys(inner)
+
+
+def section_models(annotation: Any) -> list[type[BaseModel]]:
+    """The models of the section that a field holds: one, or several where a name in it tells which."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        return [section for part in get_args(annotation) for section in section_models(part)]
+    return []

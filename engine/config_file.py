@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from dicache.overrides import override as override_cache
+from dicache.section import MOVED
 from engine.config import HUB_ID, Config, valid_keys
 from engine.errors import InvalidInput, first_problem
 from parallel.config import spell_out
@@ -27,7 +28,7 @@ _PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
 _LISTED_PATH_KEYS = (("model", "loras", "path"),)
 # keys whose value is a mapping of which every key does
 _MAPPED_PATH_KEYS = (("model", "single_files"),)
-_OLD_KEYS = {"parallel.tensor"}
+_OLD_KEYS = {"parallel.tensor", *(f"cache.{key}" for key in MOVED)}
 
 
 def say_nothing(line: str) -> None:
@@ -59,10 +60,21 @@ def read_config(
     file = _expanded(Path(path))
     tree = _read_mapping(file)
     _anchor_paths(tree, file.parent, only_existing=True)
-    cache_of_file = tree.get("cache")
+    of_cache: list[tuple[str, Any]] = []
     for override in overrides:
-        _apply(tree, override, kind)
-    _forget_other_method(tree, cache_of_file, overrides)
+        key, value = _read_override(override, kind)
+        section, _, rest = key.partition(".")
+        if section == "cache":
+            of_cache.append((rest, value))
+        else:
+            _apply(tree, section, rest, value)
+    if of_cache or isinstance(tree.get("cache"), dict):
+        try:
+            tree["cache"], lines = override_cache(tree.get("cache"), of_cache)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
+        for line in lines:
+            note(line)
     _anchor_paths(tree, Path.cwd())
     config = _validate(tree, file, kind)
     if isinstance(tree.get("parallel"), dict) and "tensor" in tree["parallel"]:
@@ -123,7 +135,7 @@ def _parse(text: str, origin: str) -> Any:
         raise InvalidInput(f"{origin} cannot be read as YAML ({error}): correct it.") from None
 
 
-def _apply(tree: dict[str, Any], override: str, kind: type[Config]) -> None:
+def _read_override(override: str, kind: type[Config]) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
@@ -131,26 +143,20 @@ def _apply(tree: dict[str, Any], override: str, kind: type[Config]) -> None:
             f"--set {override} is not of the form key=value: write, for example, --set sampling.steps=20."
         )
     _refuse_unknown(key, f"--set {override}", kind)
-    section, *rest = key.split(".")
-    if rest:
-        inner = spell_out(tree.get(section)) if section == "parallel" else tree.get(section)
-        if inner is None:
-            inner = {}
-        if not isinstance(inner, dict):
-            raise InvalidInput(f"{section} is {inner!r}, but it should be a section of keys: correct the file.")
-        tree[section] = {**inner, ".".join(rest): _parse(text, f"--set {override}")}
-    else:
-        value = _parse(text, f"--set {override}")
+    return key, _parse(text, f"--set {override}")
+
+
+def _apply(tree: dict[str, Any], section: str, key: str, value: Any) -> None:
+    """Put a value into a section, or in the place of the whole section if the key is empty."""
+    if not key:
         tree[section] = spell_out(value, before=tree.get(section)) if section == "parallel" else value
-
-
-def _forget_other_method(tree: dict[str, Any], before: Any, overrides: Sequence[str]) -> None:
-    """Only where keys were overridden one by one: a section that was given whole is meant as it stands."""
-    keys = [override.partition("=")[0].strip() for override in overrides]
-    after = tree.get("cache")
-    if "cache" not in keys and isinstance(before, dict) and isinstance(after, dict):
-        changed = {key.removeprefix("cache.") for key in keys if key.startswith("cache.")}
-        tree["cache"] = override_cache(before, {key: after[key] for key in after if key in changed})
+        return
+    inner = spell_out(tree.get(section)) if section == "parallel" else tree.get(section)
+    if inner is None:
+        inner = {}
+    if not isinstance(inner, dict):
+        raise InvalidInput(f"{section} is {inner!r}, but it should be a section of keys: correct the file.")
+    tree[section] = {**inner, key: value}
 
 
 def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False) -> None:
@@ -207,12 +213,15 @@ def _validate(tree: dict[Any, Any], file: Path, kind: type[AnyConfig]) -> AnyCon
         raise InvalidInput(f"{problem}{advice}.") from None
 
 
-def _keys_of(tree: Mapping[Any, Any], kind: type[Config]) -> Iterator[str]:
-    for section, values in tree.items():
-        if isinstance(values, dict) and section in kind.model_fields:
-            yield from (f"{section}.{key}" for key in values)
+def _keys_of(tree: Mapping[Any, Any], kind: type[Config], prefix: str = "") -> Iterator[str]:
+    """The keys that a tree sets, with dots."""
+    sections = {key.rpartition(".")[0] for key in valid_keys(kind)}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name in sections:
+            yield from _keys_of(value, kind, f"{name}.")
         else:
-            yield str(section)
+            yield name
 
 
 def _refuse_unknown(key: str, origin: str, kind: type[Config]) -> None:

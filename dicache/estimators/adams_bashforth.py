@@ -3,11 +3,23 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
+from pydantic import Field
+
+from dicache.estimators.estimator import Estimate, Estimator, EstimatorSettings
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import Sum
+
+
+class AdamsBashforthSettings(EstimatorSettings):
+    name: Literal["adams_bashforth"] = "adams_bashforth"
+    order: int = Field(1, ge=1, le=2, description="Highest derivative: 2 keeps one residual more.")
+    method_keys: ClassVar[frozenset[str]] = frozenset({"order"})
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return AdamsBashforth(self.order)
 
 
 @dataclass(frozen=True)

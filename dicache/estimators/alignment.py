@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
+from dicache.estimators.estimator import AlignedSettings, Estimate, Estimator
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import AbsoluteSum, Operand, Sum
+
+
+class AlignmentSettings(AlignedSettings):
+    name: Literal["alignment"] = "alignment"
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return Alignment(self.gamma_min, self.gamma_max)
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,16 @@ one before, and so on. An estimator only returns the coefficients cᵢ. Each pub
 this package.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
+from pydantic import Field, model_validator
+
+from dicache.pairs import Anchor
+from dicache.request import CacheRequest
+from dicache.settings import Settings
 from dicache.steps import History, Step
 from dicache.sums import Sum
 
@@ -43,3 +49,39 @@ class Estimator(Protocol):
             sums: the values of all sums of the method whose operands exist at this step.
         """
         ...
+
+
+class EstimatorSettings(Settings):
+    """Base of what a user can say about one estimator, and how the estimator is built from it."""
+
+    name: str
+    anchor: ClassVar[Anchor | None] = None
+    """What its estimates have to be added to; None if that is the method's choice."""
+
+    @abstractmethod
+    def build(self, request: CacheRequest) -> Estimator:
+        """
+        Raises:
+            ValueError: the settings do not fit the request, or what they need is not there; one sentence.
+        """
+
+
+class AlignedSettings(EstimatorSettings):
+    """Base for the estimators that measure a gamma on the probe and clip it."""
+
+    gamma_min: float = Field(
+        1.0, ge=0, le=100, allow_inf_nan=False, description="Least gamma: 1 never steps back from reuse."
+    )
+    gamma_max: float = Field(
+        2.0, ge=0, le=100, allow_inf_nan=False, description="Largest gamma: bounds how far it extrapolates."
+    )
+    shared_keys: ClassVar[frozenset[str]] = frozenset({"probe_depth"})
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> Self:
+        if self.gamma_max < self.gamma_min:
+            raise ValueError(
+                f"cache.estimator.gamma_max is {self.gamma_max}, which is below cache.estimator.gamma_min "
+                f"{self.gamma_min}: raise gamma_max or lower gamma_min."
+            )
+        return self

@@ -2,12 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from dicache.calibration.file import read_for
 from dicache.calibration.products import DEPTH, Products
-from dicache.estimators.estimator import Estimate
+from dicache.estimators.estimator import Estimate, Estimator, EstimatorSettings
+from dicache.pairs import Anchor
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import Sum
+
+
+class FittedSettings(EstimatorSettings):
+    name: Literal["fitted"] = "fitted"
+    anchor: ClassVar[Anchor | None] = "nothing"
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return Fitted(read_for(request).as_products())
 
 
 @dataclass(frozen=True)

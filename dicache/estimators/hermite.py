@@ -2,12 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
+from pydantic import Field
+
+from dicache.estimators.estimator import Estimate, Estimator, EstimatorSettings
 from dicache.estimators.series import extrapolate
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import Sum
+
+
+class HermiteSettings(EstimatorSettings):
+    name: Literal["hermite"] = "hermite"
+    order: int = Field(1, ge=1, le=2, description="Highest derivative: 2 keeps one residual more.")
+    contraction: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Scale of the polynomials: smaller extrapolates less."
+    )
+    method_keys: ClassVar[frozenset[str]] = frozenset({"order"})
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return Hermite(self.order, self.contraction)
 
 
 @dataclass(frozen=True)

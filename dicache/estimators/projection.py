@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
+from dicache.estimators.estimator import AlignedSettings, Estimate, Estimator
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import InnerSum, Operand, Sum
 
 _P = tuple(Operand("probe_residual", age) for age in range(3))
+
+
+class ProjectionSettings(AlignedSettings):
+    name: Literal["projection"] = "projection"
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return Projection(self.gamma_min, self.gamma_max)
 
 
 @dataclass(frozen=True)

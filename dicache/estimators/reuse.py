@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
+from dicache.estimators.estimator import Estimate, Estimator, EstimatorSettings
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import Sum
+
+
+class ReuseSettings(EstimatorSettings):
+    name: Literal["reuse"] = "reuse"
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return Reuse()
 
 
 @dataclass(frozen=True)

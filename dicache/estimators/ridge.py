@@ -2,13 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
+from pydantic import Field
+
+from dicache.estimators.estimator import Estimate, Estimator, EstimatorSettings
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import InnerSum, Operand, Sum
 
 _P = tuple(Operand("probe_residual", age) for age in range(4))
+
+
+class RidgeSettings(EstimatorSettings):
+    name: Literal["ridge"] = "ridge"
+    shrinkage: float = Field(0.3, gt=0, allow_inf_nan=False, description="Pull toward reuse: larger extrapolates less.")
+    differences: int = Field(
+        2, ge=1, le=2, description="Differences of computed steps to fit: 2 keeps one residual more."
+    )
+    shared_keys: ClassVar[frozenset[str]] = frozenset({"probe_depth"})
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return Ridge(self.shrinkage, self.differences)
 
 
 @dataclass(frozen=True)

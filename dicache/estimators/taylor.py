@@ -2,12 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
+from pydantic import Field
+
+from dicache.estimators.estimator import Estimate, Estimator, EstimatorSettings
 from dicache.estimators.series import Clock, extrapolate
+from dicache.request import CacheRequest
 from dicache.steps import History, Step
 from dicache.sums import Sum
+
+
+class TaylorSettings(EstimatorSettings):
+    name: Literal["taylor"] = "taylor"
+    order: int = Field(1, ge=1, le=2, description="Highest derivative: 2 keeps one residual more.")
+    clock: Clock = Field("step", description="What time is counted in: steps as published, or noise levels.")
+    method_keys: ClassVar[frozenset[str]] = frozenset({"order"})
+
+    def build(self, request: CacheRequest) -> Estimator:
+        return Taylor(self.order, self.clock)
 
 
 @dataclass(frozen=True)

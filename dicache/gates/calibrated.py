@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement, pairwise
+from typing import ClassVar, Literal
 
+from pydantic import Field
+
+from dicache.calibration.file import read_for
 from dicache.calibration.products import DEPTH, Products
-from dicache.estimators.estimator import Estimate
-from dicache.gates.gate import Vote
+from dicache.estimators.estimator import Estimate, Estimator
+from dicache.gates.gate import Gate, GateSettings, Vote
+from dicache.request import CacheRequest
 from dicache.steps import History, Lane, Step
 from dicache.sums import Operand, ProductSum, Sum
 
@@ -21,6 +26,36 @@ calibration shuffled, more in nine of ten."""
 def _product(i: int, j: int) -> ProductSum:
     """⟨v₋ᵢ, v₋ⱼ⟩ of a lane's computed velocities."""
     return ProductSum(Operand("velocity", i), Operand("velocity", j))
+
+
+class CalibratedSettings(GateSettings):
+    name: Literal["calibrated"] = "calibrated"
+    steps_skipped: float = Field(
+        0.65, gt=0, lt=1, description="Share of the steps to skip: the nearest that the calibration has."
+    )
+    brake: float | None = Field(
+        2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Compute early once a gap's damage comes to so many times what was planned; null keeps to the "
+        "plan, and measures nothing.",
+    )
+    release: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Skip a planned step where the damage stays below that share of its gap's plan.",
+    )
+    shared_keys: ClassVar[frozenset[str]] = frozenset({"quality"})
+    method_keys: ClassVar[frozenset[str]] = frozenset({"steps_skipped"})
+
+    def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
+        calibration = read_for(request)
+        compute = calibration.nearest(self.steps_skipped).compute
+        return CalibratedGate(compute, calibration.as_products(), calibration.step_sizes, self.brake, self.release)
+
+    def warmup_steps(self, request: CacheRequest) -> int:
+        return 0  # how many steps are computed first is a result of the placement
 
 
 @dataclass(frozen=True)

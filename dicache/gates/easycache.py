@@ -2,15 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
-from dicache.gates.gate import Vote, relative
+from dicache.estimators.estimator import Estimate, Estimator
+from dicache.gates.gate import Gate, GateSettings, Vote, relative
+from dicache.request import CacheRequest
 from dicache.steps import History, Lane, Step
 from dicache.sums import AbsoluteSum, Operand, Sum
 
 LEADER = "cond"
 """The guidance branch that decides for both."""
+
+
+class EasyCacheSettings(GateSettings):
+    name: Literal["easycache"] = "easycache"
+
+    def recommended(self) -> Mapping[str, Any]:
+        return {"threshold": 0.05, "warmup_ratio": None, "warmup_steps": 10, "force_last": True}
+
+    def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
+        return EasyCacheGate(request.threshold)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
-from dicache.gates.gate import Vote, relative
+from dicache.estimators.estimator import Estimate, Estimator
+from dicache.gates.gate import Gate, GateSettings, Vote, relative
+from dicache.request import CacheRequest
 from dicache.steps import History, Lane, Step
 from dicache.sums import AbsoluteSum, Operand, Sum
+
+
+class FirstBlockSettings(GateSettings):
+    name: Literal["first_block"] = "first_block"
+    shared_keys: ClassVar[frozenset[str]] = GateSettings.shared_keys | {"probe_depth"}
+
+    def recommended(self) -> Mapping[str, Any]:
+        return {"threshold": 0.05, "warmup_ratio": 0.0}
+
+    def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
+        return FirstBlockGate(request.threshold)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ Each published rule has a module of its own in this package.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
-from dicache.estimators.estimator import Estimate
+from dicache.estimators.estimator import Estimate, Estimator
+from dicache.request import CacheRequest
+from dicache.settings import Settings
 from dicache.steps import History, Lane, Step
 from dicache.sums import Sum
 
@@ -46,6 +49,40 @@ class Gate(Protocol):
             estimate: what the estimator would do if the step were skipped.
         """
         ...
+
+
+class GateSettings(Settings):
+    """Base of what a user can say about one gate, and how the gate is built from it."""
+
+    name: str
+    shared_keys: ClassVar[frozenset[str]] = frozenset({"quality", "threshold", "warmup_ratio", "warmup_steps"})
+
+    @abstractmethod
+    def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
+        """
+        Args:
+            estimator: the one that goes with it.
+
+        Raises:
+            ValueError: the settings do not fit the request, or what they need is not there; one sentence.
+        """
+
+    def warmup_steps(self, request: CacheRequest) -> int:
+        """The number of leading steps of ``request.span`` that are computed without asking the gate.
+
+        Raises:
+            ValueError: as :meth:`build`.
+        """
+        return request.warmup_steps
+
+    def recommended(self) -> Mapping[str, Any]:
+        """Values of keys of the cache section, as the gate's authors publish them for all models, where they differ
+        from DiCache's."""
+        return {}
+
+    def numbers(self) -> Mapping[str, object] | None:
+        """The published numbers that the gate chooses from, by model; None if it needs none or was given its own."""
+        return None
 
 
 def relative(change: float, size: float) -> float:

@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any, ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
-from dicache.gates.gate import Vote, relative
+from dicache.estimators.estimator import Estimate, Estimator
+from dicache.gates.gate import Gate, GateSettings, Vote, relative
+from dicache.request import CacheRequest
 from dicache.steps import History, Lane, Step
 from dicache.sums import InnerSum, Operand, SquareSum, Sum
 
@@ -19,6 +21,17 @@ def _product(i: int, j: int) -> InnerSum:
     """⟨dᵢ, dⱼ⟩ of the forward differences dᵢ = p₋ᵢ - p₋₍ᵢ₊₁₎, p₀ being this step's probe residual."""
     p = [Operand("probe_residual", age) for age in (i, i + 1, j, j + 1)]
     return InnerSum((p[0], p[1]), (p[2], p[3]))
+
+
+class InnovationSettings(GateSettings):
+    name: Literal["innovation"] = "innovation"
+    shared_keys: ClassVar[frozenset[str]] = GateSettings.shared_keys | {"probe_depth"}
+
+    def recommended(self) -> Mapping[str, Any]:
+        return {"threshold": 0.005, "warmup_ratio": None, "warmup_steps": 3}
+
+    def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
+        return InnovationGate(request.threshold, estimator.depth)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,64 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
-from dicache.gates.gate import Vote
+from pydantic import Field
+
+from dicache.calibration.numbers import calibrated_ratios
+from dicache.estimators.estimator import Estimate, Estimator
+from dicache.gates.gate import Gate, GateSettings, Vote
+from dicache.published.choice import choose, is_published
+from dicache.published.conditions import MEASURED_AT
+from dicache.published.magnitudes import TABLES, Table, interpolate_nearest
+from dicache.request import CacheRequest
+from dicache.settings import ListOf
 from dicache.steps import History, Lane, Step
 from dicache.sums import Sum
+
+
+class MagCacheSettings(GateSettings):
+    name: Literal["magcache"] = "magcache"
+    published: str | None = Field(None, description="Model whose published table is used, where several fit.")
+    ratios: ListOf[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
+        None,
+        min_length=1,
+        description="A table of your own, an entry a step; for other numbers of steps the nearest entries are taken.",
+    )
+
+    def recommended(self) -> Mapping[str, Any]:
+        return {"threshold": 0.12, "max_consecutive_skips": 2}
+
+    def numbers(self) -> Mapping[str, object] | None:
+        return TABLES if self.ratios is None else None
+
+    def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
+        if self.ratios is not None:
+            ratios = interpolate_nearest(self.ratios, request.num_steps)
+            return MagCacheGate(request.threshold, {"cond": ratios, "uncond": ratios})
+        if (file := self._calibration(request)) is not None:
+            return MagCacheGate(request.threshold, calibrated_ratios(file, request.num_steps))
+        name, table = self._table(request)
+        measured = MEASURED_AT[name].shift
+        shifts = None if request.shift is None or request.shift == measured else (request.shift, measured)
+        return MagCacheGate(request.threshold, table.ratios(request.num_steps, shifts), table.inclusive)
+
+    def warmup_steps(self, request: CacheRequest) -> int:
+        if self.ratios is not None or self._calibration(request) is not None:
+            return request.warmup_steps
+        table, length = self._table(request)[1], len(request.span)
+        if request.span.start > 0:
+            return min(request.warmup_steps + table.extra_warmup, length)
+        is_first_of_two = length < request.num_steps
+        return length if is_first_of_two and table.computes_first_expert else request.warmup_steps
+
+    def _calibration(self, request: CacheRequest) -> Path | None:
+        """The calibration that the table is taken from, if it is."""
+        return None if is_published(TABLES, self.published, request.published) else request.calibration
+
+    def _table(self, request: CacheRequest) -> tuple[str, Table]:
+        return choose(self.name, "tables", TABLES, self.published, request.published, own="cache.gate.ratios")
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from dicache.estimators.estimator import Estimate
-from dicache.gates.gate import Vote, relative
+from pydantic import Field
+
+from dicache.estimators.estimator import Estimate, Estimator
+from dicache.gates.gate import Gate, GateSettings, Vote, relative
+from dicache.request import CacheRequest
 from dicache.steps import History, Lane, Step
 from dicache.sums import AbsoluteSum, Operand, Sum
+
+
+class ProbeSettings(GateSettings):
+    name: Literal["probe"] = "probe"
+    at_threshold: Literal["compute", "skip"] = Field(
+        "compute",
+        description="If the change is exactly the threshold: skip as published for HunyuanVideo, else not.",
+    )
+    shared_keys: ClassVar[frozenset[str]] = GateSettings.shared_keys | {"probe_depth"}
+    method_keys: ClassVar[frozenset[str]] = frozenset({"at_threshold"})
+
+    def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
+        return ProbeGate(request.threshold, inclusive=self.at_threshold == "skip")
 
 
 @dataclass(frozen=True)

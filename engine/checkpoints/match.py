@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dicache.config import CacheConfig
+from dicache.section import is_old_dump
 from engine.config import Config, ModelConfig, SamplingConfig
 from engine.execution.versions import describe_versions
 from engine.models.fingerprint import fingerprint
@@ -57,12 +58,23 @@ def calibrated_request(request: GenerationRequest) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The values that differ, each as "sampling.steps was 50 and is 30"."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(_flat(_with_keys_of_today(before))), dict(_flat(now))
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
+
+
+def _with_keys_of_today(before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an earlier version stored, with the cache section as this one would have stored it."""
+    section = before.get("cache")
+    if not isinstance(section, Mapping) or not is_old_dump(section):
+        return before
+    try:
+        return {**before, "cache": CacheConfig.model_validate(section).model_dump(mode="json")}
+    except ValueError:  # not a section at all: it differs
+        return before
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -35,7 +35,7 @@ def check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) -
     for signal in controller.step_signals:
         if signal not in ("latents", *facts.family.signals):
             raise InvalidInput(
-                f"cache.signal is {signal}, which a {facts.family.name} model does not show: "
+                f"cache.gate.signal is {signal}, which a {facts.family.name} model does not show: "
                 f"use {' or '.join(facts.family.signals)}."
             )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from dicache.config import CacheConfig, MethodName
-from dicache.presets import best_uncalibrated, for_model, for_quality, takes_calibration
+from dicache.config import CacheConfig
+from dicache.pairs import MethodName
+from dicache.presets import best_uncalibrated, for_model, for_quality
+from dicache.published.choice import is_published
 from dicache.published.conditions import MEASURED_AT, Conditions
-from dicache.published.magnitudes import TABLES
-from dicache.published.polynomials import POLYNOMIALS, RETENTION_POLYNOMIALS
+from dicache.section import nest
+from dicache.unused import unused
 from engine.config import Config, SamplingConfig
 from engine.config_file import AnyConfig
 from engine.errors import InvalidInput
@@ -48,20 +49,21 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
     reasons: list[str] = []
     if cache.method == "auto":
         method, reason = _choose_method(config, request, facts, names)
-        cache = _with(cache, {"method": method})
+        cache, left_out = _with_method(cache, method)
+        reason += left_out
         reasons.append(f"method {method}: {reason}")
     if cache.method == "none":
         return Choice(cache, reasons)
     published = {key: value for key, value in for_model(cache, names).items() if key not in _given(cache)}
     quality = cache.quality
-    cache = _with(cache, published | {"quality": None})
+    cache = cache.changed(published | {"quality": None})
     if quality is not None:
         settings, reason = for_quality(cache, quality, names)
-        cache = _with(cache, settings)
+        cache = cache.changed(settings)
         reasons.append(f"quality {quality}: {reason}")
     reasons += _carried_over(cache, names, request.sampling)
     if reasons:
-        cache = _with(cache, {"chosen": "; ".join(reasons)})
+        cache = cache.changed({"chosen": "; ".join(reasons)})
     return Choice(cache, reasons)
 
 
@@ -85,7 +87,7 @@ def uses_calibration(cache: CacheConfig, names: Sequence[str]) -> bool:
     if cache.gate_name == "calibrated":
         return True
     table = _published_numbers(cache)
-    return table is not None and takes_calibration(cache, table, names)
+    return table is not None and not is_published(table, _named(cache), names)
 
 
 def why_not_calibrated(config: Config, request: GenerationRequest, facts: ModelFacts) -> str | None:
@@ -121,12 +123,12 @@ def _choose_method(
 
 def _published_numbers(cache: CacheConfig) -> Mapping[str, object] | None:
     """Those that the gate takes, by model, unless it takes none or has its own."""
-    own = {"magcache": cache.ratios, "teacache": cache.polynomial}
-    if own.get(cache.gate_name, ()) is not None:
-        return None
-    if cache.gate_name == "magcache":
-        return TABLES
-    return RETENTION_POLYNOMIALS if cache.use_ret_steps else POLYNOMIALS
+    return cache.gate.numbers() if cache.gate is not None else None
+
+
+def _named(cache: CacheConfig) -> str | None:
+    """The model whose published numbers the user asks for."""
+    return getattr(cache.gate, "published", None)
 
 
 def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingConfig) -> list[str]:
@@ -134,7 +136,8 @@ def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingCo
     table = None if cache.replay is not None else _published_numbers(cache)
     if table is None:
         return []
-    name = next((name for name in ([cache.published] if cache.published else names) if name in table), None)
+    named = _named(cache)
+    name = next((name for name in ([named] if named else names) if name in table), None)
     if name is None:
         return []  # refused later, in a sentence of its own
     measured = MEASURED_AT[name]
@@ -156,12 +159,17 @@ def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingCo
 
 def _given(cache: CacheConfig) -> set[str]:
     """Keys that somebody has set. A warm-up in steps is one in the place of a ratio."""
-    given = {key for key in cache.model_fields_set if getattr(cache, key) is not None}
+    given = {key for key, value in cache.given().items() if value is not None}
     warmup = {"warmup_ratio", "warmup_steps"}
     return given | warmup if given & warmup else given
 
 
-def _with(cache: CacheConfig, changes: dict[str, Any]) -> CacheConfig:
-    """Checked again, with defaults that follow from the changes."""
-    given = {key: getattr(cache, key) for key in cache.model_fields_set}
-    return CacheConfig.model_validate(given | changes)
+def _with_method(cache: CacheConfig, method: MethodName) -> tuple[CacheConfig, str]:
+    """The method in the place of auto, and what is said about keys that it does not use."""
+    given = {**cache.given(), "method": method}
+    left_out = unused(given)
+    kept = {key: value for key, value in given.items() if key not in left_out}
+    usual = CacheConfig()
+    missed = [key for key in left_out if given[key] != getattr(usual, key, None)]
+    said = f", which does not use cache.{' and cache.'.join(missed)}" if missed else ""
+    return CacheConfig.model_validate(nest(kept)), said

@@ -17,6 +17,7 @@ import torch
 import typer
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
+from dicache.config import CacheConfig
 from engine.checks.preflight import preflight
 from engine.components.dtypes import transformer_dtype
 from engine.config import Config
@@ -61,7 +62,7 @@ def main(
     config = preflight(config, [Task(request, Outputs())], Place(1)).config
     cached_engine = Engine.load(config)
     device = cached_engine.model.ranks.device
-    off = config.cache.model_copy(update={"method": "none"})
+    off = CacheConfig(method="none")
     uncached_engine = cached_engine.configured(config.model_copy(update={"cache": off}))
     pipeline = _pipeline(config, device)
 

@@ -93,7 +93,9 @@ def generate_with_list(engine: Engine, order: Order) -> Tensor:
     with TemporaryDirectory() as folder:  # one for each rank: ranks need not share a disk
         file = Path(folder) / "calibration.json"
         file.write_text(calibration, encoding="utf-8")
-        cache = CacheConfig(method="calibrated", gate="list", compute_steps=compute, calibration=file)
+        cache = CacheConfig.model_validate(
+            {"method": "calibrated", "gate": {"name": "list", "compute_steps": compute}, "calibration": file}
+        )
         return with_cache(engine, cache, request).generate(request).latents
 
 

@@ -30,7 +30,6 @@ def print_config(config: Config, stream: IO[str]) -> None:
     except InvalidInput:
         if config.cache.method == "auto" or config.cache.quality is not None:
             reasons = ["chosen when the model is here"]
-            sections["cache"] = config.cache.model_dump(mode="json", exclude_unset=True)
     for reason in reasons:
         print(f"# cache: {reason}", file=stream)
     yaml.safe_dump(sections, stream, sort_keys=False, allow_unicode=True)

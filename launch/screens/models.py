@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dicache.config import MethodName
+from dicache.pairs import MethodName
 from engine.errors import InvalidInput
 from engine.execution.memory import choose_degrees, estimate, num_branches
 from engine.models.catalog import CATALOG, PublishedModel

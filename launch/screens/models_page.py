@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from dicache.config import MethodName
+from dicache.pairs import MethodName
 from dicache.published.magnitudes import TABLES
 from dicache.published.polynomials import POLYNOMIALS
 from engine.execution import memory
@@ -109,12 +109,14 @@ def _branches(model: PublishedModel) -> str:
 
 def read_comments(recipe: str) -> Iterator[tuple[str, str, str]]:
     """Key, value and comment of each line of a recipe's sections ``sampling`` and ``cache``."""
-    section = ""
+    sections: list[str] = []
     for line in recipe.splitlines():
-        if heading := re.match(r"(\w+):", line):
-            section = heading[1]
-        if section in ("sampling", "cache") and (entry := re.match(r"  (\w+): (\S+)\s+# (.+)$", line)):
-            yield f"{section}.{entry[1]}", entry[2], entry[3]
+        if not (entry := re.match(r"( *)(\w+):(?: (\S+)\s+# (.+))?", line)):
+            continue
+        indent, key, value, comment = entry.groups()
+        sections = [*sections[: len(indent) // 2], key]
+        if sections[0] in ("sampling", "cache") and comment:
+            yield ".".join(sections), value, comment
 
 
 if __name__ == "__main__":

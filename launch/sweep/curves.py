@@ -12,11 +12,16 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import ValidationError
 
-from dicache.config import CacheConfig, MethodName
+from dicache.config import CacheConfig
+from dicache.overrides import override
+from dicache.pairs import MethodName
 from dicache.presets import for_model, for_quality
+from dicache.section import flatten, nest
+from dicache.unused import unused
+from engine.config_file import Note, say_nothing
 from engine.errors import InvalidInput, first_problem
 
-Knob = Literal["threshold", "interval", "steps_skipped"]
+Knob = Literal["threshold", "gate.interval", "gate.steps_skipped"]
 """The key of the cache section that trades speed for quality."""
 METHODS: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if name != "none")
 _FACTORS = (0.5, 1, 2, 4)
@@ -47,7 +52,7 @@ class Curve:
 
     name: str
     base: Mapping[str, Any]
-    """Keys of the cache section that are set. All others have the values that the method's authors publish."""
+    """Keys of the cache section that are set, with dots. All others have the values that the authors publish."""
     knob: Knob | None
     """None for a list of steps, which is a single setting."""
     values: tuple[float, ...] | None
@@ -65,14 +70,16 @@ class Curve:
         """
         keys = {**self.base, **changes} | ({} if self.knob is None else {self.knob: value})
         shown = {**changes} | ({} if self.knob is None else {self.knob: value})
-        label = ", ".join(f"{key} {_shown(item)}" for key, item in shown.items())
+        label = ", ".join(f"{_last(key)} {_shown(item)}" for key, item in shown.items())
         return Setting(self.name, label or "as listed", make_cache(self.name, keys))
 
     @property
     def default_value(self) -> float:
         """The published value of the knob."""
         cache = make_cache(self.name, self.base)
-        return cache.interval if self.knob == "interval" else cache.threshold
+        value = cache.threshold if self.knob == "threshold" else getattr(cache.gate, _last(self.knob or ""))
+        assert value is not None, "the method has that knob"
+        return float(value)
 
     def ladder(self) -> list[Setting]:
         """The settings for the given values of the knob, or for some around the published value."""
@@ -80,9 +87,9 @@ class Curve:
             return [self.at(None)]
         if self.values is not None:
             return [self.at(value) for value in self.values]
-        if self.knob == "interval":
+        if self.knob == "gate.interval":
             return [self.at(value) for value in _INTERVALS]
-        if self.knob == "steps_skipped":
+        if self.knob == "gate.steps_skipped":
             return [self.at(value) for value in _SHARES]
         return [self.at(round(self.default_value * factor, 6)) for factor in _FACTORS]
 
@@ -94,7 +101,7 @@ class Curve:
 
 
 def make_cache(name: str, keys: Mapping[str, Any]) -> CacheConfig:
-    """The cache section with these keys, and defaults for all others.
+    """The cache section with these dotted keys, and defaults for all others.
 
     Args:
         name: of the curve, for the error.
@@ -103,21 +110,25 @@ def make_cache(name: str, keys: Mapping[str, Any]) -> CacheConfig:
         InvalidInput: a key or value is refused; one sentence.
     """
     try:
-        return CacheConfig.model_validate_json(json.dumps(keys), strict=True)
+        return CacheConfig.model_validate_json(json.dumps(nest(keys)), strict=True)
     except ValidationError as error:
         _, problem = first_problem(error, "cache.")
         raise InvalidInput(f"--methods, {name}: {problem.rstrip('.')}.") from None
 
 
-def read_curves(methods: str | None, cache: CacheConfig, names: Sequence[str] = ()) -> list[Curve]:
+def read_curves(
+    methods: str | None, cache: CacheConfig, names: Sequence[str] = (), note: Note = say_nothing
+) -> list[Curve]:
     """The curves that ``--methods`` asks for; every method if it is left out.
 
     Args:
         methods: names with commas between them, or a YAML file with a list of cache sections, each with a ``name`` if
-            it should have one of its own, and perhaps a list of values for ``threshold`` or ``interval``.
+            it should have one of its own, and perhaps a list of values for ``threshold``, ``gate: {interval: ...}`` or
+            ``gate: {steps_skipped: ...}``.
         cache: the configuration's; from it come the keys that mean the same for every method.
         names: under which the model may have been published. Values published for it take precedence over a method's
             general ones.
+        note: is told of each key that was given under an old name.
 
     Raises:
         InvalidInput: one sentence that names the option and the value.
@@ -130,7 +141,7 @@ def read_curves(methods: str | None, cache: CacheConfig, names: Sequence[str] = 
             _named(name, common, names) for name in METHODS if name != "calibrated" or cache.calibration is not None
         ]
     if Path(methods).suffix in (".yaml", ".yml"):
-        curves = list(_listed(Path(methods), common, names))
+        curves = list(_listed(Path(methods), common, names, note))
     else:
         curves = [_named(name.strip(), common, names) for name in methods.split(",")]
     names = [curve.name for curve in curves]
@@ -143,10 +154,10 @@ def _named(name: str, common: Mapping[str, Any], names: Sequence[str]) -> Curve:
     if name not in METHODS:
         nearest = max(METHODS, key=lambda known: difflib.SequenceMatcher(None, name, known).ratio())
         raise InvalidInput(f"--methods names {name!r}, which is no method to compare: did you mean {nearest}?")
-    return _curve(name, {**common, "method": name}, names)
+    return _curve(name, {**_common(common, {"method": name}), "method": name}, names)
 
 
-def _listed(file: Path, common: Mapping[str, Any], names: Sequence[str]) -> Iterator[Curve]:
+def _listed(file: Path, common: Mapping[str, Any], names: Sequence[str], note: Note) -> Iterator[Curve]:
     try:
         entries = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError, yaml.YAMLError) as error:
@@ -160,9 +171,21 @@ def _listed(file: Path, common: Mapping[str, Any], names: Sequence[str]) -> Iter
                 f"--methods is {str(file)!r}, with the entry {entry!r}: write keys of the cache section, as "
                 "`- method: dicache`."
             )
-        keys = {**common, **entry}
-        name = keys.pop("name", None) or _name_of(entry)
-        yield _curve(str(name), keys, names)
+        try:
+            section, lines = override({key: value for key, value in entry.items() if key != "name"}, [])
+        except ValueError as error:
+            raise InvalidInput(f"--methods is {str(file)!r}: {error}") from None
+        for line in lines:
+            note(f"--methods, {line}")
+        own = flatten(section)
+        name = entry.get("name") or _name_of(own)
+        yield _curve(str(name), {**_common(common, own), **own}, names)
+
+
+def _common(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a curve takes from the configuration: no more than its method uses."""
+    without_effect = unused({**common, **own})
+    return {key: value for key, value in common.items() if key not in without_effect}
 
 
 def _name_of(entry: Mapping[str, Any]) -> str:
@@ -182,9 +205,9 @@ def _curve(name: str, keys: dict[str, Any], names: Sequence[str]) -> Curve:
         keys |= for_quality(make_cache(name, keys), quality, names)[0]
     knob: Knob | None = "threshold"
     if cache.gate_name == "calibrated":
-        knob = "steps_skipped"
+        knob = "gate.steps_skipped"
     elif cache.gate_name in ("interval", "list"):
-        knob = None if cache.compute_steps is not None else "interval"
+        knob = None if getattr(cache.gate, "compute_steps", None) is not None else "gate.interval"
     if any(key != knob for key in given):
         raise InvalidInput(f"--methods, {name}: {next(iter(given))} is a list, but the knob of this method is {knob}.")
     values = given.get(knob) if knob else None
@@ -193,6 +216,10 @@ def _curve(name: str, keys: dict[str, Any], names: Sequence[str]) -> Curve:
     curve = Curve(name, {key: value for key, value in keys.items() if key != knob}, knob, values and tuple(values))
     curve.ladder()  # raises where a value is refused
     return curve
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _shown(value: Any) -> str:

@@ -115,8 +115,9 @@ def _allowed(
     Raises:
         InvalidInput: a method that --methods names cannot run.
     """
-    allowed, notes = [], []
-    for curve in read_curves(options.methods, config.cache, known_names(facts, tasks[0].request)):
+    allowed: list[Curve] = []
+    notes: list[str] = []
+    for curve in read_curves(options.methods, config.cache, known_names(facts, tasks[0].request), notes.append):
         try:
             for setting in curve.ladder():
                 preflight(config.model_copy(update={"cache": setting.cache}), tasks, replace(place, rank=None))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from dicache.config import CacheConfig
 from dicache.controller import Controller, Lane, Step
+from dicache.estimators.reuse import ReuseSettings
 from engine.denoise.guidance import all_lanes
 
 CLOSE_ENOUGH = 0.0101
@@ -68,8 +69,8 @@ def known_share(
     """
     lanes = all_lanes(1, num_branches)
     # the estimator has no part in the decision, and this one needs no sums
-    blind = cache.model_copy(update={"estimator": "reuse", "anchor": "input"})
-    controller = Controller(blind, lanes, num_steps, cache.probe_depth + 1, published=published, shift=shift)
+    blind = cache.model_copy(update={"estimator": ReuseSettings(), "anchor": "input"})
+    controller = Controller(blind, lanes, num_steps, (cache.probe_depth or 1) + 1, published=published, shift=shift)
     skipped = 0
     for index in range(num_steps):
         step = Step(index, 1 - index / num_steps, 1 - (index + 1) / num_steps)

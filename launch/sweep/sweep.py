@@ -87,11 +87,11 @@ class Sweep:
                 self._progress.note(f"  {curve.name} does not come near {target:.0%} of steps skipped")
 
     def _find(self, curve: Curve, target: float, changes: dict[str, object], known: dict[float, float]) -> float | None:
-        if curve.knob == "interval":
+        if curve.knob == "gate.interval":
             shares = {n: self._share(curve.at(n, **changes)) for n in range(2, _MOST_INTERVAL)}
             nearest = min(shares, key=lambda n: abs(shares[n] - target))
             return nearest if abs(shares[nearest] - target) <= STILL_THE_SHARE else None
-        if curve.knob == "steps_skipped":
+        if curve.knob == "gate.steps_skipped":
             return target if abs(self._share(curve.at(target)) - target) <= STILL_THE_SHARE else None
         return find_value(target, lambda value: self._share(curve.at(value, **changes)), curve.default_value, known)
 

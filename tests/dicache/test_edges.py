@@ -16,7 +16,7 @@ from dicache.steps import History
 from tests.support.toy import COND, DIM, NUM_BLOCKS, TOKENS, drive, inputs, only, steps
 
 STEPS = steps(10)
-AT = ("compute", "skip")  # what cache.at_threshold may say
+AT = ("compute", "skip")  # what cache.gate.at_threshold may say
 
 
 def two_computed():
@@ -62,7 +62,9 @@ def test_a_run_that_hits_its_threshold_exactly():
     measured = drive(CacheConfig(threshold=0.25), lanes=[COND])
     first = measured.actions().index("c")
     threshold = measured.decisions[first][COND].accumulated
-    actions = {at: drive(CacheConfig(threshold=threshold, at_threshold=at), lanes=[COND]).actions() for at in AT}
+    actions = {
+        at: drive(CacheConfig(threshold=threshold, gate={"at_threshold": at}), lanes=[COND]).actions() for at in AT
+    }
     assert actions["compute"][: first + 1] == measured.actions()[: first + 1]
     assert actions["skip"][: first + 1] == measured.actions()[:first] + "s"
 
@@ -150,12 +152,12 @@ def test_estimating_after_a_computed_step_is_a_bug_of_the_caller():
 def test_a_probe_as_deep_as_the_model_is_refused(depth):
     with pytest.raises(ValueError, match=rf"cache.probe_depth is {depth}, but the model has 3 blocks"):
         Controller(CacheConfig(probe_depth=depth), [COND], 10, NUM_BLOCKS)
-    Controller(CacheConfig(probe_depth=depth, method="interval"), [COND], 10, NUM_BLOCKS)
+    Controller(CacheConfig(method="interval"), [COND], 10, NUM_BLOCKS)
 
 
 def test_a_listed_step_that_the_request_lacks_is_refused():
-    with pytest.raises(ValueError, match=r"cache\.compute_steps names step 10, but the last step .* is 9"):
-        Controller(CacheConfig(method="interval", compute_steps=(2, 10)), [COND], 10, NUM_BLOCKS)
+    with pytest.raises(ValueError, match=r"cache\.gate\.compute_steps names step 10, but the last step .* is 9"):
+        Controller(CacheConfig(method="interval", gate={"compute_steps": (2, 10)}), [COND], 10, NUM_BLOCKS)
 
 
 @pytest.mark.parametrize("method", ["dicache", "fbcache"])

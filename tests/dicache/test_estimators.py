@@ -29,7 +29,9 @@ P = {index: forward(index, 1) for index in range(NUM_STEPS)}
 
 
 def run(estimator, computed=COMPUTED, ranks=1, **settings):
-    config = CacheConfig(method="interval", gate="list", compute_steps=computed, estimator=estimator, **settings)
+    config = CacheConfig(
+        method="interval", gate={"name": "list", "compute_steps": computed}, estimator=estimator, **settings
+    )
     return drive(config, num_steps=NUM_STEPS, lanes=[COND], ranks=ranks)
 
 
@@ -169,7 +171,7 @@ def test_ridge_is_least_squares_with_a_penalty(number, shrinkage):
 
 @pytest.mark.parametrize("estimator", ["projection", "ridge"])
 def test_a_probe_that_does_not_move_is_no_division_by_zero(estimator):
-    config = CacheConfig(method="interval", interval=3, estimator=estimator)
+    config = CacheConfig(method="interval", gate={"interval": 3}, estimator=estimator)
     result = drive(config, lanes=[COND], source=lambda lane, step: inputs(COND, STEPS[0]))
     for decisions in result.decisions:
         if decisions[COND].action == "s":
@@ -181,7 +183,7 @@ def test_a_ridge_whose_older_difference_is_nothing_uses_the_newer_one():
     def still_until_4(lane, step):
         return inputs(COND, STEPS[max(step.index, 4)])
 
-    config = CacheConfig(method="interval", gate="list", compute_steps=(0, 3, 6), estimator="ridge")
+    config = CacheConfig(method="interval", gate={"name": "list", "compute_steps": (0, 3, 6)}, estimator="ridge")
     result = drive(config, lanes=[COND], source=still_until_4)
     p = [P[i] for i in (7, 6, 4)]
     d = p[1] - p[2]
@@ -191,7 +193,7 @@ def test_a_ridge_whose_older_difference_is_nothing_uses_the_newer_one():
 
 @pytest.mark.parametrize("anchor", ["input", "probe", "latents", "nothing"])
 def test_an_estimate_is_added_to_its_anchor(anchor):
-    config = CacheConfig(method="interval", interval=3, estimator="taylor", anchor=anchor)
+    config = CacheConfig(method="interval", gate={"interval": 3}, estimator="taylor", anchor=anchor)
     result = drive(config, num_steps=8, lanes=[COND])
 
     def at(index):

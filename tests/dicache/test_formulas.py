@@ -62,10 +62,10 @@ def test_dicache_decides_and_aligns_as_published(depth, warmup_ratio):
 
 
 def test_gamma_stays_in_its_range():
-    free = drive(CacheConfig(threshold=0.6, gamma_max=9.0, decide="per_branch"))
+    free = drive(CacheConfig(threshold=0.6, estimator={"gamma_max": 9.0}, decide="per_branch"))
     gammas = [d[COND].gamma for d in free.decisions if d[COND].gamma is not None]
     assert max(gammas) > 1.3 and min(gammas) > 1.0
-    bounded = drive(CacheConfig(threshold=0.6, gamma_min=1.1, gamma_max=1.3, decide="per_branch"))
+    bounded = drive(CacheConfig(threshold=0.6, estimator={"gamma_min": 1.1, "gamma_max": 1.3}, decide="per_branch"))
     gammas = [d[COND].gamma for d in bounded.decisions if d[COND].gamma is not None]
     assert set(gammas) >= {1.3} and all(1.1 <= gamma <= 1.3 for gamma in gammas)
     coefficients = next(d[COND].coefficients for d in bounded.decisions if d[COND].gamma == 1.3)
@@ -96,7 +96,7 @@ def test_fbcache_compares_with_the_last_computed_step_and_anchors_at_the_probe()
 
 
 def test_interval_computes_every_nth_step_and_measures_nothing():
-    run = drive(CacheConfig(method="interval", interval=3), num_steps=8)
+    run = drive(CacheConfig(method="interval", gate={"interval": 3}), num_steps=8)
     assert run.actions() == "csscsscs"
     assert run.controllers[0].probe_blocks == 0
     assert all(run.controllers[0].num_sums(step, COND) == 0 for step in steps(8))
@@ -107,13 +107,13 @@ def test_interval_computes_every_nth_step_and_measures_nothing():
 
 
 def test_interval_takes_a_list_and_always_computes_step_0():
-    run = drive(CacheConfig(method="interval", compute_steps=(3, 4)), num_steps=6)
+    run = drive(CacheConfig(method="interval", gate={"compute_steps": (3, 4)}), num_steps=6)
     assert run.actions() == "cssccs"
-    assert drive(CacheConfig(method="interval", compute_steps=()), num_steps=4).actions() == "csss"
+    assert drive(CacheConfig(method="interval", gate={"compute_steps": ()}), num_steps=4).actions() == "csss"
 
 
 def test_taylor_extends_the_line_through_the_last_two_computed_steps():
-    run = drive(CacheConfig(method="interval", estimator="taylor", compute_steps=(2, 5)), num_steps=9)
+    run = drive(CacheConfig(method="interval", estimator="taylor", gate={"compute_steps": (2, 5)}), num_steps=9)
     assert [d[COND].coefficients for d in run.decisions] == [
         (),
         (1.0,),

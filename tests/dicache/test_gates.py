@@ -56,9 +56,7 @@ def test_teacache(name, use_ret_steps, ranks):
     config = CacheConfig(
         method="teacache",
         threshold=threshold,
-        polynomial=COEFFICIENTS,
-        signal=name,
-        use_ret_steps=use_ret_steps,
+        gate={"polynomial": COEFFICIENTS, "signal": name, "use_ret_steps": use_ret_steps},
         decide="per_branch",
     )
     run = drive(config, ranks=ranks)
@@ -79,7 +77,9 @@ def test_teacache(name, use_ret_steps, ranks):
 
 
 def test_what_all_tokens_share_is_counted_and_kept_once():
-    config = CacheConfig(method="teacache", threshold=0.4, polynomial=COEFFICIENTS, signal="timestep_embedding")
+    config = CacheConfig(
+        method="teacache", threshold=0.4, gate={"polynomial": COEFFICIENTS, "signal": "timestep_embedding"}
+    )
     one, three = drive(config), drive(config, ranks=3)
     assert one.decisions == three.decisions, "one rank alone adds up, so that there is nothing to round"
     held = [controller.cache_bytes for controller in three.controllers]
@@ -89,7 +89,9 @@ def test_what_all_tokens_share_is_counted_and_kept_once():
 
 
 def test_a_signal_that_moves_from_nothing_is_computed():
-    config = CacheConfig(method="teacache", threshold=9.0, polynomial=(-1.0, 1.0, 0.0), signal="modulated_input")
+    config = CacheConfig(
+        method="teacache", threshold=9.0, gate={"polynomial": (-1.0, 1.0, 0.0), "signal": "modulated_input"}
+    )
     run = drive(config, lanes=[COND], source=lambda lane, step: inputs(lane, step) * (step.index > 5))
     assert run.decisions[6][COND].action == "compute" and run.decisions[6][COND].indicator == math.inf
     assert run.actions()[1:6] == "sssss", "nothing has moved"
@@ -101,7 +103,7 @@ RATIOS = tuple(1 - 0.004 * index for index in range(15))
 @pytest.mark.parametrize(("threshold", "skips"), [(0.12, 2), (0.3, 6), (0.05, 4)])
 def test_magcache(threshold, skips):
     """One branch of ``magcache_forward``."""
-    config = CacheConfig(method="magcache", threshold=threshold, max_consecutive_skips=skips, ratios=RATIOS)
+    config = CacheConfig(method="magcache", threshold=threshold, max_consecutive_skips=skips, gate={"ratios": RATIOS})
     run = drive(config)
     # as the authors stretch it, from 15 to 20 entries
     table = np.array(RATIOS)[np.round(np.arange(20) * (14 / 19)).astype(int)]

@@ -140,7 +140,7 @@ def test_per_branch_decisions_are_the_oracles(transformer, case, threshold, warm
         threshold=threshold,
         warmup_ratio=warmup_ratio,
         probe_depth=probe_depth,
-        gamma_max=gamma_max,
+        estimator={"gamma_max": gamma_max},
         decide="per_branch",
     )
     rows, latents = through_controller(transformer, scheduler("unipc"), case, config)

@@ -96,7 +96,9 @@ def write(path, gram=GRAM, **changes):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_exactly_the_listed_steps_are_computed_and_the_others_made_of_their_velocities(tmp_path, ranks):
-    config = CacheConfig(method="calibrated", calibration=write(tmp_path / "c.json"), steps_skipped=0.5, brake=None)
+    config = CacheConfig(
+        method="calibrated", calibration=write(tmp_path / "c.json"), gate={"steps_skipped": 0.5, "brake": None}
+    )
     run = drive(config, num_steps=STEPS, ranks=ranks)
     placed = PLACED[4]
     for lane in (COND, UNCOND):
@@ -111,7 +113,9 @@ def test_exactly_the_listed_steps_are_computed_and_the_others_made_of_their_velo
 
 
 def test_without_brake_and_release_nothing_is_measured(tmp_path):
-    config = CacheConfig(method="calibrated", calibration=write(tmp_path / "c.json"), steps_skipped=0.5, brake=None)
+    config = CacheConfig(
+        method="calibrated", calibration=write(tmp_path / "c.json"), gate={"steps_skipped": 0.5, "brake": None}
+    )
     run = drive(config, num_steps=STEPS)
     assert not any(c.num_sums(step, COND) or c.probe_blocks for c in run.controllers for step in steps(STEPS))
 

@@ -11,22 +11,23 @@ CONFIGS = [
     CacheConfig(threshold=0.25),
     CacheConfig(threshold=0.25, decide="per_branch", probe_depth=2),
     CacheConfig(method="fbcache", threshold=0.2),
-    CacheConfig(method="interval", interval=3, estimator="taylor"),
+    CacheConfig(method="interval", gate={"interval": 3}, estimator="taylor"),
     CacheConfig(
         method="teacache",
         threshold=1.0,
-        polynomial=(2.0, 0.5, 0.01),
-        signal="modulated_input",
+        gate={"polynomial": (2.0, 0.5, 0.01), "signal": "modulated_input"},
         decide="per_branch",
         estimator="projection",
     ),
-    CacheConfig(method="teacache", threshold=0.5, polynomial=(2.0, 0.5, 0.01), signal="timestep_embedding"),
-    CacheConfig(method="magcache", ratios=(1.0, 0.98, 0.95), estimator="ridge"),
+    CacheConfig(
+        method="teacache", threshold=0.5, gate={"polynomial": (2.0, 0.5, 0.01), "signal": "timestep_embedding"}
+    ),
+    CacheConfig(method="magcache", gate={"ratios": (1.0, 0.98, 0.95)}, estimator="ridge"),
     CacheConfig(method="easycache", threshold=0.4, warmup_steps=3),
-    CacheConfig(method="taylorseer", interval=3, order=2, clock="sigma"),
-    CacheConfig(method="hicache", interval=4),
-    CacheConfig(method="abcache", interval=3),
-    CacheConfig(method="foca", interval=5),
+    CacheConfig(method="taylorseer", gate={"interval": 3}, estimator={"order": 2, "clock": "sigma"}),
+    CacheConfig(method="hicache", gate={"interval": 4}),
+    CacheConfig(method="abcache", gate={"interval": 3}),
+    CacheConfig(method="foca", gate={"interval": 5}),
     CacheConfig(gate="first_block", threshold=0.2, estimator="alignment"),
 ]
 

@@ -64,7 +64,7 @@ def test_a_limit_on_consecutive_skips(limit):
 
 
 def test_a_limit_holds_for_a_fixed_list_too():
-    run = drive(CacheConfig(method="interval", interval=5, max_consecutive_skips=2), num_steps=12)
+    run = drive(CacheConfig(method="interval", gate={"interval": 5}, max_consecutive_skips=2), num_steps=12)
     assert run.actions() == "csscscsscscs"
 
 
@@ -73,4 +73,7 @@ def test_the_last_step_can_be_forced():
     run = drive(CacheConfig(threshold=100.0, force_last=True))
     assert run.actions().endswith("sc")
     assert run.decisions[-1][COND].indicator is not None
-    assert drive(CacheConfig(method="interval", interval=5, force_last=True), num_steps=9).actions() == "csssscssc"
+    assert (
+        drive(CacheConfig(method="interval", gate={"interval": 5}, force_last=True), num_steps=9).actions()
+        == "csssscssc"
+    )

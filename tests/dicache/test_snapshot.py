@@ -14,14 +14,17 @@ CONFIGS = {
     "dicache": CacheConfig(threshold=0.4),
     "per branch": CacheConfig(threshold=0.4, decide="per_branch", max_consecutive_skips=2),
     "fbcache": CacheConfig(method="fbcache", threshold=0.3),
-    "interval": CacheConfig(method="interval", interval=3, estimator="taylor"),
+    "interval": CacheConfig(method="interval", gate={"interval": 3}, estimator="taylor"),
     "teacache": CacheConfig(
-        method="teacache", threshold=0.5, polynomial=(2.0, 0.5, 0.01), signal="timestep_embedding", warmup_steps=3
+        method="teacache",
+        threshold=0.5,
+        gate={"polynomial": (2.0, 0.5, 0.01), "signal": "timestep_embedding"},
+        warmup_steps=3,
     ),
-    "magcache": CacheConfig(method="magcache", ratios=(1.0, 0.98, 0.95), estimator="ridge"),
+    "magcache": CacheConfig(method="magcache", gate={"ratios": (1.0, 0.98, 0.95)}, estimator="ridge"),
     "easycache": CacheConfig(method="easycache", threshold=0.4, warmup_steps=3),
-    "taylorseer": CacheConfig(method="taylorseer", interval=3, order=2),
-    "foca": CacheConfig(method="foca", interval=5),
+    "taylorseer": CacheConfig(method="taylorseer", gate={"interval": 3}, estimator={"order": 2}),
+    "foca": CacheConfig(method="foca", gate={"interval": 5}),
     "innovation": CacheConfig(gate="innovation", threshold=0.01, estimator="ridge"),
     "none": CacheConfig(method="none"),
 }

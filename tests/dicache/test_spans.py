@@ -16,9 +16,9 @@ METHODS = {
     "per branch": CacheConfig(threshold=0.25, decide="per_branch"),
     "no warm-up": CacheConfig(threshold=0.25, warmup_ratio=0.0, max_consecutive_skips=3),
     "fbcache": CacheConfig(method="fbcache", threshold=0.2, warmup_ratio=0.2),
-    "interval": CacheConfig(method="interval", interval=3),
-    "taylor": CacheConfig(method="interval", interval=4, estimator="taylor"),
-    "taylorseer": CacheConfig(method="taylorseer", interval=3, warmup_ratio=0.2, order=2),
+    "interval": CacheConfig(method="interval", gate={"interval": 3}),
+    "taylor": CacheConfig(method="interval", gate={"interval": 4}, estimator="taylor"),
+    "taylorseer": CacheConfig(method="taylorseer", gate={"interval": 3}, warmup_ratio=0.2, estimator={"order": 2}),
     "easycache": CacheConfig(method="easycache", threshold=0.4, warmup_steps=3),
     "ridge": CacheConfig(threshold=0.25, estimator="ridge"),
 }
@@ -51,17 +51,17 @@ def test_the_first_step_is_computed_whatever_the_settings():
     for config in (
         CacheConfig(warmup_ratio=0.0, threshold=100.0),
         CacheConfig(method="fbcache", warmup_ratio=0.0, threshold=100.0),
-        CacheConfig(method="interval", compute_steps=(2, 11)),
+        CacheConfig(method="interval", gate={"compute_steps": (2, 11)}),
     ):
         assert drive(config, span=LATE).actions().startswith("cs")
 
 
 def test_listed_steps_keep_their_numbers():
-    config = CacheConfig(method="interval", compute_steps=(2, 5, 11, 19))
+    config = CacheConfig(method="interval", gate={"compute_steps": (2, 5, 11, 19)})
     assert drive(config, span=EARLY).actions() == "cscsscs"
     assert drive(config, span=LATE).actions() == "csss" + "csssssss" + "c"
     with pytest.raises(ValueError, match=r"names step 20, but the last step of this request is 19"):
-        Controller(CacheConfig(method="interval", compute_steps=(20,)), [COND], 20, NUM_BLOCKS, EARLY)
+        Controller(CacheConfig(method="interval", gate={"compute_steps": (20,)}), [COND], 20, NUM_BLOCKS, EARLY)
 
 
 def test_only_the_very_last_step_is_forced():

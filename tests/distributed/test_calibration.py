@@ -136,7 +136,7 @@ def test_lists_are_tried_out_on_ranks_as_on_one(gang: Gang, tmp_path: Path) -> N
     first, second, again, given_up = alone
     assert first == again and given_up is None and first != second
     for errors, compute in zip((first, second), LISTS, strict=True):
-        steps = f"cache.compute_steps={list(compute)}"
+        steps = f"cache.gate.compute_steps={list(compute)}"
         cache = ("cache.method=calibrated", "cache.gate=list", steps, f"cache.calibration={job.output}")
         latents = []
         for settings in (("cache.method=none",), cache):

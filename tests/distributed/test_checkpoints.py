@@ -19,19 +19,19 @@ from tests.support.small_model import PROMPT, tiny_config
 SMALL = ("sampling.height=48", "sampling.width=112", "sampling.frames=5")  # 42 tokens
 CACHES = {
     "dicache": ("cache.threshold=0.1", "cache.decide=per_branch"),
-    "taylor": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor"),
+    "taylor": ("cache.method=interval", "cache.gate.interval=3", "cache.estimator=taylor"),
     "fbcache": ("cache.method=fbcache", "cache.threshold=0.2"),
     "easycache": ("cache.method=easycache", "cache.threshold=0.2", "cache.warmup_ratio=0.2"),
     "teacache": (
         "cache.method=teacache",
         "cache.threshold=0.4",
         "cache.warmup_ratio=0.2",
-        "cache.polynomial=[1.0,0.0]",
-        "cache.signal=timestep_embedding",
+        "cache.gate.polynomial=[1.0,0.0]",
+        "cache.gate.signal=timestep_embedding",
     ),
     "a corrector": (  # both breaks are inside a gap
         "cache.method=taylorseer",
-        "cache.interval=4",
+        "cache.gate.interval=4",
         "cache.corrector=true",
         "cache.warmup_steps=1",
     ),

@@ -27,7 +27,7 @@ from tests.support.hunyuan_images import (
 )
 from tests.support.parity import difference
 
-CACHED = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
+CACHED = ("cache.method=dicache", "cache.threshold=0.1", "cache.estimator.gamma_max=1.5", "sampling.steps=12")
 LAYOUTS = {
     REPLACE: [Degrees(ulysses=2), Degrees(ring=2), Degrees(ulysses=2, ring=2)],
     CONCAT: [Degrees(ring=2), Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(ulysses=2, ring=2)],

@@ -25,7 +25,7 @@ from tests.support.hunyuan15_inputs import (
 from tests.support.parity import difference, pipeline_video
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=2), Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(ulysses=2, ring=2)]
-CACHE = ("cache.method=dicache", "cache.threshold=0.1", "cache.gamma_max=1.5", "sampling.steps=12")
+CACHE = ("cache.method=dicache", "cache.threshold=0.1", "cache.estimator.gamma_max=1.5", "sampling.steps=12")
 SQUARE = ("sampling.height=64", "sampling.width=64")  # 48 video tokens, which all layouts divide; by default 45
 CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "text, two prompts": ("text", (), {"prompts": (PLAIN, "a sun")}),

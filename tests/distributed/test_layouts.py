@@ -53,7 +53,7 @@ CACHES = {
     "dicache": ("cache.method=dicache", "cache.threshold=0.2", "sampling.steps=8"),
     "per branch": ("cache.decide=per_branch", "cache.threshold=0.1", "sampling.steps=12"),
     "fbcache": ("cache.method=fbcache", "cache.threshold=0.2", "cache.warmup_ratio=0.2", "sampling.steps=8"),
-    "interval": ("cache.method=interval", "cache.interval=3", "cache.estimator=taylor", "sampling.steps=8"),
+    "interval": ("cache.method=interval", "cache.gate.interval=3", "cache.estimator=taylor", "sampling.steps=8"),
 }
 # every layout meets every cache, with and without a remainder; the full product would only repeat itself
 CASES = [

@@ -25,23 +25,23 @@ METHODS = {
     "ridge": ("method=dicache", "threshold=1.2", "estimator=ridge"),
     "projection on velocities": ("method=dicache", "threshold=1.2", "estimator=projection", "anchor=latents"),
     "per branch": ("method=dicache", "threshold=1.027", "anchor=nothing", "decide=per_branch"),
-    "teacache": ("method=teacache", "threshold=1.7", "polynomial=[1.0,0.0]", "signal=timestep_embedding"),
+    "teacache": ("method=teacache", "threshold=1.7", "gate.polynomial=[1.0,0.0]", "gate.signal=timestep_embedding"),
     "retention": (
         "method=teacache",
         "threshold=1.6",
-        "polynomial=[1.0,0.0]",
-        "signal=timestep_modulation",
-        "use_ret_steps=true",
+        "gate.polynomial=[1.0,0.0]",
+        "gate.signal=timestep_modulation",
+        "gate.use_ret_steps=true",
         "estimator=alignment",
     ),
-    "magcache": ("method=magcache", "ratios=[1.0,0.97,0.93]"),
+    "magcache": ("method=magcache", "gate.ratios=[1.0,0.97,0.93]"),
     "easycache": ("method=easycache", "threshold=2.0", "warmup_steps=2"),
     "a corrector over hidden states": ("method=dicache", "threshold=1.2", "corrector=true"),
     "innovation": ("method=innovation", "threshold=0.3", "warmup_ratio=0.2", "estimator=ridge"),
-    "taylorseer": ("method=taylorseer", "interval=3", "order=2"),
-    "hicache": ("method=hicache", "interval=3"),
-    "abcache": ("method=abcache", "interval=3"),
-    "foca": ("method=foca", "interval=4"),
+    "taylorseer": ("method=taylorseer", "gate.interval=3", "estimator.order=2"),
+    "hicache": ("method=hicache", "gate.interval=3"),
+    "abcache": ("method=abcache", "gate.interval=3"),
+    "foca": ("method=foca", "gate.interval=4"),
 }
 WITHOUT_DATA = ("magcache", "taylorseer", "hicache", "abcache", "foca")
 LAYOUTS = {
@@ -135,7 +135,7 @@ def test_a_signal_from_inside_a_block_whose_weights_are_shared_out(gang: Gang, t
     """TeaCache on HunyuanVideo, whose signal is of the tokens that each rank holds: 45, which two do not divide."""
     model = write_hunyuan_checkpoint(tmp_path / "HunyuanVideo")
     others = ["sampling.scheduler=euler", "sampling.max_sequence_length=256", "sampling.steps=10"]
-    cache = ("method=teacache", "threshold=0.5", "polynomial=[1.0,0.0]", "signal=modulated_input")
+    cache = ("method=teacache", "threshold=0.5", "gate.polynomial=[1.0,0.0]", "gate.signal=modulated_input")
     config = configured(model, (9, 48, 80), cache, *others)
     (alone,) = generate(Ranks(), [config])
     for whole, parts in gang.run(generate_both, Degrees(ulysses=2), config):

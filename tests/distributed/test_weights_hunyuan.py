@@ -38,7 +38,7 @@ def configured(model: Path, *overrides: str) -> Config:
     """3 x 3 x 5 = 45 tokens."""
     small = ["height=48", "width=80", "frames=9", "steps=8", "guidance=6", "shift=7", "scheduler=euler"]
     sampling = [f"sampling.{setting}" for setting in (*small, "max_sequence_length=256")]
-    cache = ("cache.method=dicache", "cache.threshold=0.2", "cache.gamma_max=1.5")
+    cache = ("cache.method=dicache", "cache.threshold=0.2", "cache.estimator.gamma_max=1.5")
     return tiny_config(f"model.path={model}", *cache, *sampling, *overrides)
 
 

@@ -31,7 +31,7 @@ def test_a_calibration_of_other_steps_is_caught(tmp_path: Path) -> None:
         "uncached": ("cache.method=none",),
         "right": ("cache.method=calibrated",),
         "caught": ("cache.method=calibrated", f"cache.calibration={wrong}"),
-        "believed": ("cache.method=calibrated", f"cache.calibration={wrong}", "cache.brake=null"),
+        "believed": ("cache.method=calibrated", f"cache.calibration={wrong}", "cache.gate.brake=null"),
     }
     model = load_model(load_config(CONFIG, ["model.dtype=float32", "runtime.device=cpu"]), Ranks())
     latents, computed = {}, {}

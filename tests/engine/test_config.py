@@ -40,7 +40,7 @@ def test_the_shipped_configuration_names_the_shipped_model() -> None:
 def test_overrides_go_over_the_file_in_order(file: Path) -> None:
     config = load_config(file, ["sampling.steps=3", "cache.threshold=1e-2", "sampling.steps=4", "sampling.guidance=1"])
     assert (config.sampling.steps, config.cache.threshold, config.sampling.guidance) == (4, 0.01, 1.0)
-    assert load_config(file, ["cache.compute_steps=[0, 3]"]).cache.compute_steps == (0, 3)
+    assert load_config(file, ["cache.gate=list", "cache.gate.compute_steps=[0, 3]"]).cache.gate.compute_steps == (0, 3)
     assert (
         load_config(file, ["cache.max_consecutive_skips=4", "cache.max_consecutive_skips="]).cache
         == Config(model={"path": "x"}, sampling={"height": 1, "width": 1, "frames": 1}).cache
@@ -132,7 +132,7 @@ def test_an_unknown_key_names_the_nearest_valid_one(wrong: str, right: str, wher
         ("runtime.step_timeout_seconds=1e-7", ["step_timeout_seconds", "1"]),
         ("model.path=~nobody-has-this-name/x", ["~nobody-has-this-name"]),
         ("cache.force_last=!!bool maybe", ["force_last"]),
-        ("cache.compute_steps=&a [*a]", ["value"]),
+        ("cache.gate.compute_steps=&a [*a]", ["value"]),
         ("runtime.load_timeout_seconds=.inf", ["load_timeout_seconds", "inf"]),
         ("model.path=", ["model.path", "None"]),
         ("model.path=3", ["model.path", "3", "string"]),
@@ -142,8 +142,8 @@ def test_an_unknown_key_names_the_nearest_valid_one(wrong: str, right: str, wher
         ("model.dtype=float8", ["'float8'", "'bfloat16'"]),
         ("cache.threshold=-1", ["cache.threshold", "-1"]),
         ("cache.threshold=yes", ["cache.threshold", "True", "number"]),
-        ("cache.gamma_max=0.5", ["cache.gamma_max", "0.5"]),
-        ("cache.compute_steps=[0, x]", ["cache.compute_steps", "'x'"]),
+        ("cache.estimator.gamma_max=0.5", ["cache.estimator.gamma_max", "0.5"]),
+        ("cache.gate.compute_steps=[0, x]", ["cache.gate.compute_steps", "'x'"]),
         ("cache=3", ["cache", "3", "section"]),
         ("sampling=", ["sampling", "missing"]),
         ("parallel.cfg=0", ["parallel.cfg", "0"]),

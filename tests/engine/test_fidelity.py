@@ -15,7 +15,7 @@ from tests.support.small_model import PROMPT, tiny_config
 CASES = {
     "paper": ("cache.threshold=0.2",),
     "code": ("cache.threshold=0.08",),
-    "tight gamma": ("cache.threshold=0.3", "cache.gamma_max=1.5"),
+    "tight gamma": ("cache.threshold=0.3", "cache.estimator.gamma_max=1.5"),
     "deep probe": ("cache.threshold=0.2", "cache.probe_depth=3"),
     "no warm-up": ("cache.threshold=0.2", "cache.warmup_ratio=0"),
     "no guidance": ("cache.threshold=0.2", "sampling.guidance=1"),
@@ -65,5 +65,5 @@ def _oracle(config) -> OracleRun:
         cache.threshold,
         cache.warmup_ratio,
         cache.probe_depth,
-        cache.gamma_max,
+        cache.estimator.gamma_max,
     )

@@ -37,18 +37,21 @@ CASES: dict[str, tuple[Any, tuple[str, ...]]] = {
     # shares of the steps for which diffusers' rounding to the nearest and the authors' rounding down agree
     "magcache": (
         MagCacheConfig(0.105, max_skip_steps=3, retention_ratio=0.15, num_inference_steps=STEPS, mag_ratios=RATIOS),
-        ("method=magcache", "threshold=0.105", "max_consecutive_skips=3", "warmup_ratio=0.15", f"ratios={RATIOS}"),
+        ("method=magcache", "threshold=0.105", "max_consecutive_skips=3", "warmup_ratio=0.15", f"gate.ratios={RATIOS}"),
     ),
     "magcache, K 1": (
         MagCacheConfig(9.0, max_skip_steps=1, retention_ratio=0.3, num_inference_steps=STEPS, mag_ratios=RATIOS),
-        ("method=magcache", "threshold=9", "max_consecutive_skips=1", "warmup_ratio=0.3", f"ratios={RATIOS}"),
+        ("method=magcache", "threshold=9", "max_consecutive_skips=1", "warmup_ratio=0.3", f"gate.ratios={RATIOS}"),
     ),
-    "taylorseer": (taylorseer(1, 2), ("method=taylorseer", "interval=2", "warmup_steps=3")),
-    "taylorseer, order 2": (taylorseer(2, 2), ("method=taylorseer", "interval=2", "warmup_steps=3", "order=2")),
+    "taylorseer": (taylorseer(1, 2), ("method=taylorseer", "gate.interval=2", "warmup_steps=3")),
+    "taylorseer, order 2": (
+        taylorseer(2, 2),
+        ("method=taylorseer", "gate.interval=2", "warmup_steps=3", "estimator.order=2"),
+    ),
     # diffusers counts every third step from another place than TaylorSeer's authors
     "taylorseer, uneven": (
         taylorseer(2, 3),
-        ("method=taylorseer", "gate=list", "compute_steps=[0,1,2,4,7,10,13]", "order=2"),
+        ("method=taylorseer", "gate=list", "gate.compute_steps=[0,1,2,4,7,10,13]", "estimator.order=2"),
     ),
 }
 

@@ -18,10 +18,15 @@ from tests.support.oracle import OracleRun
 from tests.support.small_model import tiny_config
 
 PROMPT = "a blue square moving slowly left"
-PUBLISHED = ("cache.threshold=0.1", "cache.at_threshold=skip", "cache.gamma_max=1.5", "cache.warmup_ratio=0.2")
+PUBLISHED = (
+    "cache.threshold=0.1",
+    "cache.gate.at_threshold=skip",
+    "cache.estimator.gamma_max=1.5",
+    "cache.warmup_ratio=0.2",
+)
 CASES = {
     "published": (),
-    "tight gamma": ("cache.gamma_max=1.05",),
+    "tight gamma": ("cache.estimator.gamma_max=1.05",),
     "lower threshold": ("cache.threshold=0.05",),
     "deep probe": ("cache.probe_depth=2",),
     "no warm-up": ("cache.warmup_ratio=0",),
@@ -57,7 +62,7 @@ def ask_oracle(config: Config, threshold: float | None = None) -> OracleRun:
         cache.threshold if threshold is None else threshold,
         cache.warmup_ratio,
         cache.probe_depth,
-        cache.gamma_max,
+        cache.estimator.gamma_max,
     )
 
 
@@ -79,7 +84,7 @@ def test_actions_indicators_gammas_and_latents_are_the_oracles(case: str, model:
     actions = [row.action for row in oracle.rows]
     assert {"skip", "compute"} <= set(actions) and ("warmup" in actions) == (config.cache.warmup_ratio > 0)
     gammas = [row.gamma for row in oracle.rows if row.gamma is not None]
-    assert any(1 < gamma < config.cache.gamma_max for gamma in gammas) or case == "tight gamma", gammas
+    assert any(1 < gamma < config.cache.estimator.gamma_max for gamma in gammas) or case == "tight gamma", gammas
     check_alike(generate(config), oracle)
 
 
@@ -110,7 +115,7 @@ def test_a_threshold_that_is_hit_exactly_skips(model: Path) -> None:
     at_it = f"cache.threshold={first['accumulated']!r}"
     actions = {}
     for choice in ("skip", "compute"):
-        result = generate(configured(model, at_it, f"cache.at_threshold={choice}"))
+        result = generate(configured(model, at_it, f"cache.gate.at_threshold={choice}"))
         assert result.report
         assert result.report["steps"][first["step"]]["accumulated"] == first["accumulated"], "hit, bit for bit"
         actions[choice] = result.report["steps"][first["step"]]["action"]

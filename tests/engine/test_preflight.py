@@ -75,13 +75,17 @@ def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
         ([], -2, ["--ranks", "-2"]),
         (["sampling.frames=1", "sampling.height=16", "sampling.width=16"], 2, ["1 tokens", "2 ranks"]),
         (["cache.probe_depth=3"], 1, ["probe_depth", "3", "3 blocks", "at most 2"]),
-        (["cache.method=interval", "cache.compute_steps=[0, 99]"], 1, ["compute_steps", "99"]),
-        (["cache.method=magcache"], 1, ["magcache", "Wan2.1-T2V-14B", "cache.ratios", "easycache"]),
-        (["cache.method=teacache", "cache.use_ret_steps=true"], 1, ["teacache", "polynomials", "cache.polynomial"]),
+        (["cache.method=interval", "cache.gate.compute_steps=[0, 99]"], 1, ["compute_steps", "99"]),
+        (["cache.method=magcache"], 1, ["magcache", "Wan2.1-T2V-14B", "cache.gate.ratios", "easycache"]),
         (
-            ["cache.method=teacache", "cache.polynomial=[1.0, 0.0]", "cache.signal=modulated_input"],
+            ["cache.method=teacache", "cache.gate.use_ret_steps=true"],
             1,
-            ["cache.signal is modulated_input", "Wan", "timestep_embedding or timestep_modulation"],
+            ["teacache", "polynomials", "cache.gate.polynomial"],
+        ),
+        (
+            ["cache.method=teacache", "cache.gate.polynomial=[1.0, 0.0]", "cache.gate.signal=modulated_input"],
+            1,
+            ["cache.gate.signal is modulated_input", "Wan", "timestep_embedding or timestep_modulation"],
         ),
         (["runtime.attention=flash"], 1, ["flash", "cpu"]),
         (["runtime.attention=flash", "runtime.device=auto", "model.dtype=float32"], 1, ["flash", "float32"]),
@@ -139,8 +143,11 @@ def test_no_cuda(config: Callable[..., Config]) -> None:
         assert "runtime.device is cuda" in refusal(config("runtime.device=cuda"))
 
 
-def test_a_method_that_probes_nothing_may_have_any_depth(config: Callable[..., Config]) -> None:
-    check(config("cache.method=none", "cache.probe_depth=3"))
+def test_a_method_that_probes_nothing_takes_no_depth(config: Callable[..., Config]) -> None:
+    check(config("cache.method=none"))
+    for method in ("none", "interval"):
+        with pytest.raises(InvalidInput, match=rf"cache\.probe_depth is 3, but .* is {method}.*: leave it out"):
+            config(f"cache.method={method}", "cache.probe_depth=3")
 
 
 def test_two_transformers_are_told_apart_from_one_that_names_a_boundary(model: Path) -> None:

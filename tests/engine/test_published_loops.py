@@ -162,8 +162,8 @@ def test_teacache(model: LoadedModel, pipeline: WanPipeline, threshold: float, u
     cached = TeaCachedBlocks(transformer.blocks, transformer.condition_embedder, int(use_ret_steps), threshold, first)
     transformer.blocks = nn.ModuleList([cached])
     signal = "timestep_modulation" if use_ret_steps else "timestep_embedding"
-    own = (f"polynomial={list(POLYNOMIAL)}", f"signal={signal}")
-    published = (f"use_ret_steps={str(use_ret_steps).lower()}", f"warmup_steps={first}", "decide=per_branch")
+    own = (f"gate.polynomial={list(POLYNOMIAL)}", f"gate.signal={signal}")
+    published = (f"gate.use_ret_steps={str(use_ret_steps).lower()}", f"warmup_steps={first}", "decide=per_branch")
     compare(model, pipeline, cached.ran, "method=teacache", f"threshold={threshold}", *own, *published)
 
 

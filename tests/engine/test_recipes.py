@@ -93,10 +93,10 @@ def test_settings_are_the_published_ones(model: PublishedModel) -> None:
     sampling, cache = config.sampling, config.cache
     guidance = tuple(sampling.guidance_of(expert) for expert in range(len(model.facts.transformers)))
     size = sampling.height, sampling.width, sampling.frames, sampling.fps
-    when = cache.threshold, cache.at_threshold, cache.gamma_max
+    when = cache.threshold, cache.gate.at_threshold, cache.estimator.gamma_max
     assert (sampling.frames, sampling.height, sampling.width) == model.video
     assert (*size, sampling.steps, guidance, sampling.shift, *when) == PUBLISHED[model.recipe]
-    assert (cache.method, cache.warmup_ratio, cache.probe_depth, cache.gamma_min) == ("dicache", 0.2, 1, 1.0)
+    assert (cache.method, cache.warmup_ratio, cache.probe_depth, cache.estimator.gamma_min) == ("dicache", 0.2, 1, 1.0)
 
 
 def test_torch_is_not_needed_to_read_the_catalog() -> None:

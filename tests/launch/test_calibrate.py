@@ -31,8 +31,8 @@ def test_two_ranks_write_a_file_that_generate_takes(shell: Shell) -> None:
     settings = (
         "--set=cache.method=calibrated",
         "--set=cache.calibration=cal.json",
-        "--set=cache.steps_skipped=0.5",
-        "--set=cache.brake=null",
+        "--set=cache.gate.steps_skipped=0.5",
+        "--set=cache.gate.brake=null",
     )
     process = shell.generate("--prompt=a green triangle", "--output=o.mp4", *settings)
     out, err = process.communicate(timeout=240)

@@ -46,7 +46,7 @@ def test_the_printed_configuration_has_it() -> None:
     assert (config.cache.method, config.cache.threshold) == ("innovation", 0.014)
     comments, config = printed(CONFIG, *LEFT_OPEN)
     assert comments[0] == "cache: method calibrated: cache.calibration holds for this model and sampling"
-    assert (config.cache.method, config.cache.steps_skipped) == ("calibrated", 0.75)
+    assert (config.cache.method, config.cache.gate.steps_skipped) == ("calibrated", 0.75)
     comments, config = printed(CONFIG, *LEFT_OPEN, "sampling.shift=5")
     assert "cache.calibration does not hold here, for sampling.shift was 3.0 and is 5.0; " in comments[0]
     assert config.cache.method == "innovation"
@@ -56,7 +56,7 @@ def test_the_printed_configuration_has_it() -> None:
 def test_a_published_model_need_not_be_here_and_another_stays_open(tmp_path: Path) -> None:
     comments, config = printed(ROOT / "configs" / "hunyuan-video.yaml", "cache.quality=high")
     assert comments == ["cache: quality high: threshold 0.05, 0.5 times the published one"]
-    assert (config.cache.threshold, config.cache.at_threshold) == (0.05, "skip")
+    assert (config.cache.threshold, config.cache.gate.at_threshold) == (0.05, "skip")
     comments, config = printed(CONFIG, *LEFT_OPEN, f"model.path={tmp_path / 'nothing'}")
     assert comments == ["cache: chosen when the model is here"]
     assert (config.cache.method, config.cache.quality) == ("auto", "draft")

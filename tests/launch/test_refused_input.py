@@ -246,7 +246,8 @@ def test_config_prints_what_it_reads_again(shell: Shell) -> None:
         assert process.returncode == 0, err
         return out
 
-    overrides = ["cache.threshold=1e-2", "cache.compute_steps=[1, 5]", "parallel=auto"]
+    of_teacache = ["cache.method=teacache", "cache.gate.polynomial=[1, 5]", "cache.gate.signal=modulated_input"]
+    overrides = [*of_teacache, "cache.threshold=1e-2", "parallel=auto"]
     first = printed(str(CONFIG), *(f"--set={override}" for override in overrides))
     assert "threshold: 0.01" in first and "cfg: null" in first
     (shell.folder / "again.yaml").write_text(first)

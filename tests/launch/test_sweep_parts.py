@@ -30,21 +30,27 @@ def test_a_name_stands_for_the_published_settings_and_the_configurations_common_
     assert dicache.ladder()[0].cache.probe_depth == 2
     assert [setting.cache.threshold for setting in easycache.ladder()] == [0.025, 0.05, 0.1, 0.2]
     assert [setting.cache.warmup_steps for setting in easycache.ladder()] == [10] * 4
-    assert [s.cache.interval for s in next(c for c in curves if c.name == "hicache").ladder()] == [2, 3, 4, 6]
+    assert [s.cache.gate.interval for s in next(c for c in curves if c.name == "hicache").ladder()] == [2, 3, 4, 6]
 
 
 def test_a_list_of_sections(tmp_path: Path) -> None:
     file = tmp_path / "methods.yaml"
     file.write_text(
         "- {method: dicache, estimator: ridge, threshold: [0.1, 0.3]}\n"
-        "- {name: every third, gate: interval, interval: 3}\n"
-        "- {method: interval, compute_steps: [0, 4]}\n"
+        "- {name: every third, gate: {name: interval, interval: 3}}\n"
+        "- {method: interval, gate: {compute_steps: [0, 4]}}\n"
+        "- {method: taylorseer, gate: {interval: [3, 4]}}\n"
+        "- {method: hicache, interval: [3, 5]}\n"
     )
-    ridge, third, listed = read_curves(str(file), BASE)
+    said: list[str] = []
+    ridge, third, listed, series, old = read_curves(str(file), BASE, note=said.append)
     assert ridge.name == "dicache × ridge" and [s.cache.threshold for s in ridge.ladder()] == [0.1, 0.3]
     assert [s.label for s in ridge.ladder()] == ["threshold 0.1", "threshold 0.3"]
-    assert third.name == "every third" and [s.cache.interval for s in third.ladder()] == [3]
-    assert [s.cache.compute_steps for s in listed.ladder()] == [(0, 4)]
+    assert third.name == "every third" and [s.cache.gate.interval for s in third.ladder()] == [3]
+    assert [s.cache.gate.compute_steps for s in listed.ladder()] == [(0, 4)]
+    assert [(s.label, s.cache.gate.interval) for s in series.ladder()] == [("interval 3", 3), ("interval 4", 4)]
+    assert [s.cache.gate.interval for s in old.ladder()] == [3, 5]
+    assert said == ["--methods, cache.interval is now cache.gate.interval"]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +102,11 @@ def test_bisection_finds_each_share_and_measures_no_threshold_twice() -> None:
 @pytest.mark.parametrize(
     "keys, share",
     [
-        ({"method": "interval", "interval": 4, "warmup_ratio": 0.2}, 1 - (10 + 10) / 50),  # 12 of 49..9 by 4, 10 early
-        ({"method": "magcache", "ratios": [1.0], "max_consecutive_skips": 3, "warmup_ratio": 0.2}, 0.6),
+        (
+            {"method": "interval", "gate": {"interval": 4}, "warmup_ratio": 0.2},
+            1 - (10 + 10) / 50,
+        ),  # 12 of 49..9 by 4, 10 early
+        ({"method": "magcache", "gate": {"ratios": [1.0]}, "max_consecutive_skips": 3, "warmup_ratio": 0.2}, 0.6),
         ({"method": "dicache"}, None),
         ({"method": "none"}, 0.0),
     ],

@@ -1,0 +1,134 @@
+"""Keys of the cache section that the chosen method ignores: refused, each with the name of what would use it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dicache.pairs import PAIRS, method_of_gate
+from dicache.section import KINDS, MOVED, Names, chosen, flatten, is_old_dump, nest, shown
+from dicache.settings import SHARED_KEYS
+
+
+def complete(section: Mapping[Any, Any]) -> dict[str, Any]:
+    """The section as :class:`dicache.config.CacheConfig` takes it, with the gate's and the estimator's names in it.
+
+    Keys under old names that the chosen gate and estimator do not have are left out, and so is all that has no effect
+    in a section that an older version wrote.
+
+    Raises:
+        ValueError: a key has no effect with the chosen method, or a name does not exist; one sentence.
+    """
+    flat = flatten(section)
+    optional = set(flat) if is_old_dump(section) else {MOVED[key] for key in section if key in MOVED}
+    problems = unused(flat)
+    if problem := next((problems[key] for key in problems if key not in optional), None):
+        raise ValueError(problem)
+    names = chosen(flat)
+    flat = {key: value for key, value in flat.items() if key not in problems and not _says_nothing(key, value, names)}
+    for kind, known in KINDS.items():
+        given, name = flat.pop(kind, None), names.gate if kind == "gate" else names.estimator
+        if given is not None and not (isinstance(given, str) and given in known):
+            listed = [repr(name) for name in known]
+            raise ValueError(f"cache.{kind} is {given!r}, but it should be {', '.join(listed[:-1])} or {listed[-1]}.")
+        if name is not None and (given is not None or any(key.startswith(f"{kind}.") for key in flat)):
+            flat[kind] = name
+    nested = nest(flat)
+    return nested | {kind: {"name": nested[kind]} for kind in KINDS if isinstance(nested.get(kind), str)}
+
+
+def _says_nothing(key: str, value: Any, names: Names) -> bool:
+    """Whether it is null, for a key that is null where the method does not use it."""
+    kind, _, inner = key.rpartition(".")
+    if kind in KINDS:
+        settings = names.settings(kind)
+        return value is None and (settings is None or inner not in settings.model_fields)
+    return value is None and key in ("threshold", "probe_depth")
+
+
+_NEUTRAL: Mapping[str, Any] = {"decide": "together", "force_last": False, "corrector": False}
+"""Values that a section of the method none may have, since they say what holds there anyway."""
+
+
+def unused(flat: Mapping[str, Any]) -> dict[str, str]:
+    """The keys that are given and have no effect with the chosen method, each with a sentence that says so."""
+    names = chosen(flat)
+    if names.method is None:
+        return {}
+    found = {}
+    for key, value in flat.items():
+        if not _is_no_value(key, value) and (reason := _why_unused(key, flat, names)):
+            found[key] = f"cache.{key} is {shown(value)}, but {reason}."
+    return found
+
+
+def _is_no_value(key: str, value: Any) -> bool:
+    """Whether nothing is said: a null, unless it has a meaning of its own, as that of ``cache.gate.brake``."""
+    kind, _, inner = key.rpartition(".")
+    fields = [KINDS[kind][name].model_fields[inner] for name in _users(kind, inner)]
+    return value is None and all(field.is_required() or field.default is None for field in fields)
+
+
+def _why_unused(key: str, flat: Mapping[str, Any], names: Names) -> str | None:
+    if key in ("method", "chosen"):
+        return None
+    kind, _, inner = key.rpartition(".")
+    users = _users(kind, inner)
+    if names.method == "none":
+        if key in _NEUTRAL and _NEUTRAL[key] == flat[key]:
+            return None
+        advice = f"use {_choice(kind, users)}" if users else "name a method"
+        return f"cache.method is none, which skips nothing: leave it out, or {advice}"
+    if names.method == "auto":
+        return (
+            "cache.method is auto, which chooses that itself: name a method" if kind in KINDS or key in KINDS else None
+        )
+    if kind in KINDS:
+        settings = names.settings(kind)
+        if settings is None or inner in settings.model_fields or not users:
+            return None  # an unknown gate or key is refused elsewhere
+        name = names.gate if kind == "gate" else names.estimator
+        return f"the {kind} is {name}: only {_uses(users)}: leave it out, or use {_choice(kind, users)}"
+    if key in SHARED_KEYS:
+        return _why_shared_is_unused(key, flat, names)
+    return None
+
+
+def _why_shared_is_unused(key: str, flat: Mapping[str, Any], names: Names) -> str | None:
+    gate, estimator = names.settings("gate"), names.settings("estimator")
+    if gate is None or estimator is None or key in gate.shared_keys | estimator.shared_keys:
+        return None
+    if key == "quality":
+        return f"cache.gate is {names.gate}, which is exact: leave it out"
+    gates, estimators = ([name for name, s in known.items() if key in s.shared_keys] for known in KINDS.values())
+    if not estimators:
+        return f"the gate is {names.gate}: only {_uses(gates)}: leave it out, or use {_choice('gate', gates)}"
+    if uses_probe_as_anchor(flat):
+        return None
+    return (
+        f"the gate is {names.gate} and the estimator is {names.estimator}: only the gates {_and(gates)} and the "
+        f"estimators {_and(estimators)} use it: leave it out"
+    )
+
+
+def uses_probe_as_anchor(flat: Mapping[str, Any]) -> bool:
+    """Whether estimates are added to the probe, which then has to be computed whatever the gate looks at."""
+    pair = PAIRS.get(str(flat.get("method", "dicache")))
+    return (flat.get("anchor") or (pair.anchor if pair else None)) == "probe"
+
+
+def _users(kind: str, key: str) -> list[str]:
+    return [name for name, settings in KINDS.get(kind, {}).items() if key in settings.model_fields]
+
+
+def _choice(kind: str, users: list[str]) -> str:
+    """How the first of them is chosen."""
+    method = method_of_gate(users[0]) if kind == "gate" else None
+    return f"cache.method={method}" if method else f"cache.{kind}={users[0]}"
+
+
+def _uses(names: list[str]) -> str:
+    return f"{_and(names)} {'uses' if len(names) == 1 else 'use'} it"
+
+
+def _and(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
