@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tests.support.small_model import CONFIG, ROOT
 
 INJECTED = Path(__file__).parent / "injected"
@@ -79,17 +81,10 @@ class Shell:
     def family(self) -> dict[int, int | None]:
         """Living processes that a command of this shell started, as pid -> rank."""
         found: dict[int, int | None] = {}
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                variables = dict(
-                    entry.split("=", 1) for entry in (folder / "environ").read_text().split("\0") if "=" in entry
-                )
-            except (OSError, UnicodeDecodeError):
-                continue
+        for process in psutil.process_iter(["environ"]):
+            variables = process.info["environ"] or {}  # None of a process that may not be looked into, or has ended
             if variables.get("LOCKSTEP_TEST_FAMILY") == str(self.folder):
-                found[int(folder.name)] = int(variables["RANK"]) if "RANK" in variables else None
+                found[process.pid] = int(variables["RANK"]) if "RANK" in variables else None
         return found
 
     def ranks(self) -> dict[int, int]:
