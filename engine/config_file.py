@@ -45,14 +45,14 @@ def read_config(
 ) -> AnyConfig:
     """Read a configuration file and apply ``key.sub=value`` overrides, whose values are read as YAML.
 
-    Where they name another method or gate for the cache, what the file says for its own is left out.
+    If they name another method or gate for the cache, the keys in the file that belong to its own are dropped.
 
     A relative path in the file is taken from the file's folder if it exists there, else from the
     working directory; in an override always from the working directory.
 
     Args:
         kind: the sections that the file may have; a job has more than the engine reads.
-        note: is told of each key that earlier versions had, in a sentence without a full stop.
+        note: called for each key of an earlier version, with a sentence without a full stop.
 
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
@@ -85,7 +85,7 @@ def read_config(
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError:  # "~" of somebody who has no account here
+    except RuntimeError:  # "~" of an unknown user
         raise InvalidInput(f"{path} begins with a home folder that does not exist: write the path in full.") from None
 
 

@@ -50,7 +50,7 @@ class Engine:
 
     def __init__(self, model: LoadedModel, progress: Progress, lists: Iterator[int] | None = None) -> None:
         """Use :meth:`load`."""
-        self._lists = lists or itertools.count(1)  # numbers that tell the lists of one loaded model apart
+        self._lists = lists or itertools.count(1)  # a number for each list of work of the loaded model
         self._model = model
         self._progress = progress
 
@@ -84,7 +84,7 @@ class Engine:
         apply. What loading has decided stays: the layout, sharding of weights, devices and attention.
 
         Args:
-            progress: told what these requests do; by default the one that was given at loading.
+            progress: for these requests; by default the one that was given at loading.
 
         Raises:
             InvalidInput: it asks for another model.

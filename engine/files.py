@@ -80,10 +80,10 @@ def try_lock(descriptor: int) -> bool:
     system does for a process that is killed.
 
     Args:
-        descriptor: open for writing: a network file system locks no file for somebody who can only read it.
+        descriptor: open for writing; a network file system locks no file that is open for reading alone.
 
     Returns:
-        False if somebody else holds the lock.
+        False if another process holds the lock.
 
     Raises:
         OSError: the file system has no locks.

@@ -97,7 +97,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise InvalidInput(f"--prompts is {str(path)!r}, which is not text in UTF-8: save it as UTF-8.") from None
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: "~" of somebody without an account here
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: "~" of an unknown user
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"--prompts is {str(path)!r}, which cannot be read ({reason}): check the path.") from None
     prompts = tuple(line.strip() for line in lines if line.strip())

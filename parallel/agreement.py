@@ -47,7 +47,7 @@ class Agreement:
     ) -> None:
         """
         Args:
-            control: this rank's wish, asked at every agreement; the largest of all ranks' wishes is agreed on.
+            control: returns this rank's wish; called at every agreement, and the largest wish of all ranks holds.
         """
         self.seconds = 0.0
         self._ranks = ranks
@@ -55,10 +55,10 @@ class Agreement:
         self._control = control
 
     def agree(self, *, step: int, expected_tokens: int, num_tokens: int, sums: Tensor, finite: Tensor) -> Agreed:
-        """Add every rank's partial sums and agree on the control word. Always to be called, on all ranks.
+        """Add every rank's partial sums and agree on the control word. Collective over the replica, once for each step.
 
         Args:
-            step: index of the denoise step; ranks at different steps are told apart.
+            step: index of the denoise step, which must be the same on all ranks.
             expected_tokens: tokens that all ranks together must have counted.
             num_tokens: tokens that this rank's sums run over.
             sums: float64 [n] on the ranks' device, this rank's partial sums, equal n on all ranks.
@@ -70,41 +70,41 @@ class Agreement:
         """
         started = time.perf_counter()
         header = torch.tensor([step, num_tokens, int(self._control())], dtype=torch.float64, device=sums.device)
-        ballot = torch.cat([header, (~finite).double().reshape(1), sums])
-        ballots = self._gather(ballot).tolist()
+        own_row = torch.cat([header, (~finite).double().reshape(1), sums])
+        rows = self._gather(own_row).tolist()
         self.seconds += time.perf_counter() - started
 
-        self._check(step, expected_tokens, ballots)
+        self._check(step, expected_tokens, rows)
         return Agreed(
-            sums=tuple(_add_in_rank_order([row[4 + i] for row in ballots]) for i in range(len(sums))),
-            control=Control(int(max(row[2] for row in ballots))),
+            sums=tuple(_add_in_rank_order([row[4 + i] for row in rows]) for i in range(len(sums))),
+            control=Control(int(max(row[2] for row in rows))),
         )
 
     def agree_between_stages(self) -> Control:
-        """The control word alone, where no step carries it; collective over the replica."""
+        """Agree on the control word alone, between two stages; collective over the replica."""
         return max(objects_of_all(self._control(), self._ranks))
 
-    def _gather(self, ballot: Tensor) -> Tensor:
+    def _gather(self, own_row: Tensor) -> Tensor:
         """[n] → [ranks, n], row i from the replica's rank i."""
         if self._ranks.replica_group is None:
-            return ballot[None]
-        ballots = ballot.new_empty(self._ranks.replica_size * ballot.numel())
-        dist.all_gather_single(ballots, ballot, group=self._ranks.replica_group)
-        self._meter.count("agreement", ballot, self._ranks.replica_size - 1)
-        return ballots.view(self._ranks.replica_size, -1)
+            return own_row[None]
+        rows = own_row.new_empty(self._ranks.replica_size * own_row.numel())
+        dist.all_gather_single(rows, own_row, group=self._ranks.replica_group)
+        self._meter.count("agreement", own_row, self._ranks.replica_size - 1)
+        return rows.view(self._ranks.replica_size, -1)
 
-    def _check(self, step: int, expected_tokens: int, ballots: list[list[float]]) -> None:
+    def _check(self, step: int, expected_tokens: int, rows: list[list[float]]) -> None:
         first = self._ranks.first_in_replica
-        if len({row[0] for row in ballots}) > 1:
-            steps = ", ".join(f"rank {first + i} at step {row[0]:.0f}" for i, row in enumerate(ballots))
+        if len({row[0] for row in rows}) > 1:
+            steps = ", ".join(f"rank {first + i} at step {row[0]:.0f}" for i, row in enumerate(rows))
             raise DivergedError(f"The ranks are at different denoise steps ({steps}): stop the job and report this.")
-        bad = [first + i for i, row in enumerate(ballots) if row[3] or not all(map(math.isfinite, row[4:]))]
+        bad = [first + i for i, row in enumerate(rows) if row[3] or not all(map(math.isfinite, row[4:]))]
         if bad:
             raise NotFiniteError(
                 f"Values that are not finite on rank {', '.join(map(str, bad))} at denoise step {step}: "
                 "try another seed, a lower guidance or a wider dtype."
             )
-        counted = sum(row[1] for row in ballots)
+        counted = sum(row[1] for row in rows)
         if counted != expected_tokens:
             raise DivergedError(
                 f"The ranks counted {counted:.0f} tokens at denoise step {step}, but there are {expected_tokens}: "

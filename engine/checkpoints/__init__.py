@@ -1,1 +1,1 @@
-"""The state of a request between two steps, on disk, so that a run that broke off can be resumed."""
+"""The state of a request between two steps, on disk, so that an interrupted run can be resumed."""

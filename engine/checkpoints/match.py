@@ -15,7 +15,7 @@ from engine.models.fingerprint import fingerprint
 from engine.request import GenerationRequest
 
 FORMAT = 2
-"""Of what a checkpoint's files hold; raised whenever an older version's files could not be read any more."""
+"""Version of a checkpoint's files, increased whenever files of an older version cannot be read."""
 
 
 def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Guidance branches: which there are, who computes them, and how they are combined."""
+"""Guidance branches: which lanes a request has, which a rank computes, and how branches are combined."""
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ BRANCHES = ("cond", "uncond")
 
 
 def all_lanes(num_samples: int, num_branches: int) -> tuple[Lane, ...]:
-    """Every sample's branches, in the order in which all ranks list them.
+    """The lanes of a request, one for each sample and branch, in the same order on every rank.
 
     Args:
         num_branches: ``ModelFacts.num_branches`` of the request's guidance, 1 or 2.
@@ -28,13 +28,13 @@ def own_lanes(lanes: tuple[Lane, ...], ranks: Ranks) -> tuple[Lane, ...]:
 
 
 def collect(velocities: dict[Lane, Tensor], ranks: Ranks, meter: CollectiveMeter) -> dict[str, Tensor]:
-    """Bring the branches together where cfg-parallel splits them.
+    """The velocity of each branch, exchanged between ranks where cfg-parallel splits them; collective over these.
 
     Args:
         velocities: [1, channels, frames, height, width] for each lane of this rank.
 
     Returns:
-        Of each branch all samples, [samples, channels, frames, height, width], on every rank.
+        For each branch all samples, [samples, channels, frames, height, width], on every rank.
     """
     own = {branch: [v for lane, v in velocities.items() if lane.branch == branch] for branch in BRANCHES}
     if ranks.cfg_group is not None:
@@ -50,7 +50,7 @@ def combine(branches: dict[str, Tensor], guidance: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6): uncond + guidance (cond − uncond).
 
     Args:
-        branches: the velocity of each, of any one shape; where there is but one, that is the answer.
+        branches: the velocity of each, all of one shape; with one branch its velocity is returned.
     """
     if "uncond" not in branches:
         return branches["cond"]
@@ -58,5 +58,5 @@ def combine(branches: dict[str, Tensor], guidance: float) -> Tensor:
 
 
 def mixing(guidance: float, num_branches: int) -> tuple[float, ...]:
-    """The weights that :func:`combine` gives the branches."""
+    """The weights with which :func:`combine` adds the branches."""
     return (1.0,) if num_branches == 1 else (guidance, 1.0 - guidance)

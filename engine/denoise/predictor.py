@@ -33,8 +33,8 @@ class Observer(Protocol):
 class Prediction(NamedTuple):
     """One step's answer, the same on every rank of the replica.
 
-    velocity: guided, [samples, channels, frames, height, width]; branches: what it was made of, each of that shape.
-    plans: what the step did with the blocks of each lane.
+    velocity: guided, [samples, channels, frames, height, width]; branches: the velocity of each guidance branch, in the
+    same shape. plans: which segments of each lane ran, and which were estimated.
     """
 
     velocity: Tensor
@@ -113,15 +113,19 @@ class VelocityPredictor:
         return Prediction(combine(branches, self._work.guidance), branches, plans)
 
     def carry(self, added: Tensor) -> None:
-        """The velocities of the step just computed are taken to be so much more, [samples, channels, frames, height,
-        width], in every branch: a corrector has moved the latents below them."""
+        """Add a change to the velocities that the caches have kept of the step just computed, in every branch: a
+        corrector has changed the latents.
+
+        Args:
+            added: [samples, channels, frames, height, width].
+        """
         for lane in self._work.conditions:
             tokens = self._sequence.shard(self._adapter.patchify(added[lane.sample, None]))
             self._controller.carry(lane, tokens)
 
     def finish(self, latents: Tensor) -> Tensor:
-        """The sampler's last latents [samples, channels, frames, height, width], with what the conditions give put
-        in."""
+        """The sampler's last latents [samples, channels, frames, height, width], with given frames put in:
+        :meth:`Adapter.finish`."""
         finished = []
         for index, sample in enumerate(latents):
             condition = next(given for lane, given in self._work.conditions.items() if lane.sample == index)

@@ -1,26 +1,26 @@
-"""How much memory a published model takes on a rank: computed from its row of the catalog, not measured.
+"""Estimates the memory that a published model takes on a rank, from its row of the catalog.
 
-The first rank of a replica holds the most. Beside the transformer, which stays, it holds one thing after another, so
-its peak is
+The first rank of a replica holds the most. The transformer stays, and the other parts follow one another, so the peak
+is
 
     transformer + max(text encoders, image encoder, cache + step, VAE + decode)
 
 with, for N ranks in a replica of which S share a sequence and C branches:
 
-- transformer: 2 bytes a parameter (bfloat16), of one expert where there are two: the other waits in the host's
-  memory, unless both take no more than half of the GPU's. Shared out (`parallel.shard_weights`) 1/N of all experts,
-  and three blocks: the one that runs, the buffer in which it came, and the next one's.
-- text encoders: 2 bytes a parameter; shared out (Wan) twice the largest layer, the table of tokens, for the parts wait
+- transformer: 2 bytes a parameter (bfloat16), of one expert where there are two: the other is in the host's
+  memory, unless both take no more than half of the GPU's. Sharded (`parallel.shard_weights`): 1/N of all experts, and
+  three blocks: the one that runs, the buffer in which it was gathered, and the buffer of the next one.
+- text encoders: 2 bytes a parameter; sharded (Wan): twice the largest layer, the token embedding, since the parts are
   in the host's memory. Image encoder: 4 bytes a parameter.
 - cache: of DiCache, 5 tensors (two residuals, two probe residuals, the last probe) of [tokens / S, dim] for each
   guidance branch of the rank, 2 bytes a number.
-- step: what is alive inside a block at most, counted in such tensors, and a probe for each branch of the rank.
-- VAE and decode: 4 bytes a parameter (float32); the pictures between its layers, which N ranks share as strips of rows
-  (Wan), or of one tile of 256 x 256 pixels, in 1.5 with all frames, and twice the finished video, on the first rank
-  alone (HunyuanVideo). Encoding given images takes less.
+- step: the most that is alive inside a block, counted in such tensors, and a probe for each branch of the rank.
+- VAE and decode: 4 bytes a parameter (float32), and the activations of its layers. With Wan N ranks share them as
+  strips of rows. With HunyuanVideo they are those of one tile of 256 x 256 pixels (in 1.5 with all frames) and twice
+  the finished video, on the first rank alone. Encoding given images takes less.
 
-Left out are what CUDA and NCCL take for themselves, buffers of attention over ranks, and what the allocator wastes:
-leave a tenth free, and two gigabytes.
+Left out are the memory of CUDA and NCCL, buffers of attention over ranks, and fragmentation: leave a tenth and two
+gigabytes free.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Memory:
 
 
 def choose_degrees(model: PublishedModel, ranks: int) -> Degrees:
-    """The layout of ``parallel: auto`` for one video of the recipe's size on one machine."""
+    """The layout that ``parallel: auto`` chooses for one video of the recipe's size on one machine."""
     facts = model.facts
     tokens = num_tokens(model)
     guided = num_branches(model) == 2
@@ -63,7 +63,7 @@ def choose_degrees(model: PublishedModel, ranks: int) -> Degrees:
 
 
 def num_tokens(model: PublishedModel) -> int:
-    """Of a video of the recipe's size."""
+    """Tokens of a video of the recipe's size."""
     frames, rows, columns = model.facts.token_grid(*model.video)
     return frames * rows * columns
 

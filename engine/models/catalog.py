@@ -27,18 +27,18 @@ class PublishedModel:
     source: str  # where the authors give the settings that the recipe repeats
     tasks: tuple[ModelTask, ...]
     pipeline: str  # class in its model_index.json
-    transformer: Settings  # of its transformer/config.json: what says how large it is
+    transformer: Settings  # of its transformer/config.json: the sizes
     vae: Settings  # of its vae/config.json, where that differs from the defaults of diffusers' class
     parameters: Mapping[str, int]  # of each component, by its folder
     video: tuple[int, int, int]  # frames, height and width of the recipe
     live_tensors: int  # [tokens, dim] at once inside a block in the blocks' dtype, what went into it among them
-    decode_bytes_per_pixel: int = 0  # where ranks decode strips of rows: live at once for each pixel of a strip's frame
-    decode_bytes_per_tile: int = 0  # where the first rank decodes tiles: live at once for one of them
+    decode_bytes_per_pixel: int = 0  # decoded in strips of rows: bytes alive at once for each pixel of a strip's frame
+    decode_bytes_per_tile: int = 0  # decoded in tiles on the first rank: bytes alive at once for a tile
     boundary_ratio: float | None = None  # in its model_index.json
 
     @cached_property
     def facts(self) -> ModelFacts:
-        """Sizes, as ``read_facts`` finds them in the checkpoint; what images need is left out."""
+        """Sizes, as ``read_facts`` reads them from the model's folder; fields about images are left out."""
         family = FAMILIES[self.pipeline]
         boundary = None if self.boundary_ratio is None else 1000 * self.boundary_ratio
         return ModelFacts(
@@ -47,7 +47,7 @@ class PublishedModel:
 
     @property
     def dim(self) -> int:
-        """Numbers in a token between two blocks."""
+        """The transformer's width: numbers in a token between two blocks."""
         return int(self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"])
 
 

@@ -1,4 +1,4 @@
-"""Whether two models are the same, without reading gigabytes."""
+"""A hash of a model that is made without reading all of its weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 _SAMPLE_BYTES = 1 << 16
 _NOT_THE_MODEL = (".py", ".pyc", ".md")
-"""What may lie beside it, and comes and goes."""
+"""Files that do not change the model, and are left out."""
 _SMALL = (".json", ".txt", ".model")
 
 
 def fingerprint(path: str | Path) -> str:
-    """A hash of a file, or of a folder's files: of configurations, tokenizers and lists of shards all of it, of weights
-    the size, the header and the end. Programs and their traces are left out, and what is written for people.
+    """SHA-256 of a file, or of all files in a folder. Configurations, tokenizers and indexes are hashed whole; of
+    weights the size, the first and the last 64 KiB. Hidden files, Python code and Markdown are left out.
 
     Raises:
         OSError: a file cannot be read.
@@ -29,11 +29,11 @@ def fingerprint(path: str | Path) -> str:
             and not any(part.startswith(".") for part in relative.parts)
         ):
             digest.update(f"{relative.as_posix()} {file.stat().st_size}\n".encode())
-            digest.update(_looked_at(file))
+            digest.update(_sample(file))
     return digest.hexdigest()
 
 
-def _looked_at(file: Path) -> bytes:
+def _sample(file: Path) -> bytes:
     if file.suffix in _SMALL:
         return file.read_bytes()
     with file.open("rb") as stream:

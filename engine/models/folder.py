@@ -1,4 +1,4 @@
-"""The files of a model folder: read, or looked at without reading a weight."""
+"""Reads the small files of a model folder, and checks its weight files without reading a weight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WEIGHTS = {
     "transformer_2": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
-_OTHER_WEIGHTS = "model"  # what transformers calls the weights of its models
+_OTHER_WEIGHTS = "model"  # stem of the weight files of transformers' models
 _TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
 _GIT_LFS = b"version https://git-lfs"
 _GARBLED = (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
@@ -45,11 +45,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def check_class(folder: Path, component: str, index: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
-    """Refuse a component that ``model_index.json`` lacks, or that there or in its own configuration is of a class
-    that Lockstep would not make of it.
+    """Refuse a component that ``model_index.json`` lacks, or whose class there or in its own configuration is not
+    accepted.
 
     Args:
-        accepted: names of classes; the first is the one to ask for. Empty where any will do.
+        index: the content of ``model_index.json``.
+        accepted: names of classes, of which the first is named in the error. Empty accepts any.
 
     Raises:
         InvalidInput: one sentence that names the class and the file.
@@ -73,7 +74,7 @@ def check_class(folder: Path, component: str, index: Mapping[str, Any], accepted
 
 
 def check_tokenizer(folder: Path, component: str) -> None:
-    """Refuse a folder without a tokenizer's files, with mere pointers to them, or with JSON that is cut short.
+    """Refuse a folder without a tokenizer's files, with Git LFS pointers instead, or with damaged JSON.
 
     Raises:
         InvalidInput: one sentence that names the folder or the file.
@@ -98,7 +99,7 @@ def check_tokenizer(folder: Path, component: str) -> None:
 
 
 def check_chat_template(folder: Path, component: str) -> None:
-    """Refuse a tokenizer that does not know how a chat is laid out.
+    """Refuse a tokenizer without a chat template.
 
     Raises:
         InvalidInput: one sentence that names the folder.
@@ -109,7 +110,7 @@ def check_chat_template(folder: Path, component: str) -> None:
 
 
 def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
-    """The safetensors files of "transformer", "vae", "text_encoder" and so on: one, or those that its index lists.
+    """The safetensors files of a component ("transformer", "vae", "text_encoder"): one, or those that its index lists.
 
     Raises:
         InvalidInput: the index lists nothing that could be files.
@@ -118,13 +119,13 @@ def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
 
 
 def _listed(folder: Path, stem: str) -> dict[Path, list[str]]:
-    """The weight files of a component, and the tensors that an index says each of them holds."""
+    """The weight files of a component, each with the names of its tensors if there is an index."""
     shards = folder / f"{stem}.safetensors.index.json"
     return read_index(shards) if shards.is_file() else {folder / f"{stem}.safetensors": []}
 
 
 def read_index(shards: Path) -> dict[Path, list[str]]:
-    """The files that an index of weights lists, in order, and the tensors that each of them holds.
+    """The files that an index of weights lists, sorted, each with the names of its tensors.
 
     Raises:
         InvalidInput: the index cannot be read, or lists nothing that could be files.
@@ -139,7 +140,7 @@ def read_index(shards: Path) -> dict[Path, list[str]]:
 
 
 def check_weights(model_path: str | Path, component: str) -> None:
-    """Refuse a component whose weight files are not all there, whole and holding what their index says.
+    """Refuse a component whose weight files are missing, damaged, or without a tensor that their index lists.
 
     Raises:
         InvalidInput: one sentence that names the file.
@@ -154,10 +155,10 @@ def check_weights(model_path: str | Path, component: str) -> None:
 
 
 def read_header(file: Path, advice: str) -> dict[str, Any]:
-    """What a safetensors file holds: of each tensor ``dtype``, ``shape`` and ``data_offsets``. No tensor is read.
+    """The header of a safetensors file: ``dtype``, ``shape`` and ``data_offsets`` by name of the tensor.
 
     Args:
-        advice: what to do about a file that is missing or damaged.
+        advice: what the user should do about a file that is missing or damaged, for the error.
 
     Raises:
         InvalidInput: the file is absent, a Git LFS pointer, of another format or cut short.

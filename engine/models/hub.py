@@ -1,4 +1,4 @@
-"""Models that are named by their id on the Hugging Face hub: found in its cache on this machine, or downloaded."""
+"""Models that are named by their id on the Hugging Face hub: found in the hub's local cache, or downloaded."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 _INDEX = "model_index.json"
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = "*.safetensors"
-_VARIANTS = ("*.fp16.*", "*.bf16.*", "*.non_ema.*")  # second copies of the weights, which nobody reads
+_VARIANTS = ("*.fp16.*", "*.bf16.*", "*.non_ema.*")  # other copies of the same weights
 
 
 def resolve_model(config: AnyConfig, announce: Callable[[str], None], download: bool = True) -> AnyConfig:
-    """The configuration with the model's folder for its path. What the hub's cache holds is never asked for again.
+    """The configuration with the model's local folder as its path. The hub is not asked for files that its cache holds.
 
-    Of several processes on a machine that ask at the same time, one downloads and the others wait for it.
+    If several processes of a machine call this at the same time, one downloads and the others wait.
 
     Args:
-        announce: told in one line when a download begins.
-        download: whether it may; else the cache has to have the model.
+        announce: called with one line when a download begins.
+        download: whether a download is allowed; else the cache has to have the model.
 
     Raises:
-        InvalidInput: the id is unknown, the model is not one that Lockstep runs, it cannot be had, or the hub cannot
-            be reached; one sentence.
+        InvalidInput: the id is unknown, Lockstep does not run the model, access is refused, or the hub cannot be
+            reached; one sentence.
     """
     path = config.model.path
     parsed = HUB_ID.fullmatch(path)
@@ -55,24 +55,24 @@ def resolve_model(config: AnyConfig, announce: Callable[[str], None], download: 
         lock.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
             try:
-                folder = find(local=True)  # somebody else has downloaded it meanwhile
+                folder = find(local=True)  # another process has downloaded it meanwhile
             except LocalEntryNotFoundError:
                 announce(f"looking for {path} on the hub; what is not in {constants.HF_HUB_CACHE} is downloaded")
                 folder = find(local=False)
     except InvalidInput:
         raise
-    except Exception as error:  # whatever goes wrong between here and the hub
+    except Exception as error:  # the network raises errors of many classes
         raise InvalidInput(_complaint(path, error)) from None
     return _with_path(config, folder)
 
 
 class _Finder:
-    """One model on the hub or in its cache."""
+    """Finds one model in the hub's cache, or downloads it."""
 
     def __init__(self, path: str, repository: str, revision: str | None, elsewhere: Collection[str]) -> None:
         """
         Args:
-            elsewhere: components whose weights are not wanted.
+            elsewhere: components whose weights are not needed.
         """
         self._path = path
         self._repository = repository
@@ -80,10 +80,13 @@ class _Finder:
         self._elsewhere = elsewhere
 
     def __call__(self, local: bool) -> str:
-        """The folder of a snapshot that holds all that is wanted.
+        """The folder of a snapshot that holds all needed files.
+
+        Args:
+            local: search the cache alone.
 
         Raises:
-            InvalidInput: it is no model that Lockstep runs; found out before its weights are downloaded.
+            InvalidInput: Lockstep does not run the model; raised before its weights are downloaded.
             huggingface_hub.errors.LocalEntryNotFoundError: the cache lacks some of it (``local``).
         """
         from huggingface_hub.errors import LocalEntryNotFoundError

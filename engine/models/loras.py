@@ -1,4 +1,4 @@
-"""The files of LoRA adapters, as far as they can be judged before torch is imported."""
+"""Checks of LoRA files that need no torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PUBLISHED_NAME = "pytorch_lora_weights.safetensors"
 
 
 def lora_file(lora: LoraConfig) -> Path:
-    """The file of an adapter that may be given as a folder: the one that diffusers writes, or else the only one.
+    """The file of an adapter. In a folder it is the file that diffusers writes, or else the only safetensors file.
 
     Raises:
-        InvalidInput: there is no such file, or none to choose; one sentence.
+        InvalidInput: there is no such file, or more than one; one sentence.
     """
     path = Path(lora.path)
     if path.is_file():

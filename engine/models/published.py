@@ -1,4 +1,4 @@
-"""Which published checkpoints a model may be: some methods of the cache come with numbers that hold for those alone."""
+"""Recognises published models: some methods of the cache have published numbers for these alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _HUNYUAN_HEIGHTS = {544: "HunyuanVideo-544p", 720: "HunyuanVideo-720p"}
 
 
 def published_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str, ...]:
-    """Names that the model, run as the request asks, may go by in dicache; what was trained further looks the same.
+    """The names by which dicache may know the model; a fine-tuned model has the names of its base model.
 
-    They are the checkpoints' own, and beside them, where numbers hold for one way to run it: "-image" with a first
-    frame for Wan 2.2 TI2V, and the height of the picture for HunyuanVideo, each of them if it is none of theirs.
+    They are the checkpoints' names. Where numbers are published for one way to run a model, the name has a suffix:
+    "-image" for Wan 2.2 TI2V with a first frame, and the height for HunyuanVideo ("-544p", "-720p"; both for any other
+    height).
     """
     names = [published_name(model) for model in CATALOG if _looks_like(facts, model)]
     if "Wan2.2-TI2V-5B" in names and request.image is not None:
@@ -30,14 +31,13 @@ def published_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str,
 
 
 def known_names(facts: ModelFacts, request: GenerationRequest) -> tuple[str, ...]:
-    """Those of :func:`published_names`, or that of the small model that ships with Lockstep."""
+    """As :func:`published_names`, but with the name of the small model that ships with Lockstep."""
     sizes = (facts.pipeline, facts.num_heads, facts.num_layers, facts.latent_channels, facts.vae_scale_spatial)
     return (SMALL_MODEL,) if sizes == _SMALL_SIZES else published_names(facts, request)
 
 
 def find_published(path: str) -> PublishedModel | None:
-    """The published checkpoint that a model's path means if nothing is there: its id on the hub, or the folder that
-    its recipe names."""
+    """The published model that a path without a folder names: by its id on the hub, or by the folder of its recipe."""
     for model in CATALOG:
         if path == model.hub_id or Path(path).name == model.hub_id.partition("/")[2]:
             return model
@@ -45,7 +45,7 @@ def find_published(path: str) -> PublishedModel | None:
 
 
 def published_name(model: PublishedModel) -> str:
-    """The name by which dicache knows it: that of its repository."""
+    """The name by which dicache knows a published model: that of its repository."""
     return model.hub_id.partition("/")[2].removesuffix("-Diffusers")
 
 

@@ -1,4 +1,4 @@
-"""Weights in the original format, in files of their own, as far as they can be judged before torch is imported."""
+"""Checks of weight files in the original format that need no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ADVICE = "download it again, or correct model.single_files"
 
 
 def files_of(path: str) -> list[Path]:
-    """The files of weights that are given as one file, or as the index of several.
+    """The weight files for a path in ``model.single_files``: the file itself, or those that an index lists.
 
     Raises:
         InvalidInput: the index cannot be read or lists nothing.
