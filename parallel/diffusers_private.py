@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CONFIGURATION_ATTRIBUTE = "_internal_dict"
+"""The attribute in which a diffusers object keeps its configuration."""
+
 
 def ignored_keys(model_or_class: Any) -> Sequence[str]:
     """Regular expressions for the names of tensors that may lie in a model's files without being wanted."""

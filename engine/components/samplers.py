@@ -8,6 +8,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from engine.config import Config, SamplingConfig
+from parallel.diffusers_private import CONFIGURATION_ATTRIBUTE
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 
@@ -29,7 +30,7 @@ def load_scheduler_config(config: Config) -> dict[str, Any]:
 
 def scheduler_state(scheduler: Scheduler) -> dict[str, Any]:
     """All attributes of a scheduler but its configuration: what it has kept of earlier steps, and its timesteps."""
-    return {name: value for name, value in vars(scheduler).items() if name != "_internal_dict"}  # its configuration
+    return {name: value for name, value in vars(scheduler).items() if name != CONFIGURATION_ATTRIBUTE}
 
 
 def restore_scheduler(scheduler: Scheduler, state: Mapping[str, Any]) -> None:
