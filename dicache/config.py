@@ -27,7 +27,7 @@ from dicache.unused import complete
 Quality = Literal["draft", "standard", "high"]
 HOW_MUCH = ("threshold", "gate.interval", "gate.steps_skipped", "gate.compute_steps", "replay")
 """Keys in the place of which a quality stands, or they in its."""
-_NOT_WITH_AUTO = ("gate", "estimator", "anchor", *HOW_MUCH)
+_NOT_WITH_AUTO = ("gate", "estimator", "anchor", "last_blocks", *HOW_MUCH)
 
 
 class CacheConfig(BaseModel):
@@ -79,6 +79,12 @@ class CacheConfig(BaseModel):
         default_factory=probe_depth,
         ge=1,
         description="Blocks run before deciding, where a method looks at them: more see better and cost more.",
+    )
+    last_blocks: int = Field(
+        0,
+        ge=0,
+        description="Blocks at the end of the model that run at every step, where all between them and the probe is "
+        "estimated: more of them are more exact and cost more. DBCache's Bn.",
     )
     decide: Literal["together", "per_branch"] = Field(
         "together", description="together skips all guidance branches or none; per_branch as published."

@@ -86,6 +86,13 @@ class Controller:
         return tuple(segment for segment, _ in self._scheme.cached)
 
     @property
+    def runs_after_estimates(self) -> bool:
+        """Whether blocks run at steps at which blocks before them were estimated, so that they take an estimate as
+        their input."""
+        methods = [method for _, method in self._scheme.segments]
+        return any(method is not None for method in methods[:-1])
+
+    @property
     def step_signals(self) -> tuple[StepSignal, ...]:
         """What an observation has to hold besides ``x`` and ``probe``, as described in :class:`dicache.sums.Operand`;
         empty for most methods."""

@@ -9,7 +9,7 @@ from dicache.unused import unused
 
 _OF_THE_GATE = ("threshold", "warmup_ratio", "warmup_steps", "max_consecutive_skips", "max_skips", "force_last")
 """Each gate has these on a scale of its own."""
-_OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "corrector")
+_OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "last_blocks", "corrector")
 
 
 def override(section: Any, overrides: Sequence[tuple[str, Any]]) -> tuple[Any, list[str]]:

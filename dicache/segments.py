@@ -105,9 +105,18 @@ def build_scheme(
     """
     method = build_method(config, lanes, num_steps, span, published, shift)
     first = (config.probe_depth or 1) if method.needs_probe else 0
-    if first >= num_blocks:
+    last = config.last_blocks
+    if last and method.estimates_velocity:
         raise ValueError(
-            f"cache.probe_depth is {config.probe_depth}, but the model has {num_blocks} blocks: "
-            f"use at most {num_blocks - 1}, so that a skipped step skips something."
+            f"cache.last_blocks is {last}, but this method estimates the model's velocity, after which no block can "
+            "run: leave it out, or set cache.anchor to input or probe."
         )
-    return Scheme(first, ((Segment(first, num_blocks, method.estimates_velocity), method),))
+    if first + last >= num_blocks:
+        given = [f"cache.probe_depth is {first}"] * bool(first) + [f"cache.last_blocks is {last}"] * bool(last)
+        raise ValueError(
+            f"{' and '.join(given)}, but the model has {num_blocks} blocks: use at most {num_blocks - 1}"
+            f"{' in all' if first and last else ''}, so that a skipped step skips something."
+        )
+    stop = num_blocks - last
+    middle = Segment(first, stop, method.estimates_velocity), method
+    return Scheme(first, (middle, (Segment(stop, num_blocks), None)) if last else (middle,))

@@ -44,7 +44,7 @@ def _says_nothing(key: str, value: Any, names: Names) -> bool:
     return value is None and key in ("threshold", "probe_depth")
 
 
-_NEUTRAL: Mapping[str, Any] = {"decide": "together", "force_last": False, "corrector": False}
+_NEUTRAL: Mapping[str, Any] = {"decide": "together", "force_last": False, "corrector": False, "last_blocks": 0}
 """Values that a section of the method none may have, since they say what holds there anyway."""
 
 

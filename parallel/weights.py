@@ -63,7 +63,8 @@ def shard_pieces(module: nn.Module, ranks: Ranks) -> ShardedWeights:
 
     Units are its blocks (:func:`list_blocks`) and every layer outside them that has a matrix. Other parameters stay
     whole on every rank (of Wan, one table of 2 x dim numbers). While blocks run, a rank holds three blocks beside its
-    part: the block that runs, the buffer in which it was gathered, and the buffer of the next block.
+    part: the block that runs, the buffer in which it was gathered, and the buffer of the next block. Where blocks run
+    after others were skipped, it holds a fourth: the first of those that were skipped, gathered ahead.
 
     Args:
         module: on the meta device, in its final dtypes; no parameter requires a gradient.

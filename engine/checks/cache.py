@@ -30,6 +30,11 @@ def check_cache(config: Config, request: GenerationRequest, facts: ModelFacts) -
             controller = Controller(config.cache, lanes, steps, facts.num_layers, span, names, request.sampling.shift)
     except ValueError as error:
         raise InvalidInput(str(error)) from None
+    if controller.runs_after_estimates and facts.family.text_stream:
+        raise InvalidInput(
+            f"cache.last_blocks is {config.cache.last_blocks}, but the blocks of a {facts.family.name} model change "
+            "the text along with the video, and only the video is estimated: leave it out."
+        )
     if uses_calibration(config.cache, names):
         _check_calibration(config, request, facts)
     for signal in controller.step_signals:

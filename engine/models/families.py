@@ -37,6 +37,7 @@ class Family:
     max_text_tokens: int = 512
     shards_text_encoder: bool = True  # with parallel.shard_weights; else the first rank holds it whole
     signals: tuple[str, ...] = ()  # names that Adapter.signal takes
+    text_stream: bool = False  # its blocks change the text along with the video
     lora_loader: str = ""  # class in diffusers.loaders that reads LoRA adapters; empty where there is none
     single_files: tuple[str, ...] = ()  # components that diffusers can convert from their original format
     # class names under which each component is published, the one that is run first; components not listed may have any
@@ -130,6 +131,7 @@ HUNYUAN_VIDEO = Family(
     lora_loader="HunyuanVideoLoraLoaderMixin",
     single_files=("transformer",),
     signals=("modulated_input",),
+    text_stream=True,
     needs=(("guidance_embeds", True), ("image_condition_type", None)),
     classes={
         "transformer": ("HunyuanVideoTransformer3DModel",),
@@ -163,6 +165,7 @@ HUNYUAN_VIDEO_15 = Family(
     max_text_tokens=1000,
     shards_text_encoder=False,
     signals=("modulated_input",),
+    text_stream=True,
     needs=(("use_meanflow", False),),
     settings=("tokenizer_2/tokenizer_config.json",),  # the only file of a byte tokenizer
     guider=True,

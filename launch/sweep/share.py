@@ -69,7 +69,7 @@ def known_share(
     """
     lanes = all_lanes(1, num_branches)
     # the estimator has no part in the decision, and this one needs no sums
-    blind = cache.model_copy(update={"estimator": ReuseSettings(), "anchor": "input"})
+    blind = cache.model_copy(update={"estimator": ReuseSettings(), "anchor": "input", "last_blocks": 0})
     controller = Controller(blind, lanes, num_steps, (cache.probe_depth or 1) + 1, published=published, shift=shift)
     skipped = 0
     for index in range(num_steps):

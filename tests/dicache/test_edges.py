@@ -1,6 +1,7 @@
 """Where denominators vanish, histories are short or numbers are not finite."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -153,6 +154,23 @@ def test_a_probe_as_deep_as_the_model_is_refused(depth):
     with pytest.raises(ValueError, match=rf"cache.probe_depth is {depth}, but the model has 3 blocks"):
         Controller(CacheConfig(probe_depth=depth), [COND], 10, NUM_BLOCKS)
     Controller(CacheConfig(method="interval"), [COND], 10, NUM_BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"last_blocks": 2},
+            "probe_depth is 1 and cache.last_blocks is 2, but the model has 3 blocks: use at most 2 in",
+        ),
+        ({"method": "interval", "last_blocks": 3}, "last_blocks is 3, but the model has 3 blocks: use at most 2, so"),
+        ({"method": "taylorseer", "last_blocks": 1}, "estimates the model's velocity, after which no block can run"),
+        ({"anchor": "latents", "last_blocks": 1}, "set cache.anchor to input or probe"),
+    ],
+)
+def test_last_blocks_that_leave_nothing_to_estimate_or_follow_a_velocity_are_refused(given, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Controller(CacheConfig(**given), [COND], 10, NUM_BLOCKS)
 
 
 def test_a_listed_step_that_the_request_lacks_is_refused():

@@ -1,5 +1,6 @@
 """A step as a plan of segments: methods that skip several ranges of blocks by themselves need no other controller."""
 
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -121,6 +122,50 @@ def test_sums_of_several_segments_travel_together_and_reach_their_own_gate(monke
         True,
         False,
     }
+
+
+@pytest.mark.parametrize("anchor", ["input", "probe"])
+def test_last_blocks_run_on_the_estimate_of_what_came_before_them(anchor: str) -> None:
+    config = CacheConfig(method="dbcache", threshold=0.4, warmup_steps=2, last_blocks=1, anchor=anchor)
+    result = drive(config, ranks=2)
+    assert set("wcs") == set(result.actions())
+    residual = torch.empty(0)
+    for step, decisions, outputs in zip(steps(20), result.decisions, result.outputs, strict=True):
+        x = inputs(COND, step)
+        probe = block(x, 0)
+        base = x if anchor == "input" else probe
+        if decisions[COND].action != "skip":
+            residual = block(probe, 1) - base
+        torch.testing.assert_close(outputs[COND], block(base + residual, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_last_blocks_without_a_probe() -> None:
+    result = drive(CacheConfig(method="interval", interval=2, last_blocks=2))
+    assert result.controllers[0].probe_blocks == 0
+    kept = [inputs(COND, step) for step in steps(20)]
+    for index in range(1, 20, 2):
+        entering = kept[index] + block(kept[index - 1], 0) - kept[index - 1]
+        expected = block(block(entering, 1), 2)
+        torch.testing.assert_close(result.outputs[index][COND], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_replayed_run_with_last_blocks(tmp_path) -> None:
+    given = {"method": "dbcache", "threshold": 0.4, "warmup_steps": 2, "last_blocks": 1}
+    recorded = drive(CacheConfig.model_validate(given))
+    rows = [
+        {"step": index, "branch": lane.branch, "action": decision.action}
+        for index, decisions in enumerate(recorded.decisions)
+        for lane, decision in decisions.items()
+    ]
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"steps": rows}))
+    replayed = drive(CacheConfig.model_validate(given | {"replay": report}))
+    for before, after in zip(recorded.outputs, replayed.outputs, strict=True):
+        assert all(torch.equal(before[lane], after[lane]) for lane in before)
+    rows[-1]["segment"] = 1
+    report.write_text(json.dumps({"steps": rows}))
+    with pytest.raises(ValueError, match="of segment 1, but no method of this version"):
+        drive(CacheConfig.model_validate(given | {"replay": report}))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
+from parallel.weights import ShardedWeights
 from tests.support.checkpoints import write_published_wan
 from tests.support.gang import Gang
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
@@ -36,6 +38,7 @@ METHODS = {
     ),
     "magcache": ("method=magcache", "gate.ratios=[1.0,0.97,0.93]"),
     "easycache": ("method=easycache", "threshold=2.0", "warmup_steps=2"),
+    "last blocks": ("method=dbcache", "threshold=0.85", "warmup_steps=2", "last_blocks=1", "decide=per_branch"),
     "a corrector over hidden states": ("method=dicache", "threshold=1.2", "corrector=true"),
     "innovation": ("method=innovation", "threshold=0.3", "warmup_ratio=0.2", "estimator=ridge"),
     "taylorseer": ("method=taylorseer", "gate.interval=3", "estimator.order=2"),
@@ -129,6 +132,33 @@ def test_a_head_that_one_rank_skips_and_another_runs(gang: Gang, wan: Path) -> N
     for row in (pairs[0][1].report or {})["steps"]:
         by_step.setdefault(row["step"], set()).add(row["action"])
     assert any(actions == {"skip", "compute"} for actions in by_step.values()), "the branches must differ somewhere"
+
+
+def generate_watched(ranks: Ranks, config: Config) -> tuple[tuple[Result, Result], list[tuple[int, int]]]:
+    """Also the ranges of blocks that this rank gave to others without running them."""
+    given: list[tuple[int, int]] = []
+    take_part = ShardedWeights.take_part
+
+    def watched(weights: ShardedWeights, start: int, stop: int) -> None:
+        given.append((start, stop))
+        take_part(weights, start, stop)
+
+    with mock.patch.object(ShardedWeights, "take_part", watched):
+        return generate_both(ranks, config), given
+
+
+def test_last_blocks_run_on_a_rank_that_skips_the_middle_for_which_it_gives_its_weights(gang: Gang, wan: Path) -> None:
+    config = configured(wan, (17, 48, 80), METHODS["last blocks"])
+    outcomes = gang.run(generate_watched, Degrees(cfg=2), config)
+    for (whole, parts), given in outcomes:
+        assert (whole.latents - parts.latents).abs().max() < 1e-5 * whole.latents.abs().max()
+        assert set(given) <= {(1, 2)}, "of three blocks the first and the last run on every rank"
+    assert any(given for _, given in outcomes), "the branches must differ somewhere"
+    for report in (outcomes[0][0][0].report, outcomes[0][0][1].report):
+        assert report
+        skipped = sum(row["action"] == "skip" for row in report["steps"])
+        every = 3 * len(report["steps"])
+        assert report["totals"]["block_fraction"] == (every - skipped) / every
 
 
 def test_a_signal_from_inside_a_block_whose_weights_are_shared_out(gang: Gang, tmp_path: Path) -> None:

@@ -122,6 +122,11 @@ def refusal(config: Config, negative_prompt: str = "", ranks: int = 1) -> str:
         (["sampling.height=72"], 1, ["sampling.height is 72", "multiple of 16", "64 or 80"]),
         (["parallel.ulysses=3"], 3, ["ulysses", "3", "4"]),
         (["cache.method=dicache", "cache.probe_depth=4"], 1, ["probe_depth", "4 blocks", "at most 3"]),
+        (
+            ["cache.method=dbcache", "cache.last_blocks=1"],
+            1,
+            ["last_blocks is 1", "text along with the video", "leave"],
+        ),
     ],
 )
 def test_what_does_not_fit(overrides: list[str], ranks: int, words: list[str], model: Path) -> None:
