@@ -27,7 +27,7 @@ _PLAIN_REQUEST = {"negative_prompt": "", "image": False, "last_image": False}
 @dataclass(frozen=True)
 class Choice:
     cache: CacheConfig
-    """With nothing left open."""
+    """A section in which nothing is left open."""
     reasons: Sequence[str] = field(default_factory=tuple)
     """A sentence fragment for each thing that was asked to be chosen, or that was measured under other conditions."""
 

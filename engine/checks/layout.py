@@ -1,4 +1,4 @@
-"""The layout of a run: what the configuration says, the model allows and the machine has, brought together."""
+"""The layout of a run, from the configuration, the model and the machine."""
 
 from __future__ import annotations
 

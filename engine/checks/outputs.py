@@ -1,4 +1,4 @@
-"""Whether the files that a run shall write can be written: checked before weights load."""
+"""Checks before weights load that the output files can be written."""
 
 from __future__ import annotations
 

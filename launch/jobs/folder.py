@@ -1,4 +1,4 @@
-"""The folder beside a video in which a job leaves what it takes to go on: its checkpoints, and what was asked for."""
+"""The folder beside a video from which its job can be resumed: checkpoints, the options and the configuration."""
 
 from __future__ import annotations
 
@@ -31,17 +31,21 @@ _PATHS = ("image", "last_image", "output", "report", "latents")
 
 @dataclass(frozen=True)
 class JobFolder:
-    """Of one job; its videos have a folder each inside."""
+    """The folder of one job; each of its videos has a subfolder."""
 
     path: Path
 
     @classmethod
     def beside(cls, video: Path) -> JobFolder:
-        """That of a job, by its video, or by what the names of several begin with."""
+        """The folder of a job.
+
+        Args:
+            video: its file, or, for several videos, the name that theirs are made from.
+        """
         return cls(video.with_suffix(".checkpoint"))
 
     def write(self, options: Options, config: Config) -> None:
-        """Remember the job, as it has been checked: nothing outside is needed to begin it again but the model.
+        """Write the options and the configuration of a checked job: what it takes, beside the model, to start it again.
 
         Raises:
             OSError: the folder cannot be written.
@@ -54,7 +58,10 @@ class JobFolder:
             files.stage(self.path / _OPTIONS).write_text(options_to_json(whole, indent=1))
 
     def read(self, overrides: Sequence[str]) -> Options:
-        """The job again, with some keys of its configuration changed.
+        """The options of the job, to resume it.
+
+        Args:
+            overrides: keys of its configuration to change, as ``key=value``.
 
         Raises:
             InvalidInput: there is no job in the folder, it is not where it was, or a key would make another video.
@@ -73,13 +80,13 @@ class JobFolder:
                 f"{self.path} holds no job that could be resumed: give the folder that ends in .checkpoint."
             ) from None
         begun = JobFolder.beside(options.video_path).path
-        if begun.resolve() != self.path.resolve():  # the job would start anew there, without a word
+        if begun.resolve() != self.path.resolve():  # else the job would start anew there
             raise InvalidInput(f"{self.path} has been moved or copied from {begun}: put it back there to go on.")
         return options
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Keep other runs out of the folder until the block ends, or the process.
+        """Lock the folder against other runs until the block ends or the process does.
 
         Raises:
             InvalidInput: another run is at work here. OSError: the folder cannot be written.
@@ -90,7 +97,8 @@ class JobFolder:
             yield
 
     def refuse_if_running(self) -> None:
-        """
+        """Refuse a folder that another run has locked.
+
         Raises:
             InvalidInput: another run is at work here.
         """
@@ -100,10 +108,10 @@ class JobFolder:
             self._lock(file)  # and release it at once: the first rank will hold it
 
     def await_end(self, timeout_seconds: float) -> None:
-        """Wait until a run that was ended has let go of the folder: a process that is killed takes a moment to die.
+        """Wait until a run that was ended has unlocked the folder: a process that is killed takes a moment to end.
 
         Raises:
-            InvalidInput: it has not, after that time.
+            InvalidInput: it is still locked after that time.
         """
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -115,7 +123,7 @@ class JobFolder:
                 time.sleep(0.1)
 
     def _lock(self, file: IO[bytes]) -> None:
-        """Until the file is closed, which the system does for a process that is killed."""
+        """Lock the file until it is closed, which the system does for a process that is killed."""
         try:
             locked = try_lock(file.fileno())
         except OSError:
@@ -124,9 +132,10 @@ class JobFolder:
             raise InvalidInput(f"A run that still lives is writing to {self.path}: wait until it ends, or stop it.")
 
     def refuse_if_begun(self) -> None:
-        """
+        """Refuse to start a job anew where one can be resumed.
+
         Raises:
-            InvalidInput: an earlier job is waiting here to be resumed, or there is no room for a folder.
+            InvalidInput: the folder holds a job, or its path is that of a file.
         """
         if (self.path / _OPTIONS).exists():
             raise InvalidInput(
@@ -145,7 +154,8 @@ class JobFolder:
         return found
 
     def refuse_if_changed(self, config: Config, tasks: Sequence[Task]) -> None:
-        """
+        """Refuse to resume from checkpoints of other conditions.
+
         Raises:
             InvalidInput: a checkpoint was made with another model, image, or version of a package.
         """
@@ -166,11 +176,11 @@ class JobFolder:
                 )
 
     def remove(self) -> None:
-        """After the whole job."""
+        """Remove the folder, once all files of the job are written."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_unless_begun(self) -> None:
-        """After a job that has left nothing to go on from."""
+        """Remove the folder, unless there is a checkpoint or a finished video to resume from."""
         if not self._is_begun:
             self.remove()
 
@@ -180,7 +190,7 @@ class JobFolder:
 
     @contextmanager
     def hint_unless_finished(self) -> Iterator[None]:
-        """Say how to go on, should the run inside break off and have left something to go on from."""
+        """At the end of the block, say how to resume the run if it has left something to resume from."""
         try:
             yield
         finally:

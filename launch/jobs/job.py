@@ -59,8 +59,8 @@ class Job:
 
     @contextmanager
     def at_work(self, rank: int) -> Iterator[None]:
-        """To make the videos in: the first rank leaves the job where a later run finds it, and keeps other runs away
-        from there until the block ends.
+        """The context in which the videos are made. On the first rank, the job is written into its folder, from which a
+        later run can resume it, and the folder is locked until the block ends. Elsewhere it does nothing.
 
         Raises:
             InvalidInput: another run is at work there. OSError: the folder cannot be written.
@@ -74,7 +74,7 @@ class Job:
             yield
 
     def hint_unless_finished(self) -> AbstractContextManager[None]:
-        """Say how to go on, should the run inside break off and have left something to go on from."""
+        """A context that, at its end, says how to resume the run, if it has left something to resume from."""
         return self.folder.hint_unless_finished() if self.folder else nullcontext()
 
     def clean_up(self) -> None:

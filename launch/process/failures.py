@@ -1,4 +1,5 @@
-"""One line for a failed run: which rank, in which phase, why. Recorded by the ranks, chosen by the launcher."""
+"""The error line of a failed run: which rank, in which phase, why. Each rank records its own failure, of which the
+launcher prints the first."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from launch.process.signals import PARENT_PID, say
 
 _KEY = "lockstep"  # our part of elastic's error file
 _LONGEST_MESSAGE = 400
-# what gloo, NCCL and the store say on the ranks that survive another one; their own exceptions are bare RuntimeErrors
+# messages of gloo, NCCL and the store on the ranks that lost another one; they raise no classes of their own
 _SIGNS_OF_A_LOST_PEER = re.compile(
     r"closed by peer|reset by peer|broken pipe|gloo/transport|remote process|ncclRemoteError|communicator was aborted|"
     r"timed out|timeout|recvValue failed|failed to recv|connection refused|application timeout",
@@ -51,7 +52,7 @@ class Failure:
 
 
 class EndedProcess(Protocol):
-    """What elastic knows of a rank that ended badly (its ProcessFailure)."""
+    """What elastic reports of a rank that failed or was killed (its ProcessFailure)."""
 
     local_rank: int
     exitcode: int
@@ -78,7 +79,7 @@ def describe(error: BaseException, rank: int, phase: str) -> Failure:
 
 
 def record(failure: Failure) -> None:
-    """Leave the failure where elastic looks for it; without elastic, nowhere."""
+    """Write the failure into the error file that torch's elastic launcher names; does nothing where it names none."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not file:
         return
@@ -93,7 +94,7 @@ def record(failure: Failure) -> None:
 
 
 def report_here(failure: Failure) -> None:
-    """Print the error line from this rank, unless somebody else does: our launcher, or another rank before us."""
+    """Print the error line from this rank, unless our launcher does or another rank has done so."""
     if PARENT_PID not in os.environ and _first_to_report():
         print_failure(failure)
 
@@ -106,7 +107,7 @@ def print_failure(failure: Failure) -> None:
 
 
 def _first_to_report() -> bool:
-    # under torchrun nobody chooses one line of many; the rank that fails first also gets here first
+    # torchrun prints no line of ours; the rank that fails first also gets here first
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not file:
         return True
@@ -122,14 +123,14 @@ def _first_to_report() -> bool:
 def root_cause(ended: Mapping[int, EndedProcess], run_folder: Path) -> Failure:
     """The first failure among the ranks that ended badly.
 
-    Elastic's own choice goes by whole seconds, in which ranks that merely lost contact look as guilty as the
-    one that failed; and it counts the ranks that the launcher ended itself.
+    Elastic compares times in whole seconds, in which a rank that lost contact may come before the one that failed; and
+    it counts the ranks that the launcher ended itself.
     """
     failures = {rank: _read(rank, process, run_folder) for rank, process in ended.items()}
-    return min(failures.values(), key=lambda failure: (_guilt(ended[failure.rank], failure), failure.time_ns))
+    return min(failures.values(), key=lambda failure: (_precedence(ended[failure.rank], failure), failure.time_ns))
 
 
-def _guilt(process: EndedProcess, failure: Failure) -> int:
+def _precedence(process: EndedProcess, failure: Failure) -> int:
     if failure.consequence:
         return 2
     if process.exitcode == -signal.SIGTERM:

@@ -1,4 +1,5 @@
-"""Where a rank is, for error lines: also readable from outside, should the rank die without a word."""
+"""The phase that a rank is in, for error lines. It is also written to a file, where the launcher finds the phase of a
+rank that was killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep the terminal clean: libraries speak up for errors only."""
+"""Keep what libraries print off the terminal, except errors."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def quiet_libraries() -> None:
 
 
 def own_streams(closing: ExitStack) -> tuple[IO[str], IO[str]]:
-    """Take stdout and stderr for ourselves; what libraries write to them from now on does not reach the terminal.
+    """Redirect stdout and stderr of this process, so that what libraries write to them does not reach the terminal.
 
     gloo reports its connections on stdout from C++, where no log level reaches. Under our own launcher stderr
-    goes to a file beside elastic's error file, from which the launcher quotes a rank that dies without a word.
+    goes to a file beside elastic's error file, from which the launcher quotes the last line of a rank that was killed.
 
     Returns:
-        Streams onto the original stdout and stderr.
+        Streams that still write to the original stdout and stderr.
     """
     stdout = _take(sys.stdout, os.devnull, closing)
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -65,4 +65,4 @@ def _close(stream: IO[str]) -> None:
     try:
         stream.close()
     except OSError:
-        pass  # its reader has gone
+        pass  # the other end of the pipe was closed

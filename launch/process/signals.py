@@ -1,4 +1,4 @@
-"""What Ctrl-C and friends do, in the process a person started and in the ranks that it starts."""
+"""Signals that end a process: how the process that a person started handles them, and how its ranks do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_rank() -> bool:
 
 
 class Interrupted(BaseException):
-    """A signal asked this process to end. Not an Exception, so that nobody's `except Exception` keeps it."""
+    """A signal asked this process to end. Not an Exception, so that `except Exception` does not catch it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -92,8 +92,8 @@ def _end_in_time(read_end: int, grace_seconds: float) -> None:
 def become_rank() -> None:
     """Make this rank's process easy to end. To be called before anything slow is imported.
 
-    * Ending signals take their default action: a Python handler would never run while the process is
-      stuck in a collective, and a handler's traceback is of no use to anyone.
+    * Ending signals take their default action: a Python handler would not run while the process waits in a
+      collective operation.
     * The process is killed when the launcher dies, even of SIGKILL, so that no rank is left behind.
     """
     for signum in ENDING:
@@ -111,7 +111,7 @@ def die_with_parent() -> None:
 
 
 def say(line: str) -> None:
-    """Write one line to stderr; a reader that has gone (`| tee` on Ctrl-C) is no reason to fail."""
+    """Write one line to stderr. Errors are ignored: the other end of a pipe may be closed, as `| tee` is on Ctrl-C."""
     try:
         sys.stderr.flush()
         os.write(2, (line + "\n").encode("utf-8", "backslashreplace"))
