@@ -6,12 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from dicache.controller import Decision, History, Lane, Plan, Planned, Segment, Snapshot, Step
 from engine.checkpoints import shard_file
 from engine.checkpoints.match import differences, must_match
 from engine.checkpoints.names import step_folder
-from engine.checkpoints.writer import remove_old
+from engine.checkpoints.reader import newest_whole, read_state
+from engine.checkpoints.state import RequestState
+from engine.checkpoints.writer import CheckpointWriter, remove_old
 from engine.config import Config
+from engine.generation.step_log import StepLog
 from engine.request import GenerationRequest, make_request
+from parallel.ranks import Ranks
+from parallel.sharding import Shards
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.small_model import PROMPT, ROOT, tiny_config
 
@@ -112,3 +118,42 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, 5, 0)
     assert list(step_folder(tmp_path, 5).iterdir()) == []
+
+
+def test_lanes_of_all_windows_and_segments_come_back(tmp_path: Path) -> None:
+    """What a lane is told apart by is its fields, whatever they are, and a segment by its number."""
+    lanes = [
+        Lane(sample, branch, window) for sample in (0, 1) for branch in ("cond", "uncond") for window in (0, 1, 12)
+    ]
+    keys = [(lane, segment) for lane in lanes for segment in (0, 1)]
+    histories = {(lane, s): History(lane, [Step(s, 0.9, 0.5)], 2 + s, 0.25 * s, segment=s) for lane, s in keys}
+    tensors = {
+        key: {"residual": tuple(torch.full((1, 4, 2), 10.0 * number + age) for age in range(2))}
+        for number, key in enumerate(keys)
+    }
+    seconds = {(step, lane): step + number / 8 for number, lane in enumerate(lanes) for step in (0, 1)}
+    state = RequestState(2, torch.zeros(2, 1, 1, 2, 2), snapshots=[Snapshot(histories, tensors)], seconds=seconds)
+    ranks, shards = Ranks(), Shards((4,))
+    writer = CheckpointWriter(tmp_path, ranks, {}, pytest.fail)
+    writer.save(state, shards)
+    writer.close()
+    files = newest_whole(tmp_path, ranks)
+    assert files is not None
+    own = [lane for lane in lanes if lane.branch == "cond"]
+    read = read_state(files, shards, own.__contains__, torch.device("cpu"))
+    (snapshot,) = read.snapshots
+    assert dict(snapshot.histories) == histories and list(snapshot.histories) == keys
+    assert read.seconds == seconds
+    assert snapshot.tensors.keys() == {key for key in keys if key[0] in own}
+    for key, kept in snapshot.tensors.items():
+        for age, tensor in enumerate(kept["residual"]):
+            assert torch.equal(tensor, tensors[key]["residual"][age])
+
+
+def test_rows_of_the_report_find_the_seconds_of_their_window() -> None:
+    log = StepLog()
+    lanes = [Lane(0, "cond", window) for window in (0, 1)]
+    part = Planned(Segment(0, 4), Decision("compute"))
+    log.add(Step(0, 0.9, 0.5), 900.0, {lane: Plan((part,)) for lane in lanes})
+    log.fill_seconds({(0, lane): 1.0 + lane.window for lane in lanes})
+    assert [(row.get("window"), row["seconds"]) for row in log.rows] == [(None, 1.0), (1, 2.0)]
