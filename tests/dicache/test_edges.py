@@ -185,3 +185,4 @@ def test_reported_numbers_are_python_floats(method):
         for d in decisions.values():
             numbers = [d.indicator, d.accumulated, d.gamma, *d.coefficients]
             assert all(n is None or type(n) is float for n in numbers)
+    assert any(decisions[COND].indicator for decisions in run.decisions), "else nothing was looked at"

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -43,18 +43,26 @@ class Client:
 
     cache: Path
     endpoint: str = "http://127.0.0.1:9"  # where nobody listens
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, path: str, *overrides: str, download: bool = True, **environment: str) -> subprocess.Popen[str]:
         variables = {"HF_HUB_CACHE": str(self.cache), "HF_HOME": str(self.cache.parent), "HF_ENDPOINT": self.endpoint}
         variables |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(ROOT)}
         arguments = [str(CONFIG), "download" if download else "", f"model.path={path}", *overrides]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *arguments],
             env={**os.environ, **variables, **environment},
             cwd=self.cache.parent,
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.communicate()
 
     def ask(self, path: str, *overrides: str, download: bool = True, **environment: str) -> dict[str, object]:
         return answer_of(self.start(path, *overrides, download=download, **environment))
@@ -78,9 +86,11 @@ def answer_of(process: subprocess.Popen[str]) -> dict[str, object]:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Client:
+def client(tmp_path: Path) -> Iterator[Client]:
     (tmp_path / "home").mkdir()
-    return Client(tmp_path / "home" / "hub")
+    client = Client(tmp_path / "home" / "hub")
+    yield client
+    client.stop()
 
 
 @pytest.fixture

@@ -358,9 +358,12 @@ def test_ctrl_c_leaves_the_job_running(queue: Queue, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launch", "watch", "1"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as process:  # type: ignore[call-overload]
-        assert process.stdout.readline() == "job 1: running on gang-1, attempt 1\n"
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline() == "job 1: running on gang-1, attempt 1\n"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert err == "lockstep: interrupted, but job 1 goes on: stop it with lockstep cancel 1\n"
     assert queue.job(1) == before

@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,25 @@ _processes = multiprocessing.get_context("fork")  # imports nothing anew; the qu
 def jobs(count: int, prompt: str = "a circle") -> list[NewJob]:
     config = {"model": {"path": "m"}, "ray": {"max_restarts": 1000}}
     return [NewJob(Options("c", (prompt,), output=Path(f"/v/{i}.mp4")), config) for i in range(count)]
+
+
+Start = Callable[..., BaseProcess]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a function with its arguments in a process of its own, which ends with the test."""
+    started: list[BaseProcess] = []
+
+    def start_one(target: Callable[..., None], *args: object) -> BaseProcess:
+        started.append(_processes.Process(target=target, args=args))
+        started[-1].start()
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.join()
 
 
 def serve(folder: Path, log: Path, seed: int) -> None:
@@ -60,14 +81,12 @@ def spans(log: Path) -> list[tuple[int, int, int, int | None]]:
 
 
 @pytest.mark.timeout(300)
-def test_no_job_is_lost_and_none_runs_twice(tmp_path: Path) -> None:
+def test_no_job_is_lost_and_none_runs_twice(tmp_path: Path, start: Start) -> None:
     """While gangs take jobs, finish them, give them back and are killed, and a user cancels some."""
     queue, log = Queue(tmp_path / "state"), tmp_path / "log"
     log.touch()
     ids = queue.submit(jobs(JOBS))
-    started = [_processes.Process(target=serve, args=(queue.folder, log, seed)) for seed in range(GANGS)]
-    for gang in started:
-        gang.start()
+    started = [start(serve, queue.folder, log, seed) for seed in range(GANGS)]
     cancelled = set()
     for index, id in enumerate(ids[::5]):
         try:
@@ -97,7 +116,7 @@ def test_no_job_is_lost_and_none_runs_twice(tmp_path: Path) -> None:
     assert sum(job.losses for job in ended.values()) <= KILLS
 
 
-def test_two_users_may_not_take_the_same_file(tmp_path: Path) -> None:
+def test_two_users_may_not_take_the_same_file(tmp_path: Path, start: Start) -> None:
     def submit(folder: Path, results: "multiprocessing.Queue[bool]") -> None:
         try:
             Queue(folder).submit(jobs(3))
@@ -106,9 +125,7 @@ def test_two_users_may_not_take_the_same_file(tmp_path: Path) -> None:
             results.put("is not finished" not in str(error))
 
     results: multiprocessing.Queue[bool] = _processes.Queue()
-    started = [_processes.Process(target=submit, args=(tmp_path, results)) for _ in range(6)]
-    for process in started:
-        process.start()
+    started = [start(submit, tmp_path, results) for _ in range(6)]
     won = [results.get(timeout=60) for _ in started]
     for process in started:
         process.join(60)
@@ -116,7 +133,7 @@ def test_two_users_may_not_take_the_same_file(tmp_path: Path) -> None:
     assert len(Queue(tmp_path).jobs()) == 3
 
 
-def test_a_process_that_is_killed_while_it_writes_changes_nothing(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_while_it_writes_changes_nothing(tmp_path: Path, start: Start) -> None:
     """Not even when the half of its transaction is in the file already."""
     queue = Queue(tmp_path)
     queue.submit(jobs(2))
@@ -134,8 +151,7 @@ def test_a_process_that_is_killed_while_it_writes_changes_nothing(tmp_path: Path
             assert (tmp_path / "queue.db").stat().st_size > size + 1_000_000
             os.kill(os.getpid(), signal.SIGKILL)
 
-    process = _processes.Process(target=die)
-    process.start()
+    process = start(die)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "queue.db-journal").exists(), "what the next one will undo"
@@ -147,7 +163,7 @@ def test_a_process_that_is_killed_while_it_writes_changes_nothing(tmp_path: Path
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
-def test_a_frozen_gang_loses_its_job_and_hears_so(tmp_path: Path) -> None:
+def test_a_frozen_gang_loses_its_job_and_hears_so(tmp_path: Path, start: Start) -> None:
     """It wakes up when another one has finished the job, and must not say anything of it any more."""
     queue = Queue(tmp_path)
     queue.submit(jobs(1))
@@ -164,8 +180,7 @@ def test_a_frozen_gang_loses_its_job_and_hears_so(tmp_path: Path) -> None:
         except LeaseLost as error:
             heard.put(str(error))
 
-    process = _processes.Process(target=freeze)
-    process.start()
+    process = start(freeze)
     assert taken.wait(60) and process.pid
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
     time.sleep(0.1)
