@@ -40,7 +40,7 @@ def serve(
     reply: Annotated[int | None, typer.Option("--reply")] = None,
     patience: Annotated[float, typer.Option("--patience")] = 0.0,
 ) -> int:
-    """Load a gang, and serve the queue in the folder ``state`` until this process is told to end.
+    """Load a gang, and serve the queue in the folder ``state`` until this process is asked to end.
 
     ``log`` is the file that stderr goes to, which is renamed after the gang; ``reply`` the descriptor of the pipe to
     `cluster up`; ``patience`` the seconds to wait for a cluster that cannot be reached.

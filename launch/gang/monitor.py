@@ -149,7 +149,7 @@ class Monitor:
         try:
             rank.status = ray.get(answer)
         except RayError:
-            return  # it died, which the reference to its work will say
+            return  # it died, which the reference to its work will raise
         if rank.rank == 0:
             for method, arguments in rank.status.events:
                 getattr(self._progress, method)(*arguments)

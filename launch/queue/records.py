@@ -53,7 +53,7 @@ class GangWish(StrEnum):
 
 
 UNKNOWN = "unknown"
-"""The action of a step that nobody has reported: the ranks were lost before they could."""
+"""The action of a step that was not reported, since the ranks were lost before they could."""
 _LETTERS = {"warmup": "w", "compute": "c", "skip": "s", UNKNOWN: "?"}
 _ACTIONS = {letter: action for action, letter in _LETTERS.items()}
 
@@ -62,7 +62,7 @@ def timeline_of(actions: Iterable[str]) -> str:
     """One letter for each denoise step: w for a warm-up, c for a computed step, s for a skipped one, ? for UNKNOWN.
 
     Args:
-        actions: as ``engine.progress.Progress.step`` is told them, or UNKNOWN.
+        actions: those of ``engine.progress.Progress.step``, or UNKNOWN.
     """
     return "".join(_LETTERS[action] for action in actions)
 

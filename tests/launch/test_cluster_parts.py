@@ -13,7 +13,7 @@ from launch.cluster.progress import GangProgress
 from launch.cluster.setup import Setup, fits
 from launch.cluster.stopping import StopRequest
 from launch.gang.monitor import GangFailure
-from launch.gang.restarts import RestartBudget
+from launch.gang.restarts import JobFailure, RestartBudget, attempt_again
 from launch.jobs.config import load_job_config
 from launch.jobs.options import Options
 from launch.process.failures import Failure
@@ -36,6 +36,37 @@ def test_preemptions_count_apart_and_what_a_rank_raised_is_never_tried_again() -
     assert [budget.take(error) for error in (PREEMPTED, LOST, LOST, PREEMPTED)] == [True] * 4
     assert not budget.take(PREEMPTED)
     assert not budget.take(LOST)
+
+
+def test_a_job_is_attempted_again_until_it_ends_or_its_budget_does() -> None:
+    ends: list[GangFailure | str] = [LOST, PREEMPTED, "made"]
+    started: list[GangFailure] = []
+
+    def attempt() -> str:
+        end = ends.pop(0)
+        if isinstance(end, GangFailure):
+            raise end
+        return end
+
+    assert attempt_again(attempt, RestartBudget(1, 1), started.append) == "made" and started == [LOST, PREEMPTED]
+    ends[:] = [LOST, LOST, "made"]
+    with pytest.raises(JobFailure, match="it died"):
+        attempt_again(attempt, RestartBudget(1, 1), started.append)
+    ends[:] = [RAISED, "made"]
+    with pytest.raises(JobFailure, match="it raised"):
+        attempt_again(attempt, RestartBudget(1, 1), started.append)
+    assert started == [LOST, PREEMPTED, LOST] and ends == ["made"]
+
+
+def test_ranks_that_cannot_be_started_again_are_no_failure_of_the_job() -> None:
+    def attempt() -> None:
+        raise LOST
+
+    def start_again(error: GangFailure) -> None:
+        raise PREEMPTED
+
+    with pytest.raises(GangFailure, match="pre-empted"):
+        attempt_again(attempt, RestartBudget(1, 1), start_again)
 
 
 def test_the_timeline_of_a_job_that_was_resumed_is_whole() -> None:
