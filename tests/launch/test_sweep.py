@@ -11,16 +11,10 @@ import pytest
 from engine.errors import InvalidInput
 from launch.sweep.job import SweepOptions, prepare_sweep
 from parallel.place import Place
-from tests.support.shell import Shell
+from tests.support.shell import Shell, finish
 from tests.support.small_model import CONFIG
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def finish(process: subprocess.Popen[str], expected: int = 0) -> tuple[str, str]:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == expected, f"exit code {process.returncode}\n{out}\n{err}"
-    return out, err
 
 
 def sweep(shell: Shell, *arguments: str) -> subprocess.Popen[str]:
