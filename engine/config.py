@@ -29,6 +29,8 @@ class LoraConfig(Section):
 
 
 class ModelConfig(Section):
+    """Which model is run, in which dtypes, and what is added to or replaced in its weights."""
+
     path: str = Field(
         min_length=1,
         description="Folder of a model in the diffusers layout, or where there is no such folder its id on the "
@@ -57,6 +59,8 @@ class ModelConfig(Section):
 
 
 class SamplingConfig(Section):
+    """The size of the video, and how it is denoised."""
+
     height: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
     width: int = Field(gt=0, le=16384, description="Pixels; a multiple of what the model needs.")
     frames: int = Field(
@@ -103,6 +107,8 @@ class SamplingConfig(Section):
 
 
 class RuntimeConfig(Section):
+    """Device, attention kernel, audit and limits of time."""
+
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is CUDA where there is a device, else the CPU."
     )
@@ -130,6 +136,8 @@ class RuntimeConfig(Section):
 
 
 class CheckpointConfig(Section):
+    """When checkpoints are written."""
+
     every: int = Field(
         0,
         ge=0,

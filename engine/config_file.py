@@ -32,6 +32,7 @@ _OLD_KEYS = {"parallel.tensor", *(f"cache.{key}" for key in MOVED)}
 
 
 def say_nothing(line: str) -> None:
+    """The default for ``note``: drop the line."""
     pass
 
 

@@ -21,6 +21,7 @@ class Place:
 
     @property
     def is_launcher(self) -> bool:
+        """Whether this process is none of the ranks."""
         return self.rank is None
 
     @property

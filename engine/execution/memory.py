@@ -50,6 +50,7 @@ class Memory:
 
     @property
     def peak(self) -> int:
+        """The most that is held at once, by the formula above."""
         return self.transformer + max(self.encoders, self.cache + self.step, self.decode)
 
 

@@ -71,10 +71,12 @@ class HunyuanVideoAdapter:
 
     @property
     def dtype(self) -> torch.dtype:
+        """As :attr:`Adapter.dtype`."""
         dtype: torch.dtype = self.transformer.dtype
         return dtype
 
     def num_tokens(self, latents_shape: torch.Size) -> int:
+        """As :meth:`Adapter.num_tokens`."""
         return math.prod(token_grid(latents_shape, self.transformer.config))
 
     def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
@@ -149,12 +151,15 @@ class HunyuanVideoAdapter:
         return velocity
 
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
+        """As :meth:`Adapter.unpatchify`."""
         return join_patches(tokens, latents_shape, self.transformer.config)
 
     def patchify(self, latents: Tensor) -> Tensor:
+        """As :meth:`Adapter.patchify`."""
         return split_patches(latents, self.transformer.config)
 
     def finish(self, latents: Tensor, condition: Condition) -> Tensor:
+        """As :meth:`Adapter.finish`: the first frame is given with "token_replace"."""
         if self.transformer.config.image_condition_type != "token_replace" or condition.image_latents is None:
             return latents
         return torch.cat([condition.image_latents.to(latents.dtype), latents[:, :, 1:]], dim=2)

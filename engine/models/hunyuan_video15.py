@@ -62,10 +62,12 @@ class HunyuanVideo15Adapter:
 
     @property
     def dtype(self) -> torch.dtype:
+        """As :attr:`Adapter.dtype`."""
         dtype: torch.dtype = self.transformer.dtype
         return dtype
 
     def num_tokens(self, latents_shape: torch.Size) -> int:
+        """As :meth:`Adapter.num_tokens`."""
         return math.prod(token_grid(latents_shape, self.transformer.config))
 
     def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
@@ -117,6 +119,7 @@ class HunyuanVideo15Adapter:
         return velocity
 
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
+        """As :meth:`Adapter.unpatchify`."""
         return join_patches(tokens, latents_shape, self.transformer.config)
 
     def finish(self, latents: Tensor, condition: Condition) -> Tensor:
@@ -124,6 +127,7 @@ class HunyuanVideo15Adapter:
         return latents
 
     def patchify(self, latents: Tensor) -> Tensor:
+        """As :meth:`Adapter.patchify`."""
         return split_patches(latents, self.transformer.config)
 
     def _condition(

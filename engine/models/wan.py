@@ -56,10 +56,12 @@ class WanAdapter:
 
     @property
     def dtype(self) -> torch.dtype:
+        """As :attr:`Adapter.dtype`."""
         dtype: torch.dtype = self.transformer.dtype
         return dtype
 
     def num_tokens(self, latents_shape: torch.Size) -> int:
+        """As :meth:`Adapter.num_tokens`."""
         return math.prod(self._grid(latents_shape))
 
     def conditions(self, encoded: Sequence[Mapping[str, Tensor]], latents: Tensor, shards: Shards) -> list[Condition]:
@@ -141,17 +143,20 @@ class WanAdapter:
         return velocity
 
     def unpatchify(self, tokens: Tensor, latents_shape: torch.Size) -> Tensor:
+        """As :meth:`Adapter.unpatchify`."""
         frames, height, width = self._grid(latents_shape)
         patches = tokens.reshape(1, frames, height, width, *self.transformer.config.patch_size, -1)
         return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
     def patchify(self, latents: Tensor) -> Tensor:
+        """As :meth:`Adapter.patchify`."""
         split = latents
         for dim, size in zip((2, 4, 6), self.transformer.config.patch_size, strict=True):
             split = split.unflatten(dim, (-1, size))  # in the end channels, then grid and patch of each axis
         return split.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
 
     def finish(self, latents: Tensor, condition: Condition) -> Tensor:
+        """As :meth:`Adapter.finish`: the first frame is given in TI2V 5B with an image."""
         if condition.first_frame is None:
             return latents
         return torch.cat([condition.first_frame, latents[:, :, 1:]], dim=2)
