@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,25 +14,19 @@ from pydantic import ValidationError
 
 from dicache.overrides import override as override_cache
 from dicache.section import MOVED
-from engine.config import HUB_ID, Config, valid_keys
+from engine.config import Config, valid_keys
+from engine.config_paths import anchor_paths, expand_home
 from engine.errors import InvalidInput, first_problem
 from parallel.config import spell_out
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 Note = Callable[[str], None]
 
-# keys whose value names a file or folder, and may be relative
-_PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
-# keys whose value is a list of mappings, of which one key does
-_LISTED_PATH_KEYS = (("model", "loras", "path"),)
-# keys whose value is a mapping of which every key does
-_MAPPED_PATH_KEYS = (("model", "single_files"),)
 _OLD_KEYS = {"parallel.tensor", *(f"cache.{key}" for key in MOVED)}
 
 
 def say_nothing(line: str) -> None:
     """The default for ``note``: drop the line."""
-    pass
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), note: Note = say_nothing) -> Config:
@@ -58,9 +51,9 @@ def read_config(
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
     """
-    file = _expanded(Path(path))
+    file = expand_home(Path(path))
     tree = _read_mapping(file)
-    _anchor_paths(tree, file.parent, only_existing=True)
+    anchor_paths(tree, file.parent, only_existing=True)
     of_cache: list[tuple[str, Any]] = []
     for override in overrides:
         key, value = _read_override(override, kind)
@@ -76,18 +69,11 @@ def read_config(
             raise InvalidInput(str(error)) from None
         for line in lines:
             note(line)
-    _anchor_paths(tree, Path.cwd())
+    anchor_paths(tree, Path.cwd())
     config = _validate(tree, file, kind)
     if isinstance(tree.get("parallel"), dict) and "tensor" in tree["parallel"]:
         note("parallel.tensor has no effect, and the next release will refuse it: leave it out")
     return config
-
-
-def _expanded(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:  # "~" of an unknown user
-        raise InvalidInput(f"{path} begins with a home folder that does not exist: write the path in full.") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -158,42 +144,6 @@ def _apply(tree: dict[str, Any], section: str, key: str, value: Any) -> None:
     if not isinstance(inner, dict):
         raise InvalidInput(f"{section} is {inner!r}, but it should be a section of keys: correct the file.")
     tree[section] = {**inner, key: value}
-
-
-def _anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False) -> None:
-    for values, key in _path_slots(tree):
-        if not isinstance(values, dict) or not isinstance(values.get(key), str) or not values[key]:
-            continue
-        anchored = Path.cwd() / folder / _expanded(Path(values[key]))
-        if _exists(anchored) or not (only_existing or _may_be_hub_id(tree, values, key)):
-            values[key] = os.path.normpath(anchored)
-
-
-def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Where paths may stand: what should be a mapping, and a key of it."""
-    for section, key in _PATH_KEYS:
-        yield tree.get(section), key
-    for section, key, inner in _LISTED_PATH_KEYS:
-        values = tree.get(section)
-        listed = values.get(key) if isinstance(values, dict) else None
-        if isinstance(listed, list):
-            yield from ((item, inner) for item in listed)
-    for section, key in _MAPPED_PATH_KEYS:
-        values = tree.get(section)
-        mapped = values.get(key) if isinstance(values, dict) else None
-        if isinstance(mapped, dict):
-            yield from ((mapped, inner) for inner in mapped)
-
-
-def _may_be_hub_id(tree: dict[str, Any], values: dict[str, Any], key: str) -> bool:
-    return values is tree.get("model") and key == "path" and HUB_ID.fullmatch(values[key]) is not None
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _validate(tree: dict[Any, Any], file: Path, kind: type[AnyConfig]) -> AnyConfig:
