@@ -68,8 +68,9 @@ class Agreement:
             NotFiniteError: some rank holds values that are not finite.
             DivergedError: ranks are at different steps, or their tokens do not add up to the sequence.
         """
+        wish = int(self._control())
         started = time.perf_counter()
-        header = torch.tensor([step, num_tokens, int(self._control())], dtype=torch.float64, device=sums.device)
+        header = torch.tensor([step, num_tokens, wish], dtype=torch.float64, device=sums.device)
         own_row = torch.cat([header, (~finite).double().reshape(1), sums])
         rows = self._gather(own_row).tolist()
         self.seconds += time.perf_counter() - started

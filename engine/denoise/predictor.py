@@ -95,7 +95,7 @@ class VelocityPredictor:
             first = entering.pop(lane)
             with self._stopwatch.lap((step.index, lane)):
                 states[lane] = self._adapter.blocks(first, 0, self._controller.probe_blocks)
-            shown[lane] = Observation(first.hidden_states, states[lane].hidden_states, signals[lane])
+            shown[lane] = Observation(first.hidden_states, states[lane].hidden_states, signals.pop(lane))
 
         agreed, sums = self._agree(step, shown)
         stop_if_asked(agreed.control, f"denoise step {step.index}")

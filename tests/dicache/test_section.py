@@ -50,6 +50,20 @@ def section_for(key: str) -> dict[str, Any]:
     return chosen | ({"calibration": "/cal.json"} if owner == "calibrated" else {})
 
 
+def test_last_blocks_belong_to_the_method_that_they_were_said_for() -> None:
+    written = {"method": "dbcache", "threshold": 0.2, "last_blocks": 2}
+    assert override(written, [("threshold", 0.3)])[0] == {**written, "threshold": 0.3}
+    for method in ("fbcache", "taylorseer", "none"):
+        assert override(written, [("method", method)])[0] == {"method": method}
+    with pytest.raises(ValidationError, match=r"cache\.last_blocks is 2, but cache\.method is none"):
+        CacheConfig.model_validate({"method": "none", "last_blocks": 2})
+    with pytest.raises(ValidationError, match=r"cache\.last_blocks is 2, but cache\.method is auto"):
+        CacheConfig.model_validate({"method": "auto", "last_blocks": 2})
+    for section in (written, {"method": "none"}):
+        config = CacheConfig.model_validate(section)
+        assert CacheConfig.model_validate(config.model_dump(mode="json")) == config, "as a report gives it back"
+
+
 @pytest.mark.parametrize("key", MOVED)
 def test_an_old_key_is_said_to_have_moved_and_means_the_same(key: str, tmp_path: Path) -> None:
     _, value = OWN[key]

@@ -14,6 +14,7 @@ from dicache.estimators.taylor import Taylor
 from dicache.gates.first_block import FirstBlockGate
 from dicache.gates.fixed import FixedGate
 from dicache.methods import Method
+from dicache.rules import build_rules
 from dicache.segments import Scheme
 from dicache.steps import Lane
 from tests.support.toy import COND, NUM_BLOCKS, UNCOND, Run, block, drive, inputs, steps
@@ -185,6 +186,7 @@ def test_segments_that_do_not_follow_one_another_are_refused(segments) -> None:
 def test_a_lane_of_another_window_is_another_lane() -> None:
     """Its branches decide together, and its tensors are its own."""
     lanes = [Lane(0, branch, window) for window in (0, 1) for branch in ("cond", "uncond")]
+    assert build_rules(CacheConfig(), lanes, 4).groups == ((lanes[0], lanes[1]), (lanes[2], lanes[3]))
     controller = Controller(CacheConfig(method="interval", warmup_ratio=0.0), lanes, 4, NUM_BLOCKS)
     x = {lane: inputs(COND, steps(4)[0]) + number for number, lane in enumerate(lanes)}
     (segment,) = controller.cached_segments

@@ -21,6 +21,7 @@ CACHES = {
     "dicache": ("cache.threshold=0.1", "cache.decide=per_branch"),
     "taylor": ("cache.method=interval", "cache.gate.interval=3", "cache.estimator=taylor"),
     "fbcache": ("cache.method=fbcache", "cache.threshold=0.2"),
+    "last blocks": ("cache.method=dbcache", "cache.threshold=0.3", "cache.warmup_steps=2", "cache.last_blocks=2"),
     "easycache": ("cache.method=easycache", "cache.threshold=0.2", "cache.warmup_ratio=0.2"),
     "teacache": (
         "cache.method=teacache",
