@@ -38,6 +38,8 @@ def override(section: Any, overrides: Sequence[tuple[str, Any]]) -> tuple[Any, l
     for key, value in overrides:
         if not key:
             section, changes, replaced, moved, whole = value, {}, set(), [], True
+        elif (kind := key.removesuffix(".name")) in KINDS and not isinstance(value, Mapping):
+            changes[kind] = value
         elif key in KINDS:
             if isinstance(value, Mapping):  # in the place of what was said about this gate before
                 changes = {name: item for name, item in changes.items() if not name.startswith(f"{key}.")}

@@ -72,6 +72,11 @@ WRITTEN = {"method": "hicache", "gate": "probe", "threshold": 0.4, "warmup_ratio
         (("gate=",), {"method": "hicache", "estimator": HERMITE}),
         (("gate=", "gate.interval=3"), {"method": "hicache", "gate": {"interval": 3}, "estimator": HERMITE}),
         (("gate=interval", "gate.interval=3"), {"method": "hicache", "gate": {"interval": 3}, "estimator": HERMITE}),
+        (("gate.name=easycache",), {"method": "hicache", "gate": "easycache", "estimator": HERMITE}),
+        (
+            ("gate.interval=3", "gate.name=interval"),
+            {"method": "hicache", "gate": {"interval": 3}, "estimator": HERMITE},
+        ),
         (("gate.interval=3", "gate=interval"), {"method": "hicache", "gate": {"interval": 3}, "estimator": HERMITE}),
         (("gate={name: interval, interval: 3}",), {"method": "hicache", "gate": {"interval": 3}, "estimator": HERMITE}),
         (("quality=high", "gate="), {"method": "hicache", "quality": "high", "estimator": HERMITE}),
