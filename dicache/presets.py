@@ -1,6 +1,7 @@
-"""Settings by model: what authors publish for one model, and what a quality comes to.
+"""Settings by model: what authors publish for one model, and which settings a quality stands for.
 
-Sources as in ``polynomials.py`` and ``magnitudes.py``; DiCache: arXiv 2508.17356 and Bujiazi/DiCache at
+Keys are those of the cache section, with dots. Sources as in ``published/polynomials.py`` and
+``published/magnitudes.py``; DiCache: arXiv 2508.17356 and Bujiazi/DiCache at
 dd7f0de; EasyCache: H-EmbodVis/EasyCache at 5127804; FBCache: chengzeyi/ParaAttention at 4de137c.
 """
 
@@ -11,10 +12,10 @@ from dicache.config import CacheConfig, Quality
 from dicache.gates.teacache import TeaCacheSettings
 from dicache.pairs import PAIRS, MethodName, method_of_gate
 
-Settings = Mapping[str, Any]
+_Values = Mapping[str, Any]
 
-# by how names of models begin, the longest first: what differs from the method's own defaults
-_OF_MODELS: tuple[tuple[str, Mapping[str, Settings]], ...] = (
+# by the beginning of a model's name, the longest first: what differs from the method's own defaults
+_OF_MODELS: tuple[tuple[str, Mapping[str, _Values]], ...] = (
     (
         "Wan2.1-T2V-1.3B",
         {"dicache": {"threshold": 0.2}, "teacache": {"threshold": 0.08}, "teacache, retention": {"threshold": 0.1}},
@@ -54,16 +55,16 @@ _MEASURED: Mapping[str, Mapping[str, Mapping[Quality, float]]] = {
 
 
 _BEST: Mapping[str, MethodName] = {"tiny-wan": "innovation"}
-"""Of the methods that need no numbers, that which came out best on a model; by docs/methods.md."""
+"""The best method by model, of those that need no calibration, by the measurements in docs/methods.md."""
 _BEST_PUBLISHED: MethodName = "dicache"
-"""And where nothing was measured: that which its authors measured on most of the models here."""
+"""The method for models on which nothing was measured here: its authors measured it on most of them."""
 
 
 def best_uncalibrated(names: Sequence[str]) -> tuple[MethodName, str]:
     """The method that `auto` takes without a calibration, and why.
 
     Args:
-        names: of the model.
+        names: under which the model may have been published.
     """
     if best := next((_BEST[name] for name in names if name in _BEST), None):
         return best, "this was measured to be the best here of those that need none"
@@ -71,10 +72,11 @@ def best_uncalibrated(names: Sequence[str]) -> tuple[MethodName, str]:
 
 
 def for_model(cache: CacheConfig, names: Sequence[str]) -> dict[str, Any]:
-    """Settings that the authors of the method publish for this model in the place of their general ones.
+    """Settings that the authors of the method publish for this model instead of their general ones.
 
     Args:
-        names: under which the model may have been published; where several fit, what they have in common.
+        names: under which the model may have been published. If there are several, only what they have in common is
+            returned.
     """
     named = getattr(cache.gate, "published", None)
     found = [_of_model(cache, name) for name in ([named] if named else names)]
@@ -82,10 +84,10 @@ def for_model(cache: CacheConfig, names: Sequence[str]) -> dict[str, Any]:
 
 
 def for_quality(cache: CacheConfig, quality: Quality, names: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """What a quality comes to, and why.
+    """The settings that a quality stands for, and the reason as a fragment of a sentence.
 
     Args:
-        cache: a method with the settings of :func:`for_model`.
+        cache: a section with the settings of :func:`for_model` in it, and without the quality.
     """
     share = _STEPS_SKIPPED[quality]
     if cache.gate_name == "calibrated":
@@ -116,7 +118,7 @@ def _of_model(cache: CacheConfig, name: str) -> dict[str, Any]:
 
 
 def _owner(cache: CacheConfig) -> str:
-    """The method whose scale the gate's settings are on."""
+    """The method on whose scale the gate's threshold is."""
     own = cache.method in PAIRS and cache.gate_name == PAIRS[cache.method].gate
     owner = cache.method if own else method_of_gate(cache.gate_name) or ""
     retention = isinstance(cache.gate, TeaCacheSettings) and cache.gate.use_ret_steps

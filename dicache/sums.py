@@ -1,7 +1,7 @@
-"""Sums over the tokens of probe tensors: what a gate or an estimator may ask to be measured.
+"""Sums over tokens: what a gate or an estimator can ask to be measured.
 
-A sum is declared as data and evaluated on each rank's own tokens; the partial sums of the ranks add up to the
-sum over the whole sequence. A new kind of sum is one class with ``operands`` and ``of``.
+A sum is declared as data. Each rank evaluates it over its own tokens (:mod:`dicache.evaluation`), and the partial sums
+of the ranks add up to the sum over the whole sequence. A new kind of sum is one class with ``operands`` and ``of``.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ COMPUTED_SIGNALS: tuple[ComputedSignal, ...] = get_args(ComputedSignal)
 
 @dataclass(frozen=True)
 class Operand:
-    """One tensor that sums can look at, [1, tokens, dim] with a dim of its own."""
+    """One tensor that sums can read, [1, tokens, dim]; dim depends on the signal."""
 
     signal: Signal
-    """``probe``: output of the probe blocks; ``probe_residual``: that minus the input of block 0;
-    ``timestep_embedding``, ``timestep_modulation``, ``modulated_input``: what TeaCache looks at before block 0;
-    ``latents`` and ``computed_latents``: the latents of each token; ``velocity``: the model's output, which is unknown
-    at age 0. A signal that all tokens have in common is one token long on the rank that holds the first token, and
-    empty elsewhere, so that it is counted once."""
+    """``probe``: output of the probe blocks. ``probe_residual``: the probe minus the input of block 0.
+    ``timestep_embedding``, ``timestep_modulation``, ``modulated_input``: TeaCache's signals, taken before block 0.
+    ``latents`` and ``computed_latents``: the latents of each token. ``velocity``: the model's output, which is not known
+    at age 0. A signal that all tokens have in common is one token long on the rank that holds the first token and empty
+    on the others, so that it is counted once."""
     age: int
-    """0 is this step's. An older ``probe_residual``, ``computed_latents`` or ``velocity`` counts computed steps only,
-    the others count all steps back, computed or skipped."""
+    """0 is this step. For ``probe_residual``, ``computed_latents`` and ``velocity`` the age counts computed steps only;
+    for the others it counts all steps, computed or skipped."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether it stays the same until the next computed step."""
+        """Whether it does not change until the next computed step."""
         return self.signal in COMPUTED_SIGNALS and self.age > 0
 
     def exists(self, history: History) -> bool:
@@ -46,7 +46,7 @@ class Operand:
 
 
 class Sum(Protocol):
-    """A hashable value that names one sum."""
+    """A hashable value that declares one sum."""
 
     @property
     def operands(self) -> tuple[Operand, ...]: ...

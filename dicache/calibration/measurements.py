@@ -1,5 +1,5 @@
-"""What calibrations of other methods look at in an uncached run: how residuals shrink (MagCache), and how the model's
-output changes with what TeaCache watches."""
+"""Measurements of uncached runs for published gates: ratios of residual sizes (MagCache), and the change of the model's
+output with that of TeaCache's signals."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from dicache.steps import Lane, Step
 from dicache.sums import StepSignal
 
 DEGREE = 4
-"""Of TeaCache's polynomials."""
+"""Degree of TeaCache's polynomials."""
 
 Sums = dict[tuple[str, int, str], float]
-"""By guidance branch, step and what was added up."""
+"""Sums over tokens, by guidance branch, step and quantity."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One request's, over the tokens of all ranks."""
+    """What one request has shown, over the tokens of all ranks."""
 
     ratios: Mapping[str, Sequence[float]]
-    """Of each branch and step, the mean over the tokens of ‖r‖ / ‖r of the step before‖; 1 for the first."""
+    """For each branch and step, the mean over the tokens of ‖r‖ / ‖r of the step before‖; 1 for the first step."""
     changes: Mapping[str, Sequence[tuple[float, float]]]
-    """Of each signal: relative L1 changes of the signal and of the model's output, of all branches and steps."""
+    """For each signal, pairs of relative L1 changes (of the signal, of the model's output), of all branches and steps."""
 
 
 class Measurements:
@@ -35,19 +35,20 @@ class Measurements:
     def __init__(self, signals: Sequence[str]) -> None:
         """
         Args:
-            signals: those of TeaCache that the model shows.
+            signals: TeaCache's signals that the model can show.
         """
         self.signals: tuple[StepSignal, ...] = tuple(name for name in get_args(StepSignal) if name in signals)
         self.sums: Sums = {}
         self._before: dict[Lane, dict[str, Tensor]] = {}
 
     def see(self, step: Step, lane: Lane, x: Tensor, y: Tensor, velocity: Tensor, shown: Mapping[str, Tensor]) -> None:
-        """Take note of a computed step.
+        """Add a computed step to the sums.
 
         Args:
             x: input of block 0, [1, tokens_local, dim]. y: output of all blocks, same shape.
-            velocity: the model's output of these tokens.
-            shown: the signals; one that all tokens have in common on one rank alone.
+            velocity: the model's output for these tokens, [1, tokens_local, features].
+            shown: the signals. One that all tokens have in common is empty on all ranks but one, so that it counts
+                once.
         """
         now: dict[str, Tensor] = {
             "residual": y - x,
@@ -72,7 +73,7 @@ def _norms(tokens: Tensor) -> Tensor:
 
 
 def conclude(of_ranks: Iterable[Sums], signals: Sequence[str]) -> Measured:
-    """The request's ratios and changes from the sums of all ranks, added in their order."""
+    """The request's ratios and changes from the sums of all ranks, which are added in the order of the ranks."""
     total: Sums = {}
     for sums in of_ranks:
         for key, value in sums.items():
@@ -93,13 +94,20 @@ def conclude(of_ranks: Iterable[Sums], signals: Sequence[str]) -> Measured:
 
 
 def mean_ratios(measured: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, tuple[float, ...]]:
-    """Of each branch, over the requests."""
+    """The mean over the requests, for each branch."""
     return {branch: tuple(np.mean([ratios[branch] for ratios in measured], axis=0).tolist()) for branch in measured[0]}
 
 
 def fit_polynomial(points: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """Least squares of the output's change by the signal's, highest power first; of degree 4, as TeaCache's authors
-    have it, or of what so many points allow."""
+    """The polynomial that gives the output's change from the signal's, by least squares.
+
+    Args:
+        points: pairs of changes, of the signal and of the output.
+
+    Returns:
+        Coefficients, highest power first. The degree is 4, as with TeaCache's authors, or less if there are too few
+        different points.
+    """
     changes, outputs = np.array(points, dtype=np.float64).reshape(-1, 2).T
     degree = min(DEGREE, len(np.unique(changes.round(12))) - 1)
     return tuple(np.polynomial.Polynomial.fit(changes, outputs, max(degree, 0)).convert().coef[::-1].tolist())

@@ -1,4 +1,4 @@
-"""Which steps to compute, found beforehand: dynamic programming over what skipping was measured to cost."""
+"""Finds the steps to compute for each number of steps, by dynamic programming over the measured cost of skips."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,32 +10,36 @@ from numpy.typing import NDArray
 from dicache.calibration.products import DEPTH, TINY
 
 LONGEST_GAP = 13
-"""From one computed step to the next: at most 12 are skipped in a row."""
+"""The largest distance from one computed step to the next: at most 12 steps are skipped in a row."""
 _NONE = 0
-"""In the place of a gap: there was no computed step before."""
+"""Stands for a gap that does not exist because there was no computed step before."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class StepPlacement:
-    """One budget's best list."""
+    """The best list of computed steps of one length."""
 
     compute: tuple[int, ...]
+    """Indices of the computed steps, in ascending order."""
     damage: float
+    """The expected error of all skipped steps."""
 
 
 TRUST = 0.75
+"""Exponent of :func:`growth`; see there."""
 
 
 def growth(sigma: float, trust: float = TRUST) -> float:
-    """How much worse an error is that the sampler takes in at noise level ``sigma``, for what becomes of it by the end.
+    """The factor by which an error that is made at noise level ``sigma`` has grown in the final latents.
 
-    What is decided while there is little but noise steers all that follows; later errors fade. Measured on the small
-    model with two steps skipped at a time, on four prompts: what is left is 4 to 5 times the error for sigma above
-    0.97, 2.3 at 0.93, 1 at 0.85 and 0.6 from 0.6 down, a function of sigma alone in two samplings, with a factor of
-    two between prompts. The formula without its exponent follows that. Large errors grow less than small ones, and
-    lists that believe it wholly (``trust`` 1) lose where steps are few: hence the exponent.
+    Errors that are made early grow, since all later steps depend on them; later errors fade. Measured on the small
+    model with two steps skipped at a time, on four prompts: the final error is 4 to 5 times the error made for sigma
+    above 0.97, 2.3 times at 0.93, 1 at 0.85 and 0.6 from 0.6 down. It was a function of sigma alone in two samplings,
+    with a factor of two between prompts. 0.5 + 0.15 / (1.03 - sigma) follows these numbers. Large errors grow less than
+    small ones, and lists that were placed with the full factor (``trust`` 1) do worse if few steps are computed, hence
+    the exponent ``trust``.
     """
     return (0.5 + 0.15 / (1.03 - sigma)) ** trust
 
@@ -44,23 +48,24 @@ def place_steps(grams: Array, mixing: Sequence[float], step_sizes: Sequence[floa
     """The best placement for each number of computed steps.
 
     The cost of skipping step j after the computed steps a > b > c is sⱼ ‖vⱼ - v̂ⱼ‖, where v is the guided velocity and
-    v̂ⱼ what :meth:`Products.fit` makes of the branches' velocities at a, b and c; the norm is the root of the mean
-    square over the prompts. Costs add up; the least sum over all lists of that length is found exactly (as DPCache does
-    with another cost), with at most 12 steps skipped in a row. The first two are computed, for the brake skips nothing
-    before it has seen a change; how many more at the start is an outcome like all else: there is no warm-up.
+    v̂ⱼ its fit to the branches' velocities at a, b and c (:meth:`dicache.calibration.products.Products.fit`); the norm
+    is the root of the mean square over the prompts. The least sum of costs over all lists of that length is found
+    exactly (as DPCache does with another cost), with at most 12 steps skipped in a row. The first two steps are always
+    computed, since the brake skips nothing before it has seen a change. There is no other warm-up: how many more steps
+    are computed at the start is a result.
 
     Args:
         grams: inner products of the branches' velocities of an uncached run, mean over the prompts,
             [steps, branches, steps, branches].
-        mixing: what the guided velocity is made of, [branches].
-        step_sizes: s, what a unit of error at each step comes to in the end, [steps].
+        mixing: the weight of each branch in the guided velocity, [branches].
+        step_sizes: s, the final error for a unit of error at each step, [steps].
 
     Returns:
-        By number of computed steps. Few steps may be too few, for no gap is longer than the longest.
+        By number of computed steps. Numbers with which a gap would be longer than ``LONGEST_GAP`` are missing.
     """
     num_steps, counts = len(step_sizes), len(step_sizes) + 1
-    # For the newest computed step: the least sum so far by the gaps to the two computed before it and by number of
-    # computed steps; and the third gap that it came from.
+    # For each newest computed step: the least sum so far, by the two gaps before it and the number of computed steps;
+    # and the third gap, from which the list is traced back.
     shape = (LONGEST_GAP + 1, LONGEST_GAP + 1, counts)
     best = np.full((num_steps + 1, *shape), np.inf)
     third = np.zeros((num_steps + 1, *shape), dtype=np.int64)
@@ -85,9 +90,9 @@ def place_steps(grams: Array, mixing: Sequence[float], step_sizes: Sequence[floa
 
 
 def _misses(grams: Array, mixing: Sequence[float], step: int) -> dict[int, Array]:
-    """‖v - v̂‖ at a step, by how long ago the newest computed step was: [gap to the one before, to the one before that].
+    """‖v - v̂‖ at a step, by the distance to the newest computed step: a table over the two gaps before that step.
 
-    Gaps that cannot be are infinite.
+    Entries of gaps that cannot occur are infinite.
     """
     num_steps, branches = grams.shape[:2]
     flat = grams.reshape(num_steps * branches, -1)
@@ -117,7 +122,7 @@ def _misses(grams: Array, mixing: Sequence[float], step: int) -> dict[int, Array
 
 
 def _states(newest: int) -> Iterator[tuple[int, ...]]:
-    """The newest computed steps that there may have been, at most DEPTH of them; all lists begin with step 0."""
+    """All possible newest computed steps before a skip, newest first, at most DEPTH; every list begins with step 0."""
 
     def before(state: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         if len(state) == DEPTH or state[-1] == 0:
@@ -130,7 +135,7 @@ def _states(newest: int) -> Iterator[tuple[int, ...]]:
 
 
 def _trace(third: NDArray[np.int64], num_steps: int, count: int, end: int) -> tuple[int, ...]:
-    """The steps behind one entry of the table, from the last gap to the first."""
+    """The list of computed steps that belongs to one entry of the table, traced from the last gap to the first."""
     gap, before = divmod(end, LONGEST_GAP + 1)
     step, left, compute = num_steps, count, []
     while gap != _NONE:

@@ -1,4 +1,4 @@
-"""Lists of computed steps, bettered by trying others: errors meet on the way, which no sum of single ones foresees."""
+"""Improves lists of computed steps by trial runs: errors of several skips interact, which the placement ignores."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -7,20 +7,20 @@ from dicache.calibration.placement import LONGEST_GAP
 Steps = tuple[int, ...]
 Attempt = Callable[[Steps, Sequence[float] | None], Sequence[float] | None]
 _FEWEST = 3
-"""Prompts that are run before a list may be given up."""
+"""The number of prompts that are run before a list may be given up."""
 
 
 def refine(starts: Sequence[Steps], attempt: Attempt, num_steps: int, trials: int) -> tuple[Steps, list[float], int]:
-    """The best list found: that of the starts which does best, its steps moved one by one for as long as that helps.
+    """Local search: the best of the starting lists, its steps moved by one as long as that lowers the error.
 
     Args:
-        starts: lists of equal length, rising, that begin with steps 0 and 1.
-        attempt: the error of each prompt with a list; or None, if that is no better than the errors it is given.
+        starts: lists of equal length, in ascending order, that begin with steps 0 and 1.
+        attempt: runs a list and returns the error of each prompt, or None if they are no better than the given errors.
         num_steps: denoise steps of the request.
-        trials: lists to try beside the first, at most.
+        trials: the largest number of lists to try beside the first.
 
     Returns:
-        The list, its errors, and how many others were tried.
+        The list, its error for each prompt, and the number of other lists that were tried.
     """
     best = starts[0]
     found = attempt(best, None)
@@ -51,8 +51,15 @@ def refine(starts: Sequence[Steps], attempt: Attempt, num_steps: int, trials: in
 
 
 def race(errors: Iterator[float], against: Sequence[float] | None) -> list[float] | None:
-    """Error after error, until so many have come that they are worse than those of another list with the same prompts:
-    then None. A list that is much worse costs a few runs only."""
+    """Take the errors of one list prompt by prompt, and give up once they are worse than those of another list.
+
+    Args:
+        errors: computed one by one when they are asked for.
+        against: the other list's errors of the same prompts; None never gives up.
+
+    Returns:
+        All errors, or None if it was given up: their sum was no less than the other list's over the same prompts.
+    """
     seen: list[float] = []
     for error in errors:
         seen.append(error)
@@ -63,7 +70,7 @@ def race(errors: Iterator[float], against: Sequence[float] | None) -> list[float
 
 
 def _moved(steps: Steps, place: int, shift: int, num_steps: int) -> Steps | None:
-    """The list with one step earlier or later, if there is room."""
+    """The list with one step moved, or None if it would meet a neighbour or leave too long a gap."""
     to = steps[place] + shift
     last = steps[place + 1] if place + 1 < len(steps) else num_steps
     room = steps[place - 1] < to < last and to - steps[place - 1] <= LONGEST_GAP and last - to <= LONGEST_GAP

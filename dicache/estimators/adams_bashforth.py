@@ -14,6 +14,8 @@ from dicache.sums import Sum
 
 
 class AdamsBashforthSettings(EstimatorSettings):
+    """``cache.estimator`` of AB-Cache."""
+
     name: Literal["adams_bashforth"] = "adams_bashforth"
     order: int = Field(1, ge=1, le=2, description="Highest derivative: 2 keeps one residual more.")
     method_keys: ClassVar[frozenset[str]] = frozenset({"order"})

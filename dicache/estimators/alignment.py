@@ -11,6 +11,8 @@ from dicache.sums import AbsoluteSum, Operand, Sum
 
 
 class AlignmentSettings(AlignedSettings):
+    """``cache.estimator`` of DiCache's alignment."""
+
     name: Literal["alignment"] = "alignment"
 
     def build(self, request: CacheRequest) -> Estimator:

@@ -14,6 +14,8 @@ from dicache.sums import Sum
 
 
 class FittedSettings(EstimatorSettings):
+    """``cache.estimator`` of a calibration: it has no keys of its own."""
+
     name: Literal["fitted"] = "fitted"
     anchor: ClassVar[Anchor | None] = "nothing"
 

@@ -11,6 +11,8 @@ from dicache.sums import Sum
 
 
 class FoCaSettings(EstimatorSettings):
+    """``cache.estimator`` of FoCa: it has no keys of its own."""
+
     name: Literal["foca"] = "foca"
 
     def build(self, request: CacheRequest) -> Estimator:

@@ -14,6 +14,8 @@ from dicache.sums import Sum
 
 
 class HermiteSettings(EstimatorSettings):
+    """``cache.estimator`` of HiCache."""
+
     name: Literal["hermite"] = "hermite"
     order: int = Field(1, ge=1, le=2, description="Highest derivative: 2 keeps one residual more.")
     contraction: float = Field(

@@ -13,6 +13,8 @@ _P = tuple(Operand("probe_residual", age) for age in range(3))
 
 
 class ProjectionSettings(AlignedSettings):
+    """``cache.estimator`` of the projection."""
+
     name: Literal["projection"] = "projection"
 
     def build(self, request: CacheRequest) -> Estimator:

@@ -11,6 +11,8 @@ from dicache.sums import Sum
 
 
 class ReuseSettings(EstimatorSettings):
+    """``cache.estimator`` of plain reuse: it has no keys of its own."""
+
     name: Literal["reuse"] = "reuse"
 
     def build(self, request: CacheRequest) -> Estimator:

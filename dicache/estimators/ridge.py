@@ -15,6 +15,8 @@ _P = tuple(Operand("probe_residual", age) for age in range(4))
 
 
 class RidgeSettings(EstimatorSettings):
+    """``cache.estimator`` of the ridge regression."""
+
     name: Literal["ridge"] = "ridge"
     shrinkage: float = Field(0.3, gt=0, allow_inf_nan=False, description="Pull toward reuse: larger extrapolates less.")
     differences: int = Field(

@@ -14,6 +14,8 @@ from dicache.sums import Sum
 
 
 class TaylorSettings(EstimatorSettings):
+    """``cache.estimator`` of TaylorSeer."""
+
     name: Literal["taylor"] = "taylor"
     order: int = Field(1, ge=1, le=2, description="Highest derivative: 2 keeps one residual more.")
     clock: Clock = Field("step", description="What time is counted in: steps as published, or noise levels.")

@@ -1,4 +1,4 @@
-"""When, by calibration: the steps that were placed, and a brake for prompts that go another way."""
+"""The gate of a calibration: steps that were placed beforehand, and a brake for prompts on which they do worse."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,19 @@ from dicache.steps import History, Lane, Step
 from dicache.sums import Operand, ProductSum, Sum
 
 STRANGE = 2.0
-"""A factor, up or down, between the last changes of a run's velocities and those that a calibration saw, beyond which
-it is of something else. On the small model, in three samplings, it was less in 98% of cases; with the steps of a
-calibration shuffled, more in nine of ten."""
+"""The largest factor, up or down, between the last changes of a run's velocities and those of the calibration, at which
+the calibration is still taken to hold for the run. On the small model, in three samplings, the factor was below it in
+98% of cases. With the steps of a calibration shuffled it was above it in nine of ten."""
 
 
 def _product(i: int, j: int) -> ProductSum:
-    """⟨v₋ᵢ, v₋ⱼ⟩ of a lane's computed velocities."""
+    """⟨v₋ᵢ, v₋ⱼ⟩ of a lane's computed velocities, v₋₁ being that of the newest computed step."""
     return ProductSum(Operand("velocity", i), Operand("velocity", j))
 
 
 class CalibratedSettings(GateSettings):
+    """``cache.gate`` of the calibrated gate."""
+
     name: Literal["calibrated"] = "calibrated"
     steps_skipped: float = Field(
         0.65, gt=0, lt=1, description="Share of the steps to skip: the nearest that the calibration has."
@@ -60,28 +62,30 @@ class CalibratedSettings(GateSettings):
 
 @dataclass(frozen=True)
 class CalibratedGate:
-    """Computes the placed steps. The brake computes others too where this prompt is harder to foretell than the
-    calibration's were, and the release leaves placed ones out where it is easier.
+    """Computes the placed steps. The brake computes others as well if this prompt is harder to estimate than those of
+    the calibration, and the release skips placed steps if it is easier.
 
-    The newest computed velocity is the truth about what an estimate of it would have been. The surprise is how far
-    this prompt's computed velocities before it, weighed as the calibration says, miss it: ‖v₋₁ - Σ wᵢ v₋₍ᵢ₊₁₎‖ over
-    what it was with the calibration's prompts, or over ‖v₋₁ - v₋₂‖ of this prompt if that is less, for weights that do
-    worse than plain reuse are those of something else. The damage that a skip is expected to do, times the surprise,
-    accumulates over skipped steps, and so does the plan's. A skip that was placed becomes a computed step where the
-    first exceeds ``brake`` times the second; a computed one is skipped where the first stays within ``release`` times
-    what the plan loses in the gap before it.
+    The newest computed velocity shows how good an estimate of it would have been. The *surprise* is the error of the
+    calibration's estimate of it from this prompt's earlier computed velocities, ‖v₋₁ - Σ wᵢ v₋₍ᵢ₊₁₎‖, divided by the
+    error that was expected of it. The expected error is that of the calibration's prompts, or ‖v₋₁ - v₋₂‖ of this
+    prompt if that is less: weights that do worse than plain reuse do not fit the run.
 
-    A plan for other steps or another model need not expect little of anything. So the brake also computes every step
-    before which the last three changes from one computed velocity to the next are, in the mean of their logarithms, a
-    factor of ``strange`` from the calibration's: then neither its lists nor its weights say anything about this run.
-    Nor is anything skipped before there was a change.
+    The *damage* of a skip is the error that the calibration expects of it, in units of the final latents. The damage
+    times the surprise accumulates over skipped steps, and so does the damage that the plan has accepted there. A step
+    that should be skipped is computed if the first exceeds ``brake`` times the second. A placed step is skipped if the
+    first stays within ``release`` times the planned damage of the skipped steps before it.
+
+    A calibration of other steps or another model may expect small errors everywhere. So the brake also computes every
+    step before which the last three changes from one computed velocity to the next differ from the calibration's by a
+    factor of more than ``strange``, as the mean of the absolute logarithms. Nothing is skipped before there was a
+    change.
 
     Args:
-        compute: the placed steps, rising, 0 the first.
-        sizes: of each step, what a unit of error comes to.
+        compute: the placed steps in ascending order; the first is 0.
+        sizes: of each step, the error of the final latents for a unit of error in the guided velocity.
         brake: None never brakes; nothing is measured then unless there is a release.
         release: 0 never releases.
-        strange: infinity takes the calibration for what it says it is.
+        strange: infinity switches that test off.
     """
 
     compute: tuple[int, ...]
@@ -116,7 +120,7 @@ class CalibratedGate:
 
     @property
     def planned_damage(self) -> float:
-        """What the plan as a whole is expected to lose."""
+        """The sum of the expected damage over all steps that the plan skips."""
         return self._plan(range(len(self.sizes)))
 
     @cached_property
@@ -128,7 +132,7 @@ class CalibratedGate:
 
     @cached_property
     def _planned(self) -> dict[int, float]:
-        """Damage of each skip as placed."""
+        """The expected damage of each skipped step, if exactly the placed steps are computed."""
         return {
             step: self._damage(step, [index for index in reversed(self.compute) if index < step][:DEPTH])
             for step in range(len(self.sizes))
@@ -144,7 +148,7 @@ class CalibratedGate:
     def _surprise(self, history: History, sums: Mapping[Sum, float]) -> float:
         newest, *known = [past.index for past in reversed(history.computed)][: DEPTH + 1]
         if not known:
-            return 1.0  # nothing can be said yet
+            return 1.0  # there is nothing to estimate the first step from
         own = self._alone[history.lane.branch]
         weights = own.fit(newest, known)
         signed = [1.0, *(-weight for weight in weights)]

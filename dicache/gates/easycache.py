@@ -1,4 +1,4 @@
-"""When, as EasyCache says (Zhou et al., arXiv 2507.02860): from latents and velocities alone, without the blocks."""
+"""The gate of EasyCache (Zhou et al., arXiv 2507.02860): it looks at latents and velocities, and at no block."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,12 @@ from dicache.steps import History, Lane, Step
 from dicache.sums import AbsoluteSum, Operand, Sum
 
 LEADER = "cond"
-"""The guidance branch that decides for both."""
+"""The guidance branch that decides for both branches."""
 
 
 class EasyCacheSettings(GateSettings):
+    """``cache.gate`` of EasyCache: it has no keys of its own."""
+
     name: Literal["easycache"] = "easycache"
 
     def recommended(self) -> Mapping[str, Any]:
@@ -28,10 +30,10 @@ class EasyCacheSettings(GateSettings):
 class EasyCacheGate:
     """EasyCache (``easycache_generate.py`` of H-EmbodVis/EasyCache).
 
-    k = Σ|v₋₁ - v₋₂| / Σ|x₋₁ - x₋₂| tells how much the velocity v changed with the latents x between the last two
-    computed steps. k Σ|x - x_prev| / Σ|v₋₁|, x_prev being the latents of the previous step, accumulates over skipped
-    steps; a step is skipped while that is under the threshold. Before there are two computed steps, it is computed.
-    The cond branch decides; the other one would skip whenever it does.
+    k = Σ|v₋₁ - v₋₂| / Σ|x₋₁ - x₋₂| is the change of the velocity v relative to that of the latents x between the last
+    two computed steps. k Σ|x - x_prev| / Σ|v₋₁|, x_prev being the latents of the previous step, accumulates over
+    skipped steps. A step is skipped while the sum is under the threshold. With fewer than two computed steps it is
+    computed. The cond branch decides; the other branch always votes for a skip.
     """
 
     threshold: float

@@ -12,6 +12,8 @@ from dicache.sums import AbsoluteSum, Operand, Sum
 
 
 class FirstBlockSettings(GateSettings):
+    """``cache.gate`` of first-block cache: it has no keys of its own."""
+
     name: Literal["first_block"] = "first_block"
     shared_keys: ClassVar[frozenset[str]] = GateSettings.shared_keys | {"probe_depth"}
 

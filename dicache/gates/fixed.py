@@ -17,6 +17,8 @@ StepIndex = Annotated[int, Field(ge=0)]
 
 
 class IntervalSettings(GateSettings):
+    """``cache.gate`` that computes at equal distances."""
+
     name: Literal["interval"] = "interval"
     interval: int = Field(2, ge=1, description="Compute every so many steps after the warm-up.")
     compute_steps: ListOf[StepIndex] | None = Field(
@@ -41,6 +43,8 @@ class IntervalSettings(GateSettings):
 
 
 class ListSettings(GateSettings):
+    """``cache.gate`` that computes the listed steps."""
+
     name: Literal["list"] = "list"
     compute_steps: ListOf[StepIndex] = Field(description="Compute exactly these steps and each expert's first.")
     shared_keys: ClassVar[frozenset[str]] = frozenset()

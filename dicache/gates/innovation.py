@@ -1,4 +1,4 @@
-"""When, by the innovation: how far the estimate misses the probe, the one place where a skipped step is known."""
+"""The gate of the innovation, Lockstep's own: the error that the estimate makes on the probe."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from dicache.steps import History, Lane, Step
 from dicache.sums import InnerSum, Operand, SquareSum, Sum
 
 NO_SIGNAL = 0.03
-"""Added to the share of signal in the latents, 1 - σ, which is 0 at the first step."""
+"""Added to the share of signal in the latents, 1 - σ, which is 0 at the first step, so that it can be divided by."""
 SIZE = SquareSum(Operand("probe_residual", 1))
 
 
@@ -24,6 +24,8 @@ def _product(i: int, j: int) -> InnerSum:
 
 
 class InnovationSettings(GateSettings):
+    """``cache.gate`` of the innovation: it has no keys of its own."""
+
     name: Literal["innovation"] = "innovation"
     shared_keys: ClassVar[frozenset[str]] = GateSettings.shared_keys | {"probe_depth"}
 
@@ -36,19 +38,20 @@ class InnovationSettings(GateSettings):
 
 @dataclass(frozen=True)
 class InnovationGate:
-    """The innovation of the probe (as in Kalman 1960: what was seen minus what was expected), in the sampler's metric.
+    """Skips while the accumulated error of the estimate on the probe is under the threshold.
 
-    ‖p - Σ cᵢ p₋ᵢ‖ / ‖p₋₁‖, with the weights cᵢ that the estimator would give the residuals, times
-    |σ - σ_next| / (1.03 - σ) accumulates over skipped steps; a step is skipped while that is under the threshold. So it
-    asks how good *this* estimate is, and how much comes of its error, where other gates ask how much has changed: the
-    sampler's step is counted against the signal that is in the latents already, 1 - σ, because what is laid down first
-    steers the rest.
+    The innovation is what was observed minus what was expected (Kalman 1960): here p - Σ cᵢ p₋ᵢ, where p is the probe
+    residual and cᵢ are the weights that the estimator would give the residuals. ‖p - Σ cᵢ p₋ᵢ‖ / ‖p₋₁‖ times
+    |σ - σ_next| / (1.03 - σ) accumulates over skipped steps. Other gates measure how much has changed; this one
+    measures the error of the estimate itself. The second factor is the sampler's step relative to the share of signal
+    in the latents, 1 - σ: an error has more effect while there is little signal.
 
-    The weights add up to 1, so the miss is d₀ - Σ aᵢ dᵢ with aᵢ = c₁ + … + cᵢ - 1, and its square follows from the
-    inner products of differences alone, in the same collective as the estimator's own sums.
+    The weights add up to 1, so the innovation is d₀ - Σ aᵢ dᵢ with the forward differences dᵢ = p₋ᵢ - p₋₍ᵢ₊₁₎ and
+    aᵢ = c₁ + … + cᵢ - 1. Its square follows from inner products of the dᵢ, which are summed in the same collective as
+    the estimator's own sums.
 
     Args:
-        depth: residuals that the estimator combines at most.
+        depth: the largest number of residuals that the estimator combines.
     """
 
     threshold: float

@@ -1,4 +1,4 @@
-"""When, as MagCache says (Ma et al., arXiv 2506.09045): a table of how residuals shrink from step to step."""
+"""The gate of MagCache (Ma et al., arXiv 2506.09045): a table of the ratios of residual sizes from step to step."""
 
 import math
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ from dicache.sums import Sum
 
 
 class MagCacheSettings(GateSettings):
+    """``cache.gate`` of MagCache."""
+
     name: Literal["magcache"] = "magcache"
     published: str | None = Field(None, description="Model whose published table is used, where several fit.")
     ratios: ListOf[Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None = Field(
@@ -67,10 +69,9 @@ class MagCacheSettings(GateSettings):
 class MagCacheGate:
     """MagCache (``magcache_generate.py`` of Zehong-Ma/MagCache). It measures nothing.
 
-    With γᵢ the ratio of the sizes of the residuals of steps i and i - 1, the residual of the last computed step l is
-    off by |1 - γₗ₊₁ … γₜ| at step t. These errors accumulate over skipped steps; a step is skipped while the
-    accumulated error is under the threshold (or at it, if ``inclusive``). The authors' K, the most skips in a row, is
-    ``max_consecutive_skips``.
+    γᵢ is the ratio of the sizes of the residuals of steps i and i - 1. The relative error of the residual of the last
+    computed step l at step t is |1 - γₗ₊₁ … γₜ|. These errors accumulate over skipped steps. A step is skipped while
+    the sum is under the threshold (or at it, if ``inclusive``). ``cache.max_consecutive_skips`` is the authors' K.
     """
 
     threshold: float

@@ -14,6 +14,8 @@ from dicache.sums import AbsoluteSum, Operand, Sum
 
 
 class ProbeSettings(GateSettings):
+    """``cache.gate`` of DiCache's probe."""
+
     name: Literal["probe"] = "probe"
     at_threshold: Literal["compute", "skip"] = Field(
         "compute",

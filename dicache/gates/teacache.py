@@ -1,5 +1,5 @@
-"""When, as TeaCache says (Liu et al., arXiv 2411.19108): a polynomial of how much the timestep, or the input that it
-modulates, has changed."""
+"""The gate of TeaCache (Liu et al., arXiv 2411.19108): a polynomial of the change of the timestep's embedding or of the
+input that it modulates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from dicache.sums import AbsoluteSum, Operand, Sum
 
 
 class TeaCacheSettings(GateSettings):
+    """``cache.gate`` of TeaCache."""
+
     name: Literal["teacache"] = "teacache"
     published: str | None = Field(None, description="Model whose published polynomial is used, where several fit.")
     use_ret_steps: bool = Field(
@@ -68,8 +70,8 @@ class TeaCacheSettings(GateSettings):
 class TeaCacheGate:
     """TeaCache (``teacache_generate.py`` and ``teacache_sample_video.py`` of ali-vilab/TeaCache).
 
-    f(Σ|m - m_prev| / Σ|m_prev|) accumulates over skipped steps, m_prev being the signal m of the previous step,
-    computed or skipped, and f the polynomial; a step is skipped while the accumulated value is under the threshold.
+    f(Σ|m - m_prev| / Σ|m_prev|) accumulates over skipped steps, where m is the signal, m_prev that of the previous
+    step, computed or skipped, and f the polynomial. A step is skipped while the sum is under the threshold.
     """
 
     threshold: float

@@ -1,4 +1,4 @@
-"""How the models were sampled on which TeaCache's and MagCache's authors measured: the defaults of their scripts.
+"""The sampling with which the authors of TeaCache and MagCache measured their numbers: the defaults of their scripts.
 
 Sources: teacache_generate.py and magcache_generate.py take Wan's own defaults (generate.py of Wan-Video/Wan2.1 and
 wan/configs of Wan2.2), teacache_sample_video.py and magcache_sample_video.py HunyuanVideo's (--infer-steps 50,
@@ -13,10 +13,14 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Conditions:
+    """A way to sample, as far as published numbers depend on it."""
+
     steps: int
+    """Denoise steps."""
     shift: float
+    """Flow shift."""
     guidance: float
-    """Of the first transformer."""
+    """Guidance scale of the first transformer."""
 
     def __str__(self) -> str:
         return f"{self.steps} steps, shift {self.shift:g} and guidance {self.guidance:g}"
@@ -39,12 +43,21 @@ MEASURED_AT: Mapping[str, Conditions] = {
 
 
 def carry_over(ratios: Sequence[float], num_steps: int, shift: float, measured_shift: float) -> tuple[float, ...]:
-    """A table of ratios of residual sizes for a sampler with another flow shift (and perhaps other steps).
+    """A table of ratios of residual sizes for a sampler with another flow shift, and perhaps other steps.
 
-    The product of the ratios up to a step is the size of the residual there. It is taken as a function of the noise
-    level, and read, linearly in its logarithm between measured steps, at the levels that the new sampler visits. A
-    level σ = s u / (1 + (s - 1) u) has the share u of the steps after it, s being the shift; under another shift the
-    share at the same level is k u / (1 + (k - 1) u) with k = s / s'.
+    The product of the ratios up to a step is the relative size of the residual there. It is taken as a function of the
+    noise level, and its logarithm is interpolated linearly at the levels of the new sampler. At the noise level
+    σ = s u / (1 + (s - 1) u), where s is the shift, the share u of the steps is left. With another shift s' the share
+    at the same level is k u / (1 + (k - 1) u) with k = s / s'.
+
+    Args:
+        ratios: γ of each measured step; the first is not used.
+        num_steps: denoise steps of the request.
+        shift: of the request.
+        measured_shift: of the measurement.
+
+    Returns:
+        γ of each of ``num_steps`` steps.
     """
     sums = [0.0]
     for ratio in ratios[1:]:
