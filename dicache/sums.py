@@ -29,7 +29,7 @@ class Operand:
     signal: Signal
     """``probe``: output of the probe blocks. ``probe_residual``: the probe minus the input of block 0.
     ``timestep_embedding``, ``timestep_modulation``, ``modulated_input``: TeaCache's signals, taken before block 0.
-    ``latents`` and ``computed_latents``: the latents of each token. ``velocity``: the model's output, which is not known
+    ``latents`` and ``computed_latents``: the latents of each token. ``velocity``: the model's output, which is unknown
     at age 0. A signal that all tokens have in common is one token long on the rank that holds the first token and empty
     on the others, so that it is counted once."""
     age: int

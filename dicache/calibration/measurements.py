@@ -26,7 +26,7 @@ class Measured:
     ratios: Mapping[str, Sequence[float]]
     """For each branch and step, the mean over the tokens of ‖r‖ / ‖r of the step before‖; 1 for the first step."""
     changes: Mapping[str, Sequence[tuple[float, float]]]
-    """For each signal, pairs of relative L1 changes (of the signal, of the model's output), of all branches and steps."""
+    """For each signal, pairs of relative L1 changes, of signal and model output, of all branches and steps."""
 
 
 class Measurements:
