@@ -90,6 +90,13 @@ class Site:
             pid for pid in self.shell.family() if b"launch.cluster" not in Path(f"/proc/{pid}/cmdline").read_bytes()
         }
 
+    def await_files(self, stem: str, expected: list[str]) -> None:
+        """A gang removes a checkpoint once the queue knows that the job is finished."""
+        deadline = time.monotonic() + SECONDS
+        while (found := self.files(stem)) != expected:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
     def files(self, stem: str) -> list[str]:
         """Finished, temporary and hidden ones, and folders."""
         return sorted(file.name for file in self.shell.folder.iterdir() if stem in file.name)
@@ -143,7 +150,7 @@ def test_jobs_through_gangs_that_come_and_go(cluster: Any, shell: Shell) -> None
     assert resumed.state is State.SUCCEEDED and resumed.attempts == 2
     report = report_of(shell.folder / "paused.mp4")
     assert 0 < report["resumed_at"][0] < 300 and len(report["resumed_at"]) == 1
-    assert site.files("paused") == ["paused.json", "paused.mp4"]
+    site.await_files("paused", ["paused.json", "paused.mp4"])
     killed = site.submit("killed.mp4", *LONG, "sampling.steps=300")
     site.await_step(killed, 5)
     os.kill(min(site.ranks()), signal.SIGKILL)
