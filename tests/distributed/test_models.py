@@ -103,8 +103,8 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
         negative = "a square" if is_guided(name) else ""
         recipe = ROOT / "configs" / MODELS[case.model].recipe
         overrides = [*tiny.overrides(write(case.model)), *case.overrides]
-        threshold = f"cache.threshold={tiny.threshold}"
-        configs = [load_config(recipe, [*overrides, threshold, *cache]) for cache in (PLAIN, CACHED)]
+        cached = (f"cache.threshold={tiny.threshold}", *CACHED)
+        configs = [load_config(recipe, [*overrides, *cache]) for cache in (PLAIN, cached)]
         return *configs, *(make_request(case.prompts, negative, 11, config.sampling, *images) for config in configs)
 
     return asked

@@ -29,7 +29,8 @@ def new_engine(config: Config, progress: Progress | None = None) -> Engine:
 
 @pytest.fixture(scope="module", params=["dicache", "fbcache", "interval"])
 def config(request: pytest.FixtureRequest) -> Config:
-    return tiny_config(f"cache.method={request.param}", "cache.threshold=0.15")
+    threshold = () if request.param == "interval" else ("cache.threshold=0.15",)
+    return tiny_config(f"cache.method={request.param}", *threshold)
 
 
 @pytest.fixture(scope="module")
