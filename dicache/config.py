@@ -19,13 +19,17 @@ from pydantic import (
 
 from dicache.defaults import own, probe_depth, published, shared, warmup_steps, with_defaults
 from dicache.estimators.registry import AnyEstimator
-from dicache.gates.registry import AnyGate
+from dicache.gates.registry import GATES, AnyGate
 from dicache.pairs import Anchor, MethodName
 from dicache.section import flatten, nest, shown
 from dicache.unused import complete
 
 Quality = Literal["draft", "standard", "high"]
-HOW_MUCH = ("threshold", "gate.interval", "gate.steps_skipped", "gate.compute_steps", "replay")
+HOW_MUCH = (
+    "threshold",
+    *sorted({f"gate.{key}" for settings in GATES.values() for key in settings.how_much_keys}),
+    "replay",
+)
 """Keys in the place of which a quality stands, or they in its."""
 _NOT_WITH_AUTO = ("gate", "estimator", "anchor", "last_blocks", *HOW_MUCH)
 
@@ -169,6 +173,11 @@ class CacheConfig(BaseModel):
         if self.estimator.name == "fitted" and self.anchor not in (None, "nothing"):
             raise ValueError(
                 f"cache.anchor is {self.anchor}, but fitted weights are of velocities: use nothing, or leave it out."
+            )
+        if self.replay is None and self.gate.needs_weights_that_add_up and not self.estimator.weights_add_up:
+            raise ValueError(
+                f"cache.estimator is {self.estimator.name}, whose weights do not add up to 1, but the gate "
+                f"{self.gate.name} measures the error of weights that do: use another estimator, or another gate."
             )
         if self.gate.name == "easycache" and self.decide == "per_branch":
             raise ValueError(

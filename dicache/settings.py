@@ -30,5 +30,7 @@ class Settings(BaseModel):
     shared_keys: ClassVar[frozenset[str]] = frozenset()
     """Which of :data:`SHARED_KEYS` it looks at. A user who sets another one is told that it has no effect."""
     method_keys: ClassVar[frozenset[str]] = frozenset()
-    """Keys that each method has on a scale of its own: what a file says about them is left out when another method is
-    chosen on the command line."""
+    """Its own keys whose scale is that of one method, as the interval's is. What a file says about them is left out
+    when another method is chosen on the command line."""
+    how_much_keys: ClassVar[frozenset[str]] = frozenset()
+    """Those of :attr:`method_keys` that set how much is skipped. ``cache.quality`` is refused beside them."""

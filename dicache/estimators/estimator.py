@@ -57,6 +57,8 @@ class EstimatorSettings(Settings):
     name: str
     anchor: ClassVar[Anchor | None] = None
     """What its estimates have to be added to; None if that is the method's choice."""
+    weights_add_up: ClassVar[bool] = True
+    """Whether its coefficients add up to 1 at every step."""
 
     @abstractmethod
     def build(self, request: CacheRequest) -> Estimator:

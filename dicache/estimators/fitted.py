@@ -18,6 +18,7 @@ class FittedSettings(EstimatorSettings):
 
     name: Literal["fitted"] = "fitted"
     anchor: ClassVar[Anchor | None] = "nothing"
+    weights_add_up: ClassVar[bool] = False
 
     def build(self, request: CacheRequest) -> Estimator:
         return Fitted(read_for(request).as_products())

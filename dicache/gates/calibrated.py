@@ -50,6 +50,7 @@ class CalibratedSettings(GateSettings):
     )
     shared_keys: ClassVar[frozenset[str]] = frozenset({"quality"})
     method_keys: ClassVar[frozenset[str]] = frozenset({"steps_skipped"})
+    how_much_keys: ClassVar[frozenset[str]] = method_keys
 
     def build(self, request: CacheRequest, estimator: Estimator) -> Gate:
         calibration = read_for(request)

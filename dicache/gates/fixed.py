@@ -26,6 +26,7 @@ class IntervalSettings(GateSettings):
     )
     shared_keys: ClassVar[frozenset[str]] = frozenset({"quality", "warmup_ratio", "warmup_steps"})
     method_keys: ClassVar[frozenset[str]] = frozenset({"interval", "compute_steps"})
+    how_much_keys: ClassVar[frozenset[str]] = method_keys
 
     def recommended(self) -> Mapping[str, Any]:
         return {"warmup_ratio": 0.0}
@@ -49,6 +50,7 @@ class ListSettings(GateSettings):
     compute_steps: ListOf[StepIndex] = Field(description="Compute exactly these steps and each expert's first.")
     shared_keys: ClassVar[frozenset[str]] = frozenset()
     method_keys: ClassVar[frozenset[str]] = frozenset({"compute_steps"})
+    how_much_keys: ClassVar[frozenset[str]] = method_keys
 
     @model_validator(mode="before")
     @classmethod

@@ -56,6 +56,8 @@ class GateSettings(Settings):
 
     name: str
     shared_keys: ClassVar[frozenset[str]] = frozenset({"quality", "threshold", "warmup_ratio", "warmup_steps"})
+    needs_weights_that_add_up: ClassVar[bool] = False
+    """Whether its formula takes the estimator's coefficients to add up to 1. Other estimators are refused."""
 
     @abstractmethod
     def build(self, request: CacheRequest, estimator: Estimator) -> Gate:

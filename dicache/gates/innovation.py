@@ -28,6 +28,7 @@ class InnovationSettings(GateSettings):
 
     name: Literal["innovation"] = "innovation"
     shared_keys: ClassVar[frozenset[str]] = GateSettings.shared_keys | {"probe_depth"}
+    needs_weights_that_add_up: ClassVar[bool] = True
 
     def recommended(self) -> Mapping[str, Any]:
         return {"threshold": 0.005, "warmup_ratio": None, "warmup_steps": 3}

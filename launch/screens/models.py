@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from itertools import chain, repeat
 from typing import IO, get_args
 
 from rich import box
@@ -20,6 +22,7 @@ TABLED = ("teacache", "magcache")
 MEASURED = ("calibrated",)
 """Methods that need numbers of the model, and run where `lockstep calibrate` has measured them."""
 _LARGEST = 1024
+_NOTE_WIDTH = 110  # beside the label, on a pipe's 120 columns
 
 
 def print_models(ranks: int, stream: IO[str]) -> None:
@@ -62,7 +65,7 @@ def notes() -> list[tuple[str, str]]:
         ("recipes", "are in configs/"),
         ("layouts", "data and ring take any number of ranks; parallel: auto chooses"),
         ("weights", "parallel.shard_weights shares them out over the ranks of a replica"),
-        ("cache", ", ".join(method for method in methods if method not in TABLED + MEASURED) + " for all"),
+        *_wrapped("cache", ", ".join(method for method in methods if method not in TABLED + MEASURED) + " for all"),
         (
             "",
             f"{' and '.join(TABLED)} for those with published numbers; these and {', '.join(MEASURED)} after "
@@ -70,6 +73,12 @@ def notes() -> list[tuple[str, str]]:
         ),
         ("memory", "on each GPU, computed for the recipe's video in bfloat16 with dicache: docs/models.md"),
     ]
+
+
+def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
+    """As many pairs as the text needs lines; the first has the label."""
+    labels = chain([label], repeat(""))
+    return list(zip(labels, textwrap.wrap(text, _NOTE_WIDTH, break_on_hyphens=False), strict=False))
 
 
 def ulysses_degrees(model: PublishedModel) -> list[int]:

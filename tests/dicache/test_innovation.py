@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dicache.config import CacheConfig
 from tests.support.toy import COND, UNCOND, block, drive, inputs, steps
@@ -75,3 +76,11 @@ def test_a_split_changes_nothing(ranks):
     for alone, together in zip(one.decisions, many.decisions, strict=True):
         expected = alone[COND].indicator
         assert together[COND].indicator == (expected and pytest.approx(expected, rel=1e-9))
+
+
+def test_weights_that_do_not_add_up_are_refused():
+    """The gate's formula is of differences between residuals, which leave out what is missing to 1."""
+    section = {"method": "innovation", "estimator": "fitted", "calibration": "c.json"}
+    with pytest.raises(ValidationError, match=r"cache\.estimator is fitted, whose weights do not add up to 1"):
+        CacheConfig.model_validate(section)
+    assert CacheConfig.model_validate({**section, "replay": "r.json"}).estimator_name == "fitted", "no gate is asked"

@@ -195,7 +195,7 @@ def test_a_section_of_an_earlier_version_means_the_same_without_a_line(name: str
 
 
 def test_an_earlier_versions_method_is_as_published_today() -> None:
-    for method in PAIRS:
+    for method in OLD_SECTIONS.keys() & PAIRS.keys():
         given = {"calibration": "/cal.json"} if method == "calibrated" else {}
         assert CacheConfig.model_validate(OLD_SECTIONS[method]) == CacheConfig.model_validate(
             {"method": method, **given}
