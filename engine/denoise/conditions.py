@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from engine.execution.loaded import LoadedModel
 from engine.request import GenerationRequest
+from parallel.agreement import NotFiniteError
 from parallel.broadcast import Named, broadcast_from_first
 from parallel.meter import CollectiveMeter
 
@@ -16,12 +17,25 @@ def encode(model: LoadedModel, request: GenerationRequest, meter: CollectiveMete
 
     Raises:
         RankFailure: an image cannot be read, although it could when the request was checked.
+        NotFiniteError: an encoder has put out NaN or infinity; on all ranks alike, since all hold the same tensors.
     """
     lanes = None
     if model.text_encoder is not None:
         lanes = model.text_encoder.encode(request, model.facts.num_branches(request.sampling.guidance), meter)
     received = broadcast_from_first(lanes if model.is_first else None, model.ranks, meter)
+    _refuse_not_finite("prompt", received)
     if request.image is None or model.images is None:
         return received
     shared = model.images.encode(request, meter)
+    _refuse_not_finite("image", [shared])
     return [lane | shared for lane in received]
+
+
+def _refuse_not_finite(what: str, encoded: Sequence[Named]) -> None:
+    for named in encoded:
+        for name, tensor in named.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise NotFiniteError(
+                    f"The encoded {what} is not finite ({name}): check the encoder's weights, or use a wider "
+                    "dtype with model.text_encoder_dtype."
+                )

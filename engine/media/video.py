@@ -7,11 +7,21 @@ from pathlib import Path
 
 import av
 import torch
+from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
+
+from parallel.agreement import NotFiniteError
+
+# ITU-T H.273: BT.709 primaries, transfer function and matrix, each with the number 1; 16 to 235 for luma
+_BT709, _LIMITED_RANGE = 1, 1
 
 
 def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, width: int) -> None:
     """Write frames as H.264 in MP4, one chunk after the other.
+
+    Colours are converted by the matrix of BT.709 and tagged so: a player would take an untagged file by BT.601 or
+    BT.709, whichever it guesses from the height. The index comes before the frames, so that a browser can begin to
+    play while it still downloads.
 
     Args:
         chunks: uint8 [frames, height, width, 3] each, on the CPU.
@@ -19,16 +29,25 @@ def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, wid
     Raises:
         OSError: the file cannot be written.
     """
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # x264's macroblock tree reads memory that it has not written on frames as small as the small model's:
         # with it the same frames gave another file each time
         stream.options = {"crf": "12", "preset": "medium", "x264-params": "mbtree=0"}
+        codec = stream.codec_context
+        codec.color_primaries = codec.color_trc = codec.colorspace = _BT709
+        codec.color_range = _LIMITED_RANGE
         for frames in chunks:
             for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")))
+                container.mux(stream.encode(_to_yuv(frame)))
         container.mux(stream.encode())
+
+
+def _to_yuv(frame: Tensor) -> av.VideoFrame:
+    """One frame, uint8 [height, width, 3], as the encoder takes it."""
+    rgb = av.VideoFrame.from_ndarray(frame.numpy(), format="rgb24")
+    return rgb.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
 
 
 def drop_frames(chunks: Generator[Tensor, None, None], count: int) -> Generator[Tensor, None, None]:
@@ -42,5 +61,13 @@ def drop_frames(chunks: Generator[Tensor, None, None], count: int) -> Generator[
 
 
 def to_uint8(video: Tensor) -> Tensor:
-    """The VAE's output in [-1, 1] → uint8 in 0 to 255, in the same shape."""
+    """The VAE's output in [-1, 1] → uint8 in 0 to 255, in the same shape.
+
+    Raises:
+        NotFiniteError: there is NaN or infinity in it, which would become black or white.
+    """
+    if not video.isfinite().all():
+        raise NotFiniteError(
+            "The decoded frames are not finite: check the VAE's weights, or decode with model.vae_dtype=float32."
+        )
     return (video.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)

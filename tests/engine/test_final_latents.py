@@ -1,6 +1,7 @@
-"""A run whose last step overflows must not end as a video."""
+"""What is not finite must not end as a video: in the last step, in an encoder, in the VAE."""
 
 import math
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,3 +34,35 @@ def test_values_that_overflow_in_the_last_step_are_an_error() -> None:
         pytest.raises(NotFiniteError, match="final latents"),
     ):
         engine_.generate(make_request([PROMPT], "", 0, config.sampling))
+
+
+def test_a_prompt_that_is_encoded_to_nan_is_an_error() -> None:
+    config = tiny_config("sampling.steps=4")
+    model = load_model(config, Ranks())
+    assert model.text_encoder is not None
+    spoilt = model.text_encoder.encode
+
+    def encode(*args: Any) -> Any:
+        lanes = spoilt(*args)
+        lanes[-1]["prompt_embeds"][0, 0, 0] = math.nan
+        return lanes
+
+    with (
+        mock.patch.object(model.text_encoder, "encode", encode),
+        pytest.raises(NotFiniteError, match="encoded prompt is not finite"),
+    ):
+        Engine(model, Progress()).generate(make_request([PROMPT], "", 0, config.sampling))
+
+
+def test_a_vae_with_one_nan_leaves_no_video(tmp_path: Path) -> None:
+    """NaN would become 0: a black picture, and exit code 0."""
+    config = tiny_config("sampling.steps=4")
+    model = load_model(config, Ranks())
+    weights = next(weight for name, weight in model.autoencoder._vae.named_parameters() if "decoder.conv_out" in name)
+    with torch.no_grad():
+        weights.view(-1)[0] = math.nan
+    with pytest.raises(NotFiniteError, match="decoded frames are not finite"):
+        Engine(model, Progress()).generate(
+            make_request([PROMPT], "", 0, config.sampling), output=tmp_path / "out.mp4", report=tmp_path / "out.json"
+        )
+    assert list(tmp_path.iterdir()) == []
