@@ -47,6 +47,8 @@ class LoadedGang:
         bundles = self._reservation.bundles()
         self.node_ids = bundles.node_ids
         self.job = self._setup.job(self._reservation.ranks, self.node_ids)
+        for line in self.job.notes:
+            self._progress.note(line)
         self._gang = Gang(bundles, self._reservation.resources, self.job.config, self._progress)
         self._gang.load(self.job)
 

@@ -109,6 +109,9 @@ class Server:
         self._progress.begin_job(record.progress)
         try:
             budget = RestartBudget.of(record.parsed_config, record.restarts, record.preemptions)
+        except InvalidInput as error:  # a job of another version of Lockstep, which no gang can run
+            return self._finish(record, State.FAILED, sentence(error))
+        try:
             attempt_again(lambda: self._attempt(record), budget, lambda error: self._start_again(record, error))
         except FolderInUse as error:
             self._log(f"job {record.id}: {error}")

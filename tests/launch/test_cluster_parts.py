@@ -3,13 +3,16 @@
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from engine.errors import InvalidInput
+from launch.cluster.loaded import LoadedGang
 from launch.cluster.metrics import step_seconds
 from launch.cluster.progress import GangProgress
+from launch.cluster.server import Server
 from launch.cluster.setup import Setup, fits
 from launch.cluster.stopping import StopRequest
 from launch.gang.monitor import GangFailure
@@ -18,7 +21,7 @@ from launch.jobs.config import load_job_config
 from launch.jobs.options import Options
 from launch.process.failures import Failure
 from launch.process.signals import Interrupted
-from launch.queue.records import JobProgress, NewJob, timeline_of
+from launch.queue.records import JobProgress, NewJob, State, timeline_of
 from launch.queue.store import Queue
 from launch.screens.summary import count_actions, draw_timeline
 from tests.support.small_model import CONFIG, tiny_config
@@ -129,6 +132,57 @@ def test_a_gang_makes_one_video_at_a_time() -> None:
         Setup(str(CONFIG), ["parallel.data=2"], 2).job(2)
     job = Setup(str(CONFIG), ["runtime.device=cpu", "parallel=auto"], 2).job(2)
     assert job.tasks == () and job.degrees.cfg == 2 and job.notes
+
+
+def test_what_the_configuration_leaves_open_or_has_under_old_names_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundles = SimpleNamespace(node_ids=("a", "a"))
+    reservation = SimpleNamespace(bundles=lambda: bundles, ranks=2, resources={})
+    monkeypatch.setattr("launch.cluster.loaded.Reservation", lambda job, ranks: reservation)
+    monkeypatch.setattr("launch.cluster.loaded.Gang", lambda *arguments: SimpleNamespace(load=lambda job: None))
+    said: list[str] = []
+    setup = Setup(str(CONFIG), ["runtime.device=cpu", "parallel=auto", "cache.gamma_max=2.0"], 2)
+    LoadedGang(setup, GangProgress(said.append, lambda name: None)).start()
+    assert said[:2] == ["cache.gamma_max is now cache.estimator.gamma_max", "layout: cfg 2"]
+
+
+class OnlyTheQueue:
+    """In the place of what a server has of its gang, which none of these jobs comes to."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.job = Setup(str(CONFIG), ["runtime.device=cpu"], 1).job(1)
+        self.name = queue.register(1, self.job.model_path)
+        self._queue = queue
+
+    @property
+    def asked(self) -> bool:
+        """To end, once no job waits."""
+        return all(job.state is not State.QUEUED for job in self._queue.jobs())
+
+    def __getattr__(self, name: str) -> Any:
+        assert name in ("check", "set_state", "ended", "begin_job"), f"{name} is of a job that begins"
+        return lambda *arguments: None
+
+
+def test_a_job_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
+    """One that another version of Lockstep has submitted; the server takes the next one."""
+    good = tiny_config("model.dtype=auto").model_dump(mode="json")
+    whole = {**good, "cache": {**good["cache"], "quality": "high"}}  # as version 0.1 stored it, with a threshold
+    unknown = {**good, "sampling": {**good["sampling"], "colour": "red"}}
+    queue = Queue(tmp_path)
+    queue.submit(
+        [
+            NewJob(Options(str(CONFIG), ("x",), output=tmp_path / f"{number}.mp4"), config)
+            for number, config in enumerate((whole, unknown))
+        ]
+    )
+    rest: Any = OnlyTheQueue(queue)
+    log: list[str] = []
+    Server(queue, rest, rest, rest, rest, rest, log.append).serve()
+    first, second = queue.jobs()
+    assert first.state is second.state is State.FAILED
+    assert "another version of Lockstep (cache.threshold is 0.1, but cache.quality is high" in (first.error or "")
+    assert "another version of Lockstep (sampling.colour" in (second.error or "")
+    assert sum("failed" in line for line in log) == 2
 
 
 def test_a_gang_takes_jobs_of_its_own_model_alone(tmp_path: Path) -> None:
