@@ -1,4 +1,4 @@
-"""What a user may say about the cache."""
+"""The ``cache`` section of a configuration: its keys, their defaults and what is refused."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +40,7 @@ class CacheConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: MethodName | Literal["auto"] = Field(
+    method: Literal[MethodName, "auto"] = Field(
         "dicache",
         description="A pair of a gate and an estimator: docs/methods.md tells them apart. auto takes the best one for "
         "the model, and says which and why.",
@@ -82,7 +82,8 @@ class CacheConfig(BaseModel):
     probe_depth: int | None = Field(
         default_factory=probe_depth,
         ge=1,
-        description="Blocks run before deciding, where a method looks at them: more see better and cost more.",
+        description="Blocks that run before the decision, for methods that look at their output: more of them measure "
+        "better and cost more.",
     )
     last_blocks: int = Field(
         0,
@@ -113,7 +114,7 @@ class CacheConfig(BaseModel):
     calibration: Path | None = Field(
         None,
         description="File of `lockstep calibrate`, for this model and sampling alone. The methods that need one take "
-        "it (calibrated, fitted; magcache and teacache where nothing is published), the others leave it alone.",
+        "it (calibrated, fitted; magcache and teacache where nothing is published), the others ignore it.",
     )
     replay: Path | None = Field(
         None,
@@ -128,7 +129,7 @@ class CacheConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _nothing_is_without_effect(cls, section: Any) -> Any:
+    def _refuse_unused_keys(cls, section: Any) -> Any:
         return complete(section) if isinstance(section, Mapping) else section
 
     @field_validator("gate", "estimator", mode="wrap")
@@ -138,13 +139,13 @@ class CacheConfig(BaseModel):
         try:
             settings = handler(value)
         except ValidationError as error:
-            # pydantic puts the name of the gate before the key, which a user would look for in vain
+            # pydantic puts the name of the gate before the key, which is not in the user's file
             problems: Any = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors(include_url=False)]
             raise ValidationError.from_exception_data(error.title, problems) from None
         return None if settings is None else with_defaults(info.field_name, settings, info.data)
 
     @model_validator(mode="after")
-    def _nothing_is_said_twice(self) -> Self:
+    def _refuse_two_ways_of_saying_how_much(self) -> Self:
         given = {key: value for key, value in self.given().items() if value is not None}
         if self.method == "auto" and (key := next((key for key in _NOT_WITH_AUTO if key in given), None)):
             raise ValueError(
@@ -186,9 +187,9 @@ class CacheConfig(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _open_ends_stay_open(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """All keys, for reports and stored jobs. What is still to be chosen is not written as if it were: a section
-        with `auto` or a quality has the given keys alone."""
+    def _leave_out_what_is_still_open(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """All keys, for reports and stored jobs. Of a section with `auto` or a quality only the given keys, since the
+        defaults of the others would be read back as choices of the user."""
         section: dict[str, Any] = handler(self)
         if self.method != "auto" and self.quality is None:
             return section
@@ -208,7 +209,7 @@ class CacheConfig(BaseModel):
         return self.estimator.name
 
     def given(self) -> dict[str, Any]:
-        """What somebody has set, by dotted key: ``{"gate": "interval", "gate.interval": 3}``."""
+        """The keys that were set, by dotted key: ``{"gate": "interval", "gate.interval": 3}``."""
         return flatten({key: getattr(self, key) for key in type(self).model_fields if key in self.model_fields_set})
 
     def changed(self, changes: Mapping[str, Any]) -> "CacheConfig":

@@ -39,14 +39,14 @@ class CalibratedSettings(GateSettings):
         2.0,
         gt=0,
         allow_inf_nan=False,
-        description="Compute early once a gap's damage comes to so many times what was planned; null keeps to the "
-        "plan, and measures nothing.",
+        description="Compute before the plan does once the damage of a gap reaches this multiple of what was planned "
+        "for it; null follows the plan, and measures nothing.",
     )
     release: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Skip a planned step where the damage stays below that share of its gap's plan.",
+        description="Skip a step that was to be computed where the damage is below this share of what was planned.",
     )
     shared_keys: ClassVar[frozenset[str]] = frozenset({"quality"})
     method_keys: ClassVar[frozenset[str]] = frozenset({"steps_skipped"})

@@ -20,7 +20,7 @@ class IntervalSettings(GateSettings):
     """``cache.gate`` that computes at equal distances."""
 
     name: Literal["interval"] = "interval"
-    interval: int = Field(2, ge=1, description="Compute every so many steps after the warm-up.")
+    interval: int = Field(2, ge=1, description="Compute every n-th step after the warm-up.")
     compute_steps: ListOf[StepIndex] | None = Field(
         None, description="Compute exactly these steps and each expert's first, whatever the interval."
     )

@@ -47,8 +47,8 @@ class CalibrateConfig(Section):
     refine: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (),
         strict=False,
-        description="Shares of the steps skipped whose lists `lockstep calibrate` betters by trial runs: what "
-        "`cache.steps_skipped` will be.",
+        description="Shares of skipped steps, values of `cache.gate.steps_skipped`, for which `lockstep calibrate` "
+        "improves the list of computed steps by trial runs.",
     )
     trials: int = Field(
         40,

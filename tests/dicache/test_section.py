@@ -64,6 +64,16 @@ def test_last_blocks_belong_to_the_method_that_they_were_said_for() -> None:
         assert CacheConfig.model_validate(config.model_dump(mode="json")) == config, "as a report gives it back"
 
 
+def test_an_unknown_method_is_refused_with_all_names(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {path: m}\nsampling: {height: 32, width: 48, frames: 5}\n")
+    for given in ("nope", "[dicache]"):
+        with pytest.raises(
+            InvalidInput, match=r"^cache\.method is .*, but it should be 'dicache', .* 'none' or 'auto'"
+        ):
+            load_config(file, [f"cache.method={given}"])
+
+
 @pytest.mark.parametrize("key", MOVED)
 def test_an_old_key_is_said_to_have_moved_and_means_the_same(key: str, tmp_path: Path) -> None:
     _, value = OWN[key]
