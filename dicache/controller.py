@@ -131,8 +131,8 @@ class Controller:
         return {lane: self._plan(lane) for lane in self._caches}
 
     def estimate(self, lane: Lane, segment: Segment, shown: Observation, entering: Tensor) -> Tensor:
-        """What a segment would have put out, or the model's velocity if the segment ends with the head; remembers what
-        the step has shown.
+        """The estimate of a segment's output, or of the model's velocity if the segment ends with the head; also
+        records the step's observation.
 
         Args:
             segment: estimated at this step, by the plan.
@@ -171,7 +171,7 @@ class Controller:
         return sum(cache.nbytes for cache in self._by_key.values())
 
     def snapshot(self) -> Snapshot:
-        """What :meth:`restore` takes. The tensors are the controller's own: copy them before the next step."""
+        """The state, for :meth:`restore`. The tensors are the controller's own: copy them before the next step."""
         histories = {key: deepcopy(cache.history) for key, cache in self._by_key.items()}
         tensors = {key: cache.tensors for key, cache in self._by_key.items()}
         return Snapshot(histories, {key: kept for key, kept in tensors.items() if kept})
@@ -204,7 +204,7 @@ class Controller:
         }
 
     def _propose(self, step: Step, lane: Lane, sums: Sequence[float]) -> dict[Segment, Decision]:
-        """What the gates want, each with its own part of the lane's sums."""
+        """What the gates propose, each from its own part of the lane's sums."""
         if len(sums) != self.num_sums(step, lane):
             raise ValueError(
                 f"{lane} brings {len(sums)} sums to step {step.index}, but {self.num_sums(step, lane)} were asked for."

@@ -1,4 +1,4 @@
-"""What a key of the cache section is that is left out. Each default follows from the fields before it."""
+"""Defaults of the keys of the cache section. Each follows from the fields before it, among them method and gate."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Methods by name: which gate goes with which estimator."""
+"""Builds the gate and the estimator of a request's method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from dicache.trajectory import VELOCITY_ANCHORS
 
 @dataclass(frozen=True)
 class Method:
-    """When and how, and the number of leading steps at which neither is asked."""
+    """A gate and an estimator for one request, and the number of warm-up steps, at which neither is asked."""
 
     gate: Gate
     estimator: Estimator
@@ -77,7 +77,7 @@ def build_method(
         shift: flow shift of the sampler; None for that of the authors of such numbers.
 
     Raises:
-        ValueError: ``config.compute_steps`` or ``config.replay`` does not fit this request, or what its authors
+        ValueError: ``cache.gate.compute_steps`` or ``cache.replay`` does not fit this request, or what its authors
             publish for some models is not published for this one.
     """
     if config.gate is None or config.estimator is None:

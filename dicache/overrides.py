@@ -1,4 +1,4 @@
-"""What still holds of a cache section in a file once the command line has overridden some of its keys."""
+"""Overrides of the command line, applied to the cache section of a file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +13,12 @@ _OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "last_blocks", "
 
 
 def override(section: Any, overrides: Sequence[tuple[str, Any]]) -> tuple[Any, list[str]]:
-    """The section with the overrides in it, and without what it says for another method or gate than they leave.
+    """The section with the overrides in it, and without the file's keys that belong to another method or gate.
 
-    A file's threshold means nothing to another gate, so whoever overrides the method alone would get neither the
-    file's settings nor those that the method's authors publish. What the file says stays where the new method uses it
-    and has no scale of its own for it: numbers for the model, gamma_max and the like, decide and probe_depth. A
-    quality and a threshold take each other's place.
+    A threshold has another scale with another gate. If it stayed when only the method is overridden, the run would have
+    neither the file's settings nor the published ones. A key of the file stays if the new method uses it and its scale
+    is the same for all methods: decide, probe_depth, gamma_max, numbers of the model. A quality replaces a threshold,
+    and a threshold a quality.
 
     Args:
         section: as in the file, or None.
@@ -64,7 +64,7 @@ def override(section: Any, overrides: Sequence[tuple[str, Any]]) -> tuple[Any, l
 
 
 def _kept(file: Mapping[str, Any], changes: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:
-    """What the file says that still holds."""
+    """The keys of the file that stay in effect."""
     merged = {**file, **changes}
     before, after = chosen(file), chosen(merged)
     own = {kind: _method_keys(kind, before) for kind in KINDS}

@@ -61,5 +61,5 @@ PAIRS: Mapping[str, Pair] = {
 
 
 def method_of_gate(gate: str) -> str | None:
-    """The method that a gate was published with: on its scale are the gate's settings."""
+    """The method that a gate was published with, whose thresholds are meant for the gate."""
     return next((name for name, pair in PAIRS.items() if pair.gate == gate), None)

@@ -70,7 +70,7 @@ def flatten(section: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def flatten_kind(kind: str, value: Any) -> dict[str, Any]:
-    """What stands under ``gate`` or ``estimator``: a name, a section of keys, or nothing."""
+    """The dotted keys for a value of ``gate`` or ``estimator``: a name, a section of keys, or null."""
     if isinstance(value, BaseModel):
         value = {key: getattr(value, key) for key in value.model_fields_set}
     if not isinstance(value, Mapping):

@@ -29,7 +29,7 @@ class SegmentCache:
         self._trajectory = Trajectory(method.sums, method.estimator.depth, method.anchor)
 
     def sums(self, step: Step) -> list[Sum]:
-        """What is measured at this step: nothing where it is certain that the segment runs."""
+        """The sums to measure at this step: none if the segment runs in any case."""
         if not self._may_skip(step):
             return []
         return [term for term in self._method.sums if all(o.exists(self.history) for o in term.operands)]
@@ -39,7 +39,7 @@ class SegmentCache:
         return self._trajectory.measure(self.sums(step), shown)
 
     def propose(self, step: Step, sums: Sequence[float]) -> Decision:
-        """What gate and estimator say, from the sums over all ranks; :meth:`accept` follows."""
+        """The decision that gate and estimator propose, from the sums over all ranks; :meth:`accept` follows."""
         measured = dict(zip(self.sums(step), map(float, sums), strict=True))
         if not self._may_skip(step):
             return Decision("warmup" if step.index < self._warmup_end else "compute")
@@ -50,12 +50,12 @@ class SegmentCache:
         return Decision("skip", vote.indicator, vote.accumulated, estimate.gamma, estimate.coefficients)
 
     def accept(self, step: Step, decision: Decision) -> None:
-        """Take note of what was decided in the end."""
+        """Record the decision that holds, after the other branch and the user's limits were looked at."""
         self.decision = decision
         self.history.advance(step, decision)
 
     def estimate(self, shown: Observation, entering: Tensor) -> Tensor:
-        """What the segment would have put out; remembers what the step has shown."""
+        """The estimate of the segment's output; also records the step's observation."""
         coefficients = self.decision.coefficients
         assert coefficients, f"estimate() follows a skip, but {self.history.lane} was decided {self.decision}"
         estimate = self._trajectory.combine(coefficients, shown, entering)

@@ -1,4 +1,4 @@
-"""What a gate or an estimator of its own adds to the configuration: the base of their models of settings."""
+"""The base of the settings of gates and estimators."""
 
 from typing import Annotated, Any, ClassVar, TypeVar
 

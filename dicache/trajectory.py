@@ -16,7 +16,7 @@ VELOCITY_ANCHORS: tuple[Anchor, ...] = ("latents", "nothing")
 
 @dataclass(frozen=True)
 class Observation:
-    """What one step of one lane has shown on this rank by the time that the ranks agree."""
+    """The tensors of one step of one lane on this rank that are known before the ranks agree."""
 
     x: Tensor
     """Input of block 0, [1, tokens_local, dim], real tokens only; tokens_local may be 0."""

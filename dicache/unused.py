@@ -1,4 +1,4 @@
-"""Keys of the cache section that the chosen method ignores: refused, each with the name of what would use it."""
+"""Refuses keys of the cache section that the chosen method does not use, with the name of one that does."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def complete(section: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _says_nothing(key: str, value: Any, names: Names) -> bool:
-    """Whether it is null, for a key that is null where the method does not use it."""
+    """Whether the value is the null that a key has with methods that do not use it."""
     kind, _, inner = key.rpartition(".")
     if kind in KINDS:
         settings = names.settings(kind)
@@ -45,7 +45,7 @@ def _says_nothing(key: str, value: Any, names: Names) -> bool:
 
 
 _NEUTRAL: Mapping[str, Any] = {"decide": "together", "force_last": False, "corrector": False, "last_blocks": 0}
-"""Values that a section of the method none may have, since they say what holds there anyway."""
+"""Values that are accepted with the method none: they change nothing there."""
 
 
 def unused(flat: Mapping[str, Any]) -> dict[str, str]:
@@ -61,7 +61,7 @@ def unused(flat: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_no_value(key: str, value: Any) -> bool:
-    """Whether nothing is said: a null, unless it has a meaning of its own, as that of ``cache.gate.brake``."""
+    """Whether the key counts as left out: a null does, unless it is a setting, as ``cache.gate.brake: null`` is."""
     kind, _, inner = key.rpartition(".")
     fields = [KINDS[kind][name].model_fields[inner] for name in _users(kind, inner)]
     return value is None and all(field.is_required() or field.default is None for field in fields)
@@ -120,7 +120,7 @@ def _users(kind: str, key: str) -> list[str]:
 
 
 def _choice(kind: str, users: list[str]) -> str:
-    """How the first of them is chosen."""
+    """The setting that chooses the first of these gates or estimators: ``cache.method=interval``."""
     method = method_of_gate(users[0]) if kind == "gate" else None
     return f"cache.method={method}" if method else f"cache.{kind}={users[0]}"
 

@@ -25,7 +25,7 @@ _WIDTH, _ROW, _HEAD, _GAP, _ROOMS_IN_A_ROW = 12.0, 0.78, 0.55, 0.3, 4
 
 
 def purpose(package: Path) -> str:
-    """The first line of a package's docstring, without what follows a colon."""
+    """The first line of a package's docstring."""
     text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
     return text.splitlines()[0].rstrip(".")
 

@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class Control(IntEnum):
-    """A rank's wish; the largest wish of any rank holds for all."""
+    """What a rank asks for; the largest value of any rank counts for all."""
 
     RUN = 0
     PAUSE = 1  # stop, and leave a checkpoint

@@ -1,4 +1,4 @@
-"""The interface of an estimator: it combines what computed steps left behind into an estimate of a skipped step.
+"""The interface of an estimator: it combines residuals of computed steps into an estimate of a skipped one.
 
 Every estimate has the form anchor + Σ cᵢ r₋ᵢ, where r₋₁ is the residual of the newest computed step, r₋₂ that of the
 one before, and so on. An estimator only returns the coefficients cᵢ. Each published rule has a module of its own in
@@ -52,7 +52,7 @@ class Estimator(Protocol):
 
 
 class EstimatorSettings(Settings):
-    """Base of what a user can say about one estimator, and how the estimator is built from it."""
+    """Base of the settings of an estimator, the section ``cache.estimator``, from which the estimator is built."""
 
     name: str
     anchor: ClassVar[Anchor | None] = None

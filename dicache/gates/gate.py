@@ -52,7 +52,7 @@ class Gate(Protocol):
 
 
 class GateSettings(Settings):
-    """Base of what a user can say about one gate, and how the gate is built from it."""
+    """Base of the settings of a gate, the section ``cache.gate``, from which the gate is built."""
 
     name: str
     shared_keys: ClassVar[frozenset[str]] = frozenset({"quality", "threshold", "warmup_ratio", "warmup_steps"})

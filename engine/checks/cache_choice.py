@@ -21,7 +21,7 @@ from engine.models.published import known_names
 from engine.request import GenerationRequest
 
 _PLAIN_REQUEST = {"negative_prompt": "", "image": False, "last_image": False}
-"""Of calibrations that do not say what was asked beside the prompts."""
+"""The request that is assumed for a calibration file without the entry ``request``."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _named(cache: CacheConfig) -> str | None:
 
 
 def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingConfig) -> list[str]:
-    """What is said where published numbers were measured with another sampling than this run's."""
+    """A note, if published numbers were measured with another sampling than this run's."""
     table = None if cache.replay is not None else _published_numbers(cache)
     if table is None:
         return []
@@ -158,14 +158,14 @@ def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingCo
 
 
 def _given(cache: CacheConfig) -> set[str]:
-    """Keys that somebody has set. A warm-up in steps is one in the place of a ratio."""
+    """The keys that were set. A warm-up in steps counts as one in a ratio, and the other way round."""
     given = {key for key, value in cache.given().items() if value is not None}
     warmup = {"warmup_ratio", "warmup_steps"}
     return given | warmup if given & warmup else given
 
 
 def _with_method(cache: CacheConfig, method: MethodName) -> tuple[CacheConfig, str]:
-    """The method in the place of auto, and what is said about keys that it does not use."""
+    """The section with the method in the place of auto, and a phrase on the given keys that it does not use."""
     given = {**cache.given(), "method": method}
     left_out = unused(given)
     kept = {key: value for key, value in given.items() if key not in left_out}

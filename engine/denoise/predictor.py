@@ -31,7 +31,7 @@ class Observer(Protocol):
 
 
 class Prediction(NamedTuple):
-    """One step's answer, the same on every rank of the replica.
+    """The result of one step, the same on every rank of the replica.
 
     velocity: guided, [samples, channels, frames, height, width]; branches: the velocity of each guidance branch, in the
     same shape. plans: which segments of each lane ran, and which were estimated.

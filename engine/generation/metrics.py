@@ -64,7 +64,7 @@ class RequestMetrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """The request is in this stage inside; its time counts as :meth:`timed` says."""
+        """Inside the block the request is in this stage, and time counts as in :meth:`timed`."""
         self._progress.stage(name)
         with self.timed(name):
             yield

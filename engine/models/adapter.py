@@ -1,4 +1,4 @@
-"""What the engine needs of a model: its forward pass in pieces, between which it shards, probes and skips.
+"""The interface of a model: its forward pass in pieces, between which the engine shards, probes and skips.
 
 dim is the transformer's width, and ``local tokens`` are the tokens of the video that this rank holds."""
 

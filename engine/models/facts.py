@@ -1,4 +1,4 @@
-"""What the small JSON files of a model say about it, before a weight is read."""
+"""Sizes and properties of a model, read from its JSON files without a weight."""
 
 from __future__ import annotations
 

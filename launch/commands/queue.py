@@ -80,7 +80,7 @@ COMMANDS = (submit, jobs, watch, cancel, pause, unpause)
 
 
 def _ask(ids: Sequence[int], wish: Wish, state: Path | None) -> int:
-    """Say of each job what is wanted, also where others refuse. Returns the exit code."""
+    """Ask for the same of each job; one that refuses does not stop the others. Returns the exit code."""
     queue, stdout, code = _queue(state), _stdout(), 0
     for id in ids:
         try:

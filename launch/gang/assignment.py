@@ -1,4 +1,4 @@
-"""What a rank in a Ray actor has to know: what torchrun would say in its environment."""
+"""The rank of each Ray actor, and the environment that torchrun would have given it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ STATUS_GROUP = "status"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of a rank came to. Errors are described in it, since not every exception can be pickled."""
+    """The result of a call of a rank. An error is described in it, since not every exception can be pickled."""
 
     failure: Failure | None = None
     reports: list[dict[str, Any]] | None = None

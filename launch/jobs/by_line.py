@@ -13,7 +13,7 @@ from engine.request import Outputs, Task, make_tasks, read_prompts
 
 @dataclass(frozen=True)
 class LineOptions:
-    """What was typed, but for the number of ranks."""
+    """The arguments of a sweep or a calibration, without the number of ranks."""
 
     config: str
     prompts_file: Path

@@ -1,5 +1,4 @@
-"""One way from a configuration to work that is known to make sense; videos, sweeps, calibrations, the queue and gangs
-all take it."""
+"""Checks a configuration and its tasks, for videos, sweeps, calibrations, the queue and gangs alike."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ class CheckedWork:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should hear of before the work starts: of the layout, and of the cache."""
+        """Lines for the user, before the work starts: on the layout, and on the cache."""
         said: list[str] = []
         if self.given.parallel.shard_weights and self.checked.degrees.replica_size == 1:
             said.append(

@@ -27,7 +27,7 @@ class Job:
     options: Options
     """With all prompts in it."""
     notes: Sequence[str] = ()
-    """What the user should hear of before it starts."""
+    """Lines for the user, before it starts."""
     folder: JobFolder | None = None
     """Of its checkpoints."""
     finished: Mapping[int, dict[str, Any]] = field(default_factory=dict)
@@ -40,16 +40,16 @@ class Job:
 
     @property
     def model_path(self) -> str:
-        """As it was given: machines that find a model of the hub each have it elsewhere."""
+        """As it was given, since each machine may have a model of the hub in another folder."""
         return self.given.model.path
 
     @property
     def tasks_left(self) -> list[Task]:
-        """Those that are not finished."""
+        """The tasks that are not finished."""
         return [task for index, task in enumerate(self.tasks) if index not in self.finished]
 
     def all_reports(self, made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Of all videos in order, those that were made before as well.
+        """The reports of all videos in order, also of those that an earlier run has made.
 
         Args:
             made: the reports of the tasks that were left.
@@ -78,7 +78,7 @@ class Job:
         return self.folder.hint_unless_finished() if self.folder else nullcontext()
 
     def clean_up(self) -> None:
-        """Remove what was left to go on from, once all files are written."""
+        """Remove the folder of checkpoints, once all files are written."""
         if self.folder:
             self.folder.remove()
 

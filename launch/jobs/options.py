@@ -1,4 +1,4 @@
-"""What was typed after `generate`, as plain data: for ranks, for the folder of a job and for the queue."""
+"""The arguments of `generate` as plain data, which the folder of a job and the queue keep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What was typed after `generate`, but for the number of ranks."""
+    """The arguments of `generate`, without the number of ranks."""
 
     config: str
     prompts: Sequence[str] = ()
@@ -33,7 +33,7 @@ class Options:
 
     @property
     def video_path(self) -> Path:
-        """The video's, or what the names of several begin with."""
+        """The path of the video; if there are several, the path that theirs are made from."""
         if self.output:
             return self.output
         named_after = self.prompts[0] if self.prompts else self.prompts_file.stem if self.prompts_file else ""
@@ -63,7 +63,7 @@ class Options:
         return make_tasks(self.all_prompts(), self.negative_prompt, self.seeds, config.sampling, outputs, *images)
 
     def all_prompts(self) -> tuple[str, ...]:
-        """Those of the options, then those of the file.
+        """The prompts of the options, then those of the file.
 
         Raises:
             InvalidInput: the file cannot be read, or holds no prompt.

@@ -1,4 +1,4 @@
-"""From what was typed after `generate` or `resume` to a job that is known to make sense."""
+"""From the arguments of `generate` or `resume` to a checked job."""
 
 from __future__ import annotations
 

@@ -43,5 +43,5 @@ def leave(code: int) -> NoReturn:
         try:
             stream.flush()
         except (OSError, ValueError):
-            pass  # nobody reads it any more
+            pass  # its reader has closed the pipe
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Many requests on one loaded model, where the first rank decides from what came out which one is next."""
+"""Many requests on one loaded model: the first rank chooses each from the results of those before."""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ def start_ranks(ranks: int) -> int:
 
 
 def _elastic_signals() -> str:
-    """SIGHUP, for elastic would replace our handlers for the others; under nohup one that nobody sends."""
+    """The signals whose handlers elastic may replace: SIGHUP alone, since the others have ours. Under nohup SIGHUP has
+    to stay ignored, so there it is SIGUSR2, which is not sent."""
     return "SIGUSR2" if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else "SIGHUP"
 
 
@@ -77,7 +78,7 @@ def _environment(ranks: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {
         PARENT_PID: str(os.getpid()),
-        # ranks that each take all cores get in one another's way
+        # ranks that each use all cores slow one another down
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // ranks))),
     }
     return environment | checkout_environment()

@@ -31,8 +31,8 @@ def run_on_ranks(
     summarise: Callable[[Outcome, IO[str]], None],
     around: Callable[[Job], AbstractContextManager[None]] = lambda job: nullcontext(),
 ) -> int:
-    """Be the rank that this process is, or check the work and start as many ranks as it needs, each of which runs this
-    program with the same arguments; a single one is this process.
+    """A rank does its part of the work. A launcher checks the work and starts as many ranks as it needs, each of which
+    runs this program with the same arguments; if that is one, the launcher itself becomes it.
 
     Args:
         place: of this process.

@@ -1,4 +1,4 @@
-"""What is asked of a process when `--launcher torchrun` is typed."""
+"""Checks of `--launcher torchrun`, and arguments as torchrun takes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.errors import InvalidInput
 
 
 def refuse_without_torchrun(ranks: int | None) -> None:
-    """Refuse a process that nobody gave a rank.
+    """Refuse a process without RANK and WORLD_SIZE in its environment.
 
     Args:
         ranks: what ``--ranks`` names, if it was given.
