@@ -11,6 +11,12 @@ _OF_THE_GATE = ("threshold", "warmup_ratio", "warmup_steps", "max_consecutive_sk
 """Each gate has these on a scale of its own."""
 _OF_THE_METHOD = (*_OF_THE_GATE, "gate", "estimator", "anchor", "last_blocks", "corrector")
 
+_OF_A_METHOD = frozenset(
+    f"{kind}.{key}" for kind, known in KINDS.items() for settings in known.values() for key in settings.method_keys
+)
+"""Keys of gates and estimators whose scale is that of one method. A file with old keys may have any of them, also those
+that its own method does not use."""
+
 
 def override(section: Any, overrides: Sequence[tuple[str, Any]]) -> tuple[Any, list[str]]:
     """The section with the overrides in it, and without the file's keys that belong to another method or gate.
@@ -67,14 +73,13 @@ def _kept(file: Mapping[str, Any], changes: Mapping[str, Any], replaced: set[str
     """The keys of the file that stay in effect."""
     merged = {**file, **changes}
     before, after = chosen(file), chosen(merged)
-    own = {kind: _method_keys(kind, before) for kind in KINDS}
     dropped = {key for key in file if key.partition(".")[0] in replaced}
     if _method(merged) != _method(file):
-        dropped.update(_OF_THE_METHOD, *own.values())
+        dropped.update(_OF_THE_METHOD, _OF_A_METHOD)
     if after.gate != before.gate:
         dropped.update(_OF_THE_GATE)
     if changes.get("quality") is not None:
-        dropped.update(_OF_THE_GATE, HOW_MUCH, own["gate"])
+        dropped.update(_OF_THE_GATE, HOW_MUCH, _method_keys("gate", before))
     elif changes.keys() & set(HOW_MUCH):
         dropped.add("quality")
     kept = {key: value for key, value in file.items() if key not in dropped}

@@ -64,6 +64,20 @@ def test_last_blocks_belong_to_the_method_that_they_were_said_for() -> None:
         assert CacheConfig.model_validate(config.model_dump(mode="json")) == config, "as a report gives it back"
 
 
+def test_a_method_named_for_a_section_of_an_earlier_version_has_its_own_settings() -> None:
+    """Such a section has every key, so also an interval and an order, which the new method would use."""
+    for written in PAIRS:
+        for method in PAIRS:
+            if method not in (written, "calibrated"):  # which needs a calibration
+                section, lines = override(OLD_SECTIONS[written], [("method", method)])
+                cache, published = CacheConfig.model_validate(section), CacheConfig.model_validate({"method": method})
+                different = {key for key in CacheConfig.model_fields if getattr(cache, key) != getattr(published, key)}
+                assert different <= {"calibration"} and not lines, (written, method, different)
+    flat = {"method": "dicache", "interval": 3, "order": 1, "contraction": 0.7}
+    kept, lines = override(flat, [("method", "hicache")])
+    assert kept == {"method": "hicache", "estimator": {"contraction": 0.7}} and len(lines) == 3
+
+
 def test_an_unknown_method_is_refused_with_all_names(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("model: {path: m}\nsampling: {height: 32, width: 48, frames: 5}\n")
