@@ -1,7 +1,7 @@
 """Real processes for tests: started once, then lent to one test after another as ranks of any layout.
 
-Starting them costs, so the processes outlive a test; the process groups do not. A call that raises or times out
-ends all processes, and the next call starts fresh ones.
+Starting them costs, so the processes outlive a test, and their process groups the next call of the same layout. A call
+that raises or times out ends all processes, and the next call starts fresh ones.
 """
 
 import multiprocessing as mp
@@ -22,6 +22,7 @@ from parallel.degrees import Degrees
 CONTEXT = mp.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["engine.engine", "parallel.attention"])
 START_TIMEOUT_SECONDS = 300
+JOIN_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,12 @@ class Gang:
         self._size = size
         self._processes: list[Any] = []
         self._pipes: list[Connection] = []
+        self._joined: Degrees | None = None  # the layout of the last call, whose ranks are still joined
+        self._store: TCPStore | None = None  # at which they met
+        self._stores = 0  # until now, for a port may come back
 
     def run(self, function: Callable[..., Any], degrees: Degrees, *args: Any, timeout_seconds: float = 60) -> list[Any]:
-        """Call ``function(ranks, *args)`` on every rank of a fresh process group; the results in rank order.
+        """Call ``function(ranks, *args)`` on every rank of a process group; the results in rank order.
 
         Raises:
             GangError: with every failed rank's traceback.
@@ -62,10 +66,14 @@ class Gang:
         """As :meth:`run`, but errors are returned; a rank that did not answer in time has the error "late"."""
         self._ensure_started()
         count = degrees.world_size
-        # the store listens on a port that the system chose and keeps it, so nobody else can take it
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        # replicas count their work in the store, each time from zero
+        if degrees != self._joined or degrees.data > 1 or self._store is None:
+            # it listens on a port that the system chose and keeps it, so nobody else can take it
+            self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            self._stores += 1
+        self._joined = degrees
         for rank, pipe in enumerate(self._pipes[:count]):
-            pipe.send((function, degrees, args, rank, store.port))
+            pipe.send((function, degrees, args, rank, self._store.port, self._stores))
         outcomes = [Outcome(error="late")] * count
         waiting = dict(zip(self._pipes[:count], range(count), strict=True))
         deadline = time.monotonic() + timeout_seconds
@@ -89,6 +97,7 @@ class Gang:
         for pipe in self._pipes:
             pipe.close()
         self._processes, self._pipes = [], []
+        self._joined = self._store = None
 
     def _ensure_started(self) -> None:
         if self._processes:
@@ -109,14 +118,16 @@ class Gang:
 
 def _serve(pipe: Connection) -> None:
     import torch
+    from torch.distributed import is_initialized
 
-    from parallel.ranks import join, leave
+    from parallel.ranks import join, leave, set_timeouts
 
     torch.set_num_threads(1)  # ranks share few cores
     pipe.send("ready")
+    joined_at, ranks = 0, None  # number of the store, and what joining there gave
     while True:
         try:
-            function, degrees, args, rank, port = pipe.recv()
+            function, degrees, args, rank, port, store = pipe.recv()
         except EOFError:
             return
         os.environ |= {
@@ -128,9 +139,11 @@ def _serve(pipe: Connection) -> None:
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is the test's, not rank 0's
         }
         try:
-            ranks = join(degrees, torch.device("cpu"), timeout_seconds=60)
+            if store != joined_at or not is_initialized():  # a function may have left
+                leave()
+                ranks, joined_at = join(degrees, torch.device("cpu"), JOIN_TIMEOUT_SECONDS), store
+            set_timeouts(JOIN_TIMEOUT_SECONDS)  # the last call may have left others
             outcome = Outcome(value=function(ranks, *args))
-            leave()
         except BaseException:
             outcome = Outcome(error=traceback.format_exc())
         pipe.send(outcome)

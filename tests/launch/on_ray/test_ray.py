@@ -20,6 +20,7 @@ def test_a_killed_rank_ends_all_where_no_checkpoints_are(cluster: Any, stub_shel
     shell = stub_shell
     process = on_ray(shell, cluster, "--ranks=2", "--output=o.mp4", "--set=sampling.steps=1000")
     shell.await_line(process, "denoising")
+    time.sleep(2)  # the driver asks both ranks several times where they are
     os.kill(next(pid for pid in shell.family() if pid != process.pid), signal.SIGKILL)
     killed = time.monotonic()
     out, err = process.communicate(timeout=60)
