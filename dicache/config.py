@@ -152,6 +152,11 @@ class CacheConfig(BaseModel):
                 f"cache.{key} is {shown(given[key])}, but cache.method is auto, which chooses that itself: "
                 "name a method, or say how exact with cache.quality."
             )
+        if self.chosen is not None and (self.method == "auto" or self.quality is not None):
+            open_key = "method is auto" if self.method == "auto" else f"quality is {self.quality}"
+            raise ValueError(
+                f"cache.chosen says that nothing is left to choose, but cache.{open_key}: leave cache.chosen out."
+            )
         if self.quality is not None and (key := next((key for key in HOW_MUCH if key in given), None)):
             raise ValueError(
                 f"cache.{key} is {shown(given[key])}, but cache.quality is {self.quality}, which sets how "

@@ -74,6 +74,8 @@ def _kept(file: Mapping[str, Any], changes: Mapping[str, Any], replaced: set[str
     merged = {**file, **changes}
     before, after = chosen(file), chosen(merged)
     dropped = {key for key in file if key.partition(".")[0] in replaced}
+    if changes:
+        dropped.add("chosen")  # the section is not any more what was chosen, and may leave something open again
     if _method(merged) != _method(file):
         dropped.update(_OF_THE_METHOD, _OF_A_METHOD)
     if after.gate != before.gate:

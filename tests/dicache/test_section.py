@@ -78,6 +78,25 @@ def test_a_method_named_for_a_section_of_an_earlier_version_has_its_own_settings
     assert kept == {"method": "hicache", "estimator": {"contraction": 0.7}} and len(lines) == 3
 
 
+def test_a_section_that_was_chosen_is_open_again_once_a_key_is_overridden() -> None:
+    """As `lockstep config` prints one: with the reasons, and nothing left open."""
+    written = {"method": "innovation", "threshold": 0.014, "chosen": "quality draft: threshold 0.014"}
+    assert override(written, [])[0] == written
+    assert override(written, [("quality", "high")])[0] == {"method": "innovation", "quality": "high"}
+    assert override(written, [("method", "auto")])[0] == {"method": "auto"}
+    assert override(written, [("threshold", 0.2)])[0] == {"method": "innovation", "threshold": 0.2}
+    assert override(written, [("threshold", 0.2), ("chosen", "by me")])[0] == {
+        **written,
+        "threshold": 0.2,
+        "chosen": "by me",
+    }
+    for still_open in ({"method": "auto"}, {"quality": "high"}):
+        with pytest.raises(
+            ValidationError, match=r"nothing is left to choose, but cache\.(method is auto|quality is high)"
+        ):
+            CacheConfig.model_validate({**still_open, "chosen": "x"})
+
+
 def test_an_unknown_method_is_refused_with_all_names(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("model: {path: m}\nsampling: {height: 32, width: 48, frames: 5}\n")
