@@ -67,7 +67,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _with_keys_of_today(before: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an earlier version stored, with the cache section as this one would have stored it."""
+    """What an earlier version stored, with the cache section as this one would have stored it: else
+    its old keys would be named as the difference."""
     section = before.get("cache")
     if not isinstance(section, Mapping) or not is_old_dump(section):
         return before
