@@ -12,7 +12,8 @@ from launch.process.signals import say
 def run_renamed(command: str) -> None:
     """Run `python -m launch COMMAND` for somebody who typed `python -m launch.COMMAND`, with a hint on the first rank.
 
-    Where RANK is in the environment, the process is a rank, as it was under the old spelling.
+    `generate` and `resume` are a rank wherever RANK is in the environment, as they were under the old spelling. `sweep`
+    has no option for that: it is a rank where torchrun has started it.
     """
     if os.environ.get("RANK", "0") == "0":
         say(f"lockstep: type `-m launch {command}`: the old `-m launch.{command}` will be gone in the next release")
