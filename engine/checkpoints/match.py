@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dicache.config import CacheConfig
-from dicache.section import is_old_dump
 from engine.config import Config, ModelConfig, SamplingConfig
 from engine.execution.versions import describe_versions
 from engine.models.fingerprint import fingerprint
@@ -16,6 +15,8 @@ from engine.request import GenerationRequest
 
 FORMAT = 2
 """Version of a checkpoint's files, increased whenever files of an older version cannot be read."""
+FORMAT_KEY = "checkpoint format"
+"""The key of :data:`FORMAT` in :func:`must_match`; the first version had none."""
 
 
 def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
         | {"image": content_hash(request.image), "last_image": content_hash(request.last_image)},
         "cache": describe_cache(config.cache),
         "versions": describe_versions(),
-        "checkpoint format": FORMAT,
+        FORMAT_KEY: FORMAT,
     }
 
 
@@ -58,24 +59,12 @@ def calibrated_request(request: GenerationRequest) -> dict[str, Any]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The values that differ, each as "sampling.steps was 50 and is 30"."""
-    old, new = dict(_flat(_with_keys_of_today(before))), dict(_flat(now))
+    old, new = dict(_flat(before)), dict(_flat(now))
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
-
-
-def _with_keys_of_today(before: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What an earlier version stored, with the cache section as this one would have stored it: else
-    its old keys would be named as the difference."""
-    section = before.get("cache")
-    if not isinstance(section, Mapping) or not is_old_dump(section):
-        return before
-    try:
-        return {**before, "cache": CacheConfig.model_validate(section).model_dump(mode="json")}
-    except ValueError:  # not a section at all: it differs
-        return before
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from typing import IO, Any
 import yaml
 
 from engine.checkpoints import shard_file
-from engine.checkpoints.match import differences, must_match
+from engine.checkpoints.match import FORMAT, FORMAT_KEY, differences, must_match
 from engine.checkpoints.names import DONE, step_folders
 from engine.config import Config
 from engine.errors import InvalidInput
@@ -157,7 +157,7 @@ class JobFolder:
         """Refuse to resume from checkpoints of other conditions.
 
         Raises:
-            InvalidInput: a checkpoint was made with another model, image, or version of a package.
+            InvalidInput: a checkpoint was made with another model, image, or version of a package or of Lockstep.
         """
         for task in tasks:
             folder = task.outputs.checkpoint
@@ -168,6 +168,11 @@ class JobFolder:
                 before = shard_file.read_plain(files[0])["must_match"]
             except (OSError, ValueError, KeyError):
                 continue  # damaged: the run itself finds out, and takes an older one
+            if before.get(FORMAT_KEY) != FORMAT:
+                raise InvalidInput(
+                    f"The checkpoint in {folder} was written by another version of Lockstep, in a format that this one "
+                    f"does not read: resume it with that version, or delete {self.path} and start anew."
+                )
             before.pop("device kind", None)  # known to the ranks alone
             if changed := differences(before, must_match(config, task.request)):
                 raise InvalidInput(

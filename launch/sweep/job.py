@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dicache.calibration.file import hash_prompt, read_calibration
-from engine.checkpoints.match import must_match
+from engine.checkpoints.match import FORMAT_KEY, must_match
 from engine.checks.cache_choice import uses_calibration
 from engine.checks.outputs import check_folder
 from engine.checks.preflight import preflight
@@ -101,7 +101,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
 def _made_with(config: JobConfig, request: GenerationRequest) -> dict[str, Any]:
     """What all runs of one folder have to have in common, so that frames and seconds can be compared."""
     common = must_match(config, request)
-    del common["cache"], common["checkpoint format"]
+    del common["cache"], common[FORMAT_KEY]
     common["request"] = {key: value for key, value in common["request"].items() if key not in ("prompts", "seed")}
     runtime = config.runtime.model_dump(mode="json", include={"device", "attention"})
     return common | {"layout": str(config.parallel.degrees), "runtime": runtime}

@@ -19,7 +19,7 @@ from engine.request import GenerationRequest, make_request
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 from tests.support.checkpoints import write_tiny_checkpoint
-from tests.support.small_model import PROMPT, ROOT, tiny_config
+from tests.support.small_model import PROMPT, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +30,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(model: Path, *overrides: str, seed: int = 0) -> tuple[Config, GenerationRequest]:
     config = tiny_config(f"model.path={model}", *overrides)
     return config, make_request([PROMPT], "", seed, config.sampling)
-
-
-def test_a_checkpoint_of_an_earlier_version_matches(model: Path) -> None:
-    """Its cache section has all keys on one level."""
-    sections = json.loads((ROOT / "tests" / "dicache" / "old_sections.json").read_text())
-    now = json.loads(json.dumps(must_match(*asked(model, "cache.threshold=0.2"))))
-    before = {**now, "cache": {**sections["dicache"], "calibration": now["cache"]["calibration"]}}
-    assert "at_threshold" in before["cache"] and "gate" in now["cache"]
-    assert differences(before, now) == []
-    before["cache"] |= {"gamma_max": 1.5, "threshold": 0.3}
-    assert differences(before, now) == [
-        "cache.estimator.gamma_max was 1.5 and is 2.0",
-        "cache.threshold was 0.3 and is 0.2",
-    ]
 
 
 def test_what_must_match(model: Path) -> None:
