@@ -16,9 +16,9 @@ import typer
 
 from engine.checks.preflight import preflight
 from engine.config import CheckpointConfig
-from engine.config_file import load_config
 from engine.engine import Engine
 from engine.request import Outputs, Task, make_request
+from launch.jobs.config import load_job_config
 from parallel.place import Place
 
 PROMPT = "a red circle moving right on a navy background"
@@ -32,7 +32,7 @@ def main(
 ) -> None:
     """Print the ratio of every round, and the medians."""
     torch.set_num_threads(threads)
-    config = load_config(config_file)
+    config = load_job_config(config_file)
     request = make_request([PROMPT], "", 0, config.sampling)
     config = preflight(config, [Task(request, Outputs())], Place(1)).config
     engine = Engine.load(config)

@@ -15,11 +15,10 @@ import torch
 import typer
 from torch import Tensor
 
-from dicache.config import CacheConfig
 from engine.checks.preflight import preflight
-from engine.config_file import load_config
 from engine.engine import Engine
 from engine.request import GenerationRequest, Outputs, Task, make_request
+from launch.jobs.config import load_job_config
 from launch.ranks.lead import with_cache
 from launch.sweep.metrics import psnr, ssim
 from parallel.place import Place
@@ -34,7 +33,7 @@ def main(
     decide: Annotated[str, typer.Option(help="cache.decide: together or per_branch.")] = "together",
 ) -> None:
     """Run all thresholds and print the table."""
-    config = load_config(config_file, ["cache.method=none"])
+    config = load_job_config(config_file, ["cache.method=none"])
     sampling = config.sampling
     captions = prompt_file.read_text(encoding="utf-8").splitlines()[:count]
     requests = [make_request([caption], "", seed, sampling) for seed, caption in enumerate(captions)]
@@ -51,7 +50,8 @@ def main(
     print("| threshold | steps skipped | blocks computed | PSNR mean (worst), dB | SSIM mean (worst) |")
     print("|---|---|---|---|---|")
     for threshold in THRESHOLDS:
-        cache = CacheConfig.model_validate({**_shipped(config_file), "threshold": threshold, "decide": decide})
+        overrides = ["cache.method=dicache", f"cache.threshold={threshold}", f"cache.decide={decide}"]
+        cache = load_job_config(config_file, overrides).cache
         runs = [_frames(with_cache(engine, cache, request), request) for request in requests]
         decibels = [psnr(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
         likeness = [ssim(frames, expected) for (frames, *_), (expected, *_) in zip(runs, reference, strict=True)]
@@ -60,10 +60,6 @@ def main(
             f"| {mean(decibels):.1f} ({min(decibels):.1f}) | {mean(likeness):.4f} ({min(likeness):.4f}) |",
             flush=True,
         )
-
-
-def _shipped(config_file: Path) -> dict[str, object]:
-    return load_config(config_file).cache.model_dump() | {"method": "dicache"}
 
 
 def _frames(engine: Engine, request: GenerationRequest) -> tuple[Tensor, float, float]:
