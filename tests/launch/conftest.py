@@ -1,12 +1,14 @@
 """A shell for the tests that run commands as a person runs them."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from launch.process.running import run
 from tests.support.checkpoints import write_tiny_checkpoint
-from tests.support.shell import Shell
+from tests.support.shell import Refused, Shell, assert_one_line
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,26 @@ def stub_shell(shell: Shell) -> Shell:
     """A shell whose ranks run the stub engine: for how runs start and end, whatever they make."""
     shell.stub = True
     return shell
+
+
+@pytest.fixture
+def refused(shell: Shell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must be refused, in the shell's folder; returns its line.
+
+    In this process, for what comes before the weights is the same code; test_refused_input.py has some of their own.
+    """
+    from launch.commands.app import app
+
+    monkeypatch.chdir(shell.folder)
+    for variable in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def line(arguments: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", ["lockstep", *arguments])
+        code = run(app)
+        out, err = capfd.readouterr()
+        assert code == 2, f"exit code {code}\n{out}\n{err}"
+        assert_one_line(out, err)
+        return err
+
+    return line

@@ -3,12 +3,10 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 
-from launch.process.running import run
-from tests.support.shell import Shell
+from tests.support.shell import Refused, Shell, assert_one_line
 from tests.support.small_model import CONFIG
 
 # what is typed after `generate CONFIG` -> words that the line must hold
@@ -67,38 +65,6 @@ REFUSED = {
     ),
     "flash on a CPU": (["--set=runtime.attention=flash"], ["flash", "cpu"]),
 }
-
-
-Refused = Callable[[list[str]], str]
-
-
-@pytest.fixture
-def refused(poisoned: Shell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must be refused, with model weights that cannot be read; returns its line.
-
-    In this process, for what comes before the weights is the same code; below there are some of their own.
-    """
-    from launch.commands.app import app
-
-    monkeypatch.chdir(poisoned.folder)
-    for variable in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(variable, raising=False)
-
-    def line(arguments: list[str]) -> str:
-        monkeypatch.setattr(sys, "argv", ["lockstep", *arguments])
-        code = run(app)
-        out, err = capfd.readouterr()
-        assert code == 2, f"exit code {code}\n{out}\n{err}"
-        assert_one_line(out, err)
-        return err
-
-    return line
-
-
-def assert_one_line(out: str, err: str) -> None:
-    assert out == ""
-    assert err.startswith("lockstep: ") and err.count("\n") == 1 and err[-2] in ".?", err
-    assert "Traceback" not in err
 
 
 @pytest.fixture

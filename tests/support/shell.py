@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import psutil
 
 from tests.support.small_model import CONFIG, ROOT
 
+Refused = Callable[[list[str]], str]  # the line with which a command is refused
 INJECTED = Path(__file__).parent / "injected"
 
 
@@ -130,3 +132,10 @@ def report_of(video: Path) -> dict:
 def hashes(video: Path) -> list[str]:
     output = report_of(video)["output"]
     return [output["latents_sha256"], output["frames_sha256"]]
+
+
+def assert_one_line(out: str, err: str) -> None:
+    """What a refused command has printed."""
+    assert out == ""
+    assert err.startswith("lockstep: ") and err.count("\n") == 1 and err[-2] in ".?", err
+    assert "Traceback" not in err
