@@ -1,7 +1,7 @@
 # make demo    a first video, from nothing but Python 3.11
 # make test    the tests, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own; COVERAGE=1
 #              adds the share of lines that run in the test processes themselves, without the ranks that they start
-# make test-all    those marked slow as well: layouts of five to eight ranks, which take their time on two cores
+# make test-all    those marked slow as well: layouts of four to eight ranks, and nine faults in one run on Ray
 # make soak    gangs that serve a queue are killed 200 times (KILLS=N, SOAK_SEED=N), half an hour on two cores; every job
 #              must come to a good end, once, with the right video
 # make lint    everything that can be checked without running the code
@@ -19,6 +19,8 @@ SOAK_SEED ?= 0
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=25
 PYTEST += $(if $(COVERAGE),--cov --cov-report=)
+# where PYTHONDONTWRITEBYTECODE is set, every process that a test starts would compile the sources anew
+COMPILE := $(BIN)/python -m compileall -q engine dicache parallel launch tests
 
 .PHONY: demo test test-all soak lint tiny-model setup clean
 
@@ -27,10 +29,12 @@ demo: setup
 	  --prompt "a red circle moving right on a navy background" --output outputs/demo.mp4
 
 test: setup
+	$(COMPILE)
 	$(PYTEST) -m "not slow"
 	$(if $(COVERAGE),$(BIN)/coverage report --skip-covered --sort=cover | tail -n 40)
 
 test-all: setup
+	$(COMPILE)
 	$(PYTEST)
 
 soak: setup

@@ -146,7 +146,14 @@ def test_the_cache_computes_and_skips(name: str, alone: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("degrees", "name"), [(degrees, name) for degrees in LAYOUTS for name in CASES if runs_on(name, degrees)], ids=str
+    ("degrees", "name"),
+    [
+        pytest.param(degrees, name, marks=[pytest.mark.slow] * (degrees.world_size > 2))
+        for degrees in LAYOUTS
+        for name in CASES
+        if runs_on(name, degrees)
+    ],
+    ids=str,
 )
 def test_a_layout_changes_nothing(degrees: Degrees, name: str, alone: Any, on_ranks: Any) -> None:
     plain, cached, schedule = alone(name)

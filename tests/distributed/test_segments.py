@@ -97,7 +97,11 @@ def generate(ranks: Ranks, config: Config, folder: Path) -> list[Result]:
 
 
 @pytest.mark.parametrize("shard_weights", [False, True], ids=["whole weights", "shared weights"])
-@pytest.mark.parametrize("degrees", [Degrees(), Degrees(ring=3), Degrees(cfg=2), Degrees(cfg=2, ulysses=2)], ids=str)
+@pytest.mark.parametrize(
+    "degrees",
+    [Degrees(), Degrees(ring=3), Degrees(cfg=2), pytest.param(Degrees(cfg=2, ulysses=2), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_every_layout_reuses_the_same_ranges(
     gang: Gang, expected: Tensor, tmp_path: Path, degrees: Degrees, shard_weights: bool
 ) -> None:

@@ -62,7 +62,7 @@ def generate_both(ranks: Ranks, config: Config, prompts: Sequence[str] = (PROMPT
     [
         pytest.param(Degrees(ulysses=2), DICACHE, id="ulysses2"),
         pytest.param(Degrees(ring=3), DICACHE, id="ring3, which divides none of the model's sizes"),
-        pytest.param(Degrees(cfg=2, ulysses=2), DICACHE, id="cfg2-ulysses2"),
+        pytest.param(Degrees(cfg=2, ulysses=2), DICACHE, id="cfg2-ulysses2", marks=pytest.mark.slow),
         pytest.param(Degrees(cfg=2), PER_BRANCH, id="cfg2 per branch, two prompts"),
         pytest.param(Degrees(cfg=2, ring=2), PER_BRANCH, id="cfg2-ring2 per branch"),
         pytest.param(Degrees(ulysses=2), BFLOAT16, id="ulysses2 bfloat16, some weights in float32"),

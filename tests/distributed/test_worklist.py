@@ -35,7 +35,7 @@ def generate_all(ranks: Ranks, config: Config, folder: Path) -> list[dict] | Non
     "degrees",
     [
         Degrees(data=2),
-        Degrees(data=2, ulysses=2),
+        pytest.param(Degrees(data=2, ulysses=2), marks=pytest.mark.slow),
         Degrees(data=3),
         pytest.param(Degrees(data=2, cfg=2, ring=2), marks=pytest.mark.slow),
     ],

@@ -49,6 +49,7 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_ray_node_in_each(stacks: tuple[Stack, Stack], shell: Shell, local: Path, ray_folder: Path) -> None:
     head, other = stacks
     address = f"{head.address}:6379"
