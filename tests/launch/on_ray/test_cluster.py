@@ -136,9 +136,9 @@ def test_jobs_through_gangs_that_come_and_go(cluster: Any, shell: Shell) -> None
     assert site.ranks() == ranks, "the model was loaded once"
     _assert_metrics(cluster, site)
 
-    whole = site.submit("whole.mp4", *LONG, "sampling.steps=200")
+    whole = site.submit("whole.mp4", *LONG, "sampling.steps=300")
     assert site.await_end(whole).state is State.SUCCEEDED
-    paused = site.submit("paused.mp4", *LONG, "sampling.steps=200", "checkpoint.every=0")
+    paused = site.submit("paused.mp4", *LONG, "sampling.steps=300", "checkpoint.every=0")
     site.await_step(paused, 5)
     site.down()
     waiting = site.queue.job(paused)
@@ -149,9 +149,9 @@ def test_jobs_through_gangs_that_come_and_go(cluster: Any, shell: Shell) -> None
     resumed = site.await_end(paused)
     assert resumed.state is State.SUCCEEDED and resumed.attempts == 2
     report = report_of(shell.folder / "paused.mp4")
-    assert 0 < report["resumed_at"][0] < 200 and len(report["resumed_at"]) == 1
+    assert 0 < report["resumed_at"][0] < 300 and len(report["resumed_at"]) == 1
     site.await_files("paused", ["paused.json", "paused.mp4"])
-    killed = site.submit("killed.mp4", *LONG, "sampling.steps=200")
+    killed = site.submit("killed.mp4", *LONG, "sampling.steps=300")
     site.await_step(killed, 5)
     os.kill(min(site.ranks()), signal.SIGKILL)
     lost = site.await_job(killed, lambda job: job.restarts == 1).progress
@@ -166,7 +166,7 @@ def test_jobs_through_gangs_that_come_and_go(cluster: Any, shell: Shell) -> None
     assert (finished.state, finished.attempts, finished.losses) == (State.SUCCEEDED, 2, 1)
     assert finished.restarts == 1 and len(report_of(shell.folder / "killed.mp4")["resumed_at"]) == 2
 
-    crashed = site.submit("crashed.mp4", *LONG, "sampling.steps=200")
+    crashed = site.submit("crashed.mp4", *LONG, "sampling.steps=300")
     site.await_step(crashed, 5)
     (gang,) = site.queue.gangs()
     os.kill(gang.pid, signal.SIGSEGV)  # as Ray may do; nobody has asked for it, so the server comes back
