@@ -9,6 +9,7 @@ from tests.support.shell import Shell
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.mark.slow
 def test_two_ranks_write_a_file_that_generate_takes(shell: Shell) -> None:
     (shell.folder / "prompts.txt").write_text("a red circle\na blue square\n")
     refined = ("--set=calibrate.refine=[0.5]", "--set=calibrate.trials=3")

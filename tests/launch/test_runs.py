@@ -79,6 +79,7 @@ def test_a_list_of_prompts_and_seeds_over_replicas(shell: Shell) -> None:
     assert alone["output"]["frames_sha256"] == reports[2]["output"]["frames_sha256"]
 
 
+@pytest.mark.slow
 def test_an_image_on_one_rank_and_on_two_that_are_laid_out_for_the_machine(shell: Shell) -> None:
     shell.model = write_image_checkpoint(shell.folder / "model", "Wan2.1-FLF2V-14B")
     for name, colour in (("a first.png", "navy"), ("last.jpg", "orange")):

@@ -97,6 +97,7 @@ def test_a_gang_moves_to_another_node_when_one_is_lost(cluster: Any, shell: Shel
     assert_nothing_left(cluster, shell)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_followed_by_another(cluster: Any, shell: Shell, whole: Path) -> None:
     """By one on the same layout, and by one rank alone, from copies of the same folder."""
     plan = Plan(shell, [(1, "5", "hang", 0)])
