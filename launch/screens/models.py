@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from itertools import chain, repeat
 from typing import IO, get_args
 
 from rich import box
@@ -55,7 +54,9 @@ def print_models(ranks: int, stream: IO[str]) -> None:
     console.print(table)
     console.print()
     for label, text in notes():
-        console.print(Text.assemble((f"{label:<9}", "bold"), text))
+        for line in textwrap.wrap(text, _NOTE_WIDTH, break_on_hyphens=False):
+            console.print(Text.assemble((f"{label:<9}", "bold"), line))
+            label = ""
 
 
 def notes() -> list[tuple[str, str]]:
@@ -65,7 +66,7 @@ def notes() -> list[tuple[str, str]]:
         ("recipes", "are in configs/"),
         ("layouts", "data and ring take any number of ranks; parallel: auto chooses"),
         ("weights", "parallel.shard_weights shares them out over the ranks of a replica"),
-        *_wrapped("cache", ", ".join(method for method in methods if method not in TABLED + MEASURED) + " for all"),
+        ("cache", ", ".join(method for method in methods if method not in TABLED + MEASURED) + " for all"),
         (
             "",
             f"{' and '.join(TABLED)} for those with published numbers; these and {', '.join(MEASURED)} after "
@@ -73,12 +74,6 @@ def notes() -> list[tuple[str, str]]:
         ),
         ("memory", "on each GPU, computed for the recipe's video in bfloat16 with dicache: docs/models.md"),
     ]
-
-
-def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
-    """As many pairs as the text needs lines; the first has the label."""
-    labels = chain([label], repeat(""))
-    return list(zip(labels, textwrap.wrap(text, _NOTE_WIDTH, break_on_hyphens=False), strict=False))
 
 
 def ulysses_degrees(model: PublishedModel) -> list[int]:
