@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from dicache.overrides import override as override_cache
@@ -17,6 +15,7 @@ from dicache.section import MOVED
 from engine.config import Config, valid_keys
 from engine.config_paths import anchor_paths, expand_home
 from engine.errors import InvalidInput, first_problem
+from engine.yaml_file import parse_yaml, read_yaml
 from parallel.config import spell_out
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -76,50 +75,11 @@ def read_config(
     return config
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads "1e-3" and "5e0" as text: its numbers need a point and a signed exponent
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789"
-)
-
-
 def _read_mapping(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InvalidInput(f"There is no configuration file {file}: check the path.") from None
-    except UnicodeDecodeError:
-        raise InvalidInput(f"{file} is not a text file in UTF-8: give a YAML configuration.") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InvalidInput(f"The configuration file {str(file)!r} cannot be read ({reason}): check the path.") from None
-    tree = _parse(text, str(file))
+    tree = read_yaml(file, "CONFIG is")
     if not isinstance(tree, dict):
         raise InvalidInput(f"{file} holds {tree!r:.60} instead of sections of keys: see configs/tiny-wan.yaml.")
     return tree
-
-
-def _parse(text: str, origin: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise InvalidInput(f"{origin} is not valid YAML{where} ({problem}): correct it.") from None
-    except (ValueError, RecursionError, TypeError, LookupError, AttributeError) as error:
-        # e.g. a date that no calendar has, a list as a key, !!bool maybe
-        raise InvalidInput(f"{origin} cannot be read as YAML ({error}): correct it.") from None
 
 
 def _read_override(override: str, kind: type[Config]) -> tuple[str, Any]:
@@ -130,7 +90,7 @@ def _read_override(override: str, kind: type[Config]) -> tuple[str, Any]:
             f"--set {override} is not of the form key=value: write, for example, --set sampling.steps=20."
         )
     _refuse_unknown(key, f"--set {override}", kind)
-    return key, _parse(text, f"--set {override}")
+    return key, parse_yaml(text, f"--set {override}")
 
 
 def _apply(tree: dict[str, Any], section: str, key: str, value: Any) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from dicache.config import CacheConfig
@@ -20,6 +19,7 @@ from dicache.section import flatten, nest
 from dicache.unused import unused
 from engine.config_file import Note, say_nothing
 from engine.errors import InvalidInput, first_problem
+from engine.yaml_file import read_yaml
 
 Knob = Literal["threshold", "gate.interval", "gate.steps_skipped"]
 """The key of the cache section that trades speed for quality."""
@@ -158,11 +158,7 @@ def _named(name: str, common: Mapping[str, Any], names: Sequence[str]) -> Curve:
 
 
 def _listed(file: Path, common: Mapping[str, Any], names: Sequence[str], note: Note) -> Iterator[Curve]:
-    try:
-        entries = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise InvalidInput(f"--methods is {str(file)!r}, which cannot be read ({reason}): correct it.") from None
+    entries = read_yaml(file, "--methods is")
     if not isinstance(entries, list) or not entries:
         raise InvalidInput(f"--methods is {str(file)!r}, which holds no list: write `- method: dicache` on each line.")
     for entry in entries:

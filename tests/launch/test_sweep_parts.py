@@ -64,7 +64,7 @@ def test_a_list_of_sections(tmp_path: Path) -> None:
         ("- method: dicache\n- method: dicache", ["dicache twice"]),
         ("method: dicache", ["no list"]),
         ("- dicache", ["'dicache'"]),
-        ("- [", ["cannot be read"]),
+        ("- [", ["is not valid YAML"]),
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, text: str, words: list[str]) -> None:
