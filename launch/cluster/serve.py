@@ -18,9 +18,10 @@ from launch.cluster.__main__ import ORDERLY
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup
 from launch.cluster.stopping import StopRequest
+from launch.process.printable import printable
 from launch.process.quiet import quiet_libraries
 from launch.process.running import leave, run
-from launch.process.signals import Interrupted, die_with_parent
+from launch.process.signals import Interrupted, die_with_parent, say
 from launch.process.threads import spin_briefly
 from launch.queue.records import GangState
 
@@ -69,7 +70,7 @@ def _serve(
     stream = sys.stderr  # kept, for while Ray is connected sys.stderr leads nowhere
 
     def write(line: str) -> None:
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=stream, flush=True)
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), file=stream, flush=True)
 
     from launch.cluster.loaded import LoadedGang  # imports ray, which takes seconds
     from launch.cluster.metrics import Metrics
@@ -120,7 +121,7 @@ def _connect(closing: ExitStack, address: str | None, ranks: int, patience_secon
 
 
 def _failed(answer: Reply, message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    say(message)
     answer.tell("failed", message=message, code=code)
     return ORDERLY
 

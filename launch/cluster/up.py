@@ -12,6 +12,7 @@ from pathlib import Path
 
 from launch.cluster.reply import listen
 from launch.cluster.setup import Setup
+from launch.process.printable import printable
 from launch.process.signals import Interrupted, say
 from launch.ranks.local import checkout_environment
 from launch.ranks.rank import display
@@ -65,7 +66,7 @@ def bring_up(setup: Setup, address: str | None, state: Path) -> int:
         say(f"lockstep: {told['message']}")
         return int(told["code"])
     ranks = told["ranks"]
-    print(f"{told['name']} is ready: {ranks} rank{'s' if ranks > 1 else ''}, {told['model']}")
+    print(printable(f"{told['name']} is ready: {ranks} rank{'s' if ranks > 1 else ''}, {told['model']}"))
     return 0
 
 

@@ -102,7 +102,8 @@ def report_here(failure: Failure) -> None:
 def print_failure(failure: Failure) -> None:
     """One line on stderr; with LOCKSTEP_TRACEBACK=1 the traceback above it."""
     if os.environ.get("LOCKSTEP_TRACEBACK") and failure.traceback:
-        say(failure.traceback.rstrip())
+        for line in failure.traceback.rstrip().split("\n"):
+            say(line)
     say(f"lockstep: {failure}")
 
 

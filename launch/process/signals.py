@@ -10,10 +10,13 @@ import threading
 import time
 from types import FrameType
 
+from launch.process.printable import printable, shortened
+
 PARENT_PID = "LOCKSTEP_PARENT_PID"
 _TORCHRUN_ID = "TORCHELASTIC_RUN_ID"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
+_LONGEST_LINE = 4000  # characters
 
 
 def is_rank() -> bool:
@@ -111,9 +114,12 @@ def die_with_parent() -> None:
 
 
 def say(line: str) -> None:
-    """Write one line to stderr. Errors are ignored: the other end of a pipe may be closed, as `| tee` is on Ctrl-C."""
+    """Write one line to stderr, without control characters and of bounded length: it may quote what a user gave.
+
+    Errors are ignored: the other end of a pipe may be closed, as `| tee` is on Ctrl-C.
+    """
     try:
         sys.stderr.flush()
-        os.write(2, (line + "\n").encode("utf-8", "backslashreplace"))
+        os.write(2, (printable(shortened(line, _LONGEST_LINE)) + "\n").encode("utf-8", "replace"))
     except (OSError, ValueError):
         pass

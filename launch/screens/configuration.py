@@ -10,6 +10,7 @@ from engine.checks.cache_choice import choose_cache
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.request import make_request
+from launch.process.printable import printable
 from launch.screens.layout import find_facts
 
 
@@ -31,5 +32,8 @@ def print_config(config: Config, stream: IO[str]) -> None:
         if config.cache.method == "auto" or config.cache.quality is not None:
             reasons = ["chosen when the model is here"]
     for reason in reasons:
-        print(f"# cache: {reason}", file=stream)
-    yaml.safe_dump(sections, stream, sort_keys=False, allow_unicode=True)
+        print(printable(f"# cache: {reason}"), file=stream)
+    text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
+    if not text.replace("\n", "").isprintable():  # marks that change the direction of text
+        text = yaml.safe_dump(sections, sort_keys=False)
+    stream.write(text)

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import IO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from launch.process.printable import printable
 
 
-class _PipeSafeConsole(Console):
-    """A console that goes on without output when its pipe is closed: a run of hours must not end with `| head`."""
+class _SafeConsole(Console):
+    """A console that goes on without output when its pipe is closed: a run of hours must not end with `| head`.
+
+    It shows no control characters but its own: file names, prompts and errors may hold escape sequences.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control is None and not text.isprintable():
+                text = "\n".join(map(printable, text.split("\n")))
+            yield Segment(text, style, control)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -26,7 +40,7 @@ def make_console(stream: IO[str]) -> Console:
         width = os.get_terminal_size(stream.fileno()).columns or None
     except (OSError, ValueError):
         width = None if stream.isatty() else 120
-    return _PipeSafeConsole(file=stream, width=width, soft_wrap=not stream.isatty())
+    return _SafeConsole(file=stream, width=width, soft_wrap=not stream.isatty())
 
 
 def restore_terminal() -> None:

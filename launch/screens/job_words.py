@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from launch.process.printable import printable
 from launch.queue.records import GangRecord, JobRecord, State, Wish
 from launch.screens.progress import stage_in_words
 from launch.screens.summary import count_actions, draw_timeline
@@ -83,7 +84,7 @@ def ending(job: JobRecord) -> str:
 
 def one_line(text: str) -> str:
     """The text without line breaks and control characters."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def unserved(jobs: Sequence[JobRecord], gangs: Sequence[GangRecord]) -> list[str]:

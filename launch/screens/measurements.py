@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from launch.process.printable import printable
+
 
 @dataclass(frozen=True)
 class SweepResults:
@@ -21,11 +23,12 @@ class SweepResults:
 
 def print_sweep(results: SweepResults, stream: IO[str]) -> None:
     """Print the table of a sweep, and where its files are."""
-    print(results.table, file=stream)
-    print(f"written to {results.folder}: {', '.join(results.files)}", file=stream)
+    for line in results.table.split("\n"):
+        print(printable(line), file=stream)
+    print(printable(f"written to {results.folder}: {', '.join(results.files)}"), file=stream)
 
 
 def print_calibration(path: Path, stream: IO[str]) -> None:
     """Print where the file of a calibration is, and how to use it."""
-    print(f"calibration  {path}", file=stream)
-    print(f"use it with  --set cache.method=calibrated --set cache.calibration={path}", file=stream)
+    print(printable(f"calibration  {path}"), file=stream)
+    print(printable(f"use it with  --set cache.method=calibrated --set cache.calibration={path}"), file=stream)
