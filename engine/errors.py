@@ -53,7 +53,9 @@ def speaks_for_itself(error: BaseException) -> bool:
     """Whether the message is a full sentence of this project's, so that the name of its class is left out."""
     text = str(error)
     ours = type(error).__module__.partition(".")[0] in ("dicache", "parallel", "engine")
-    return bool(text) and (ours or (type(error) is ValueError and text.endswith(".")))
+    return bool(text) and (
+        ours or isinstance(error, InvalidInput) or (type(error) is ValueError and text.endswith("."))
+    )
 
 
 def sentence(error: BaseException) -> str:

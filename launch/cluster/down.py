@@ -29,7 +29,7 @@ def take_down(names: Sequence[str], state: Path, timeout_seconds: float) -> int:
     Raises:
         InvalidInput: there is no such gang, or no queue, or a gang on another machine does not answer.
     """
-    queue = Queue(state)
+    queue = Queue(state, waiting=lambda line: say(f"lockstep: {line}"))
     queue.requeue_lost()  # also removes gangs that are dead already
     asked = [name for given in names or (None,) for name in queue.ask_down(given)]
     if not asked:

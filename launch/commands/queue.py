@@ -101,7 +101,7 @@ def _answer(job: JobRecord) -> str:
 
 
 def _queue(given: Path | None) -> Submissions:
-    return Submissions(state_folder(given))
+    return Submissions(state_folder(given), waiting=lambda line: say(f"lockstep: {line}"))
 
 
 def _stdout() -> IO[str]:

@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from engine.errors import InvalidInput
+from launch.queue import trouble
+from launch.queue.schema import VERSION, bring_up_to_date, identity_of, version_of
 
-_VERSION = 1
-_FILE = "queue.db"
-_LOCK_TIMEOUT_SECONDS = 60.0  # transactions take milliseconds, but a machine may be busy
+FILE = "queue.db"
+WAIT_SECONDS = 30.0
+"""How long a command waits for other processes: transactions take milliseconds, but a machine may be busy."""
+_SILENT_SECONDS = 3.0  # of that wait
 
-_SCHEMA = """
-CREATE TABLE jobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    state TEXT NOT NULL,
-    wish TEXT NOT NULL,
-    options TEXT NOT NULL,
-    config TEXT NOT NULL,
-    submitted REAL NOT NULL,
-    started REAL,
-    ended REAL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    losses INTEGER NOT NULL DEFAULT 0,
-    restarts INTEGER NOT NULL DEFAULT 0,
-    preemptions INTEGER NOT NULL DEFAULT 0,
-    error TEXT,
-    gang TEXT,
-    progress TEXT
-);
-CREATE INDEX jobs_by_state ON jobs (state, id);
-CREATE TABLE outputs (
-    path BLOB NOT NULL,  -- file names need not be UTF-8
-    job INTEGER NOT NULL REFERENCES jobs (id)
-);
-CREATE INDEX outputs_by_path ON outputs (path);
-CREATE TABLE gangs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, or a new gang would own the jobs of a lost one
-    host TEXT NOT NULL,
-    realm TEXT,  -- PID namespace
-    pid INTEGER NOT NULL,
-    birth TEXT,  -- start of the process, in clock ticks since the boot
-    ranks INTEGER NOT NULL,
-    model TEXT NOT NULL,
-    state TEXT NOT NULL,
-    wish TEXT NOT NULL,
-    registered REAL NOT NULL,
-    beat REAL NOT NULL,  -- newest renewal of the lease
-    error TEXT
-);
-"""
+T = TypeVar("T")
 
 
 class Database:
@@ -64,9 +30,19 @@ class Database:
     disk before the commit returns; with FULL a power failure might lose the newest job.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, wait_seconds: float = WAIT_SECONDS, waiting: Callable[[str], None] = lambda line: None
+    ) -> None:
+        """
+        Args:
+            wait_seconds: for other processes that have locked the file.
+            waiting: called with one line when that takes longer than a moment.
+        """
         self.folder = folder
-        self.file = folder / _FILE
+        self.file = folder / FILE
+        self._wait_seconds = wait_seconds
+        self._waiting = waiting
+        self._identity: str | None = None
 
     @contextmanager
     def changing(self, create: bool = False) -> Iterator[sqlite3.Connection]:
@@ -76,19 +52,24 @@ class Database:
             create: create the folder and the file if they do not exist.
 
         Raises:
-            InvalidInput: there is no queue yet, or the file cannot be used.
+            QueueUnusable: there is no queue yet, or the file cannot be used.
+            InvalidInput: it is of another version.
         """
         with self._errors_in_a_sentence():
             if create:
                 self._create_folder()
             elif not self.file.exists():
-                raise self._no_queue()
-            with self._open("rwc") as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                if self._version(connection) == 0:
-                    self._create_tables(connection)
+                raise trouble.no_queue(self.folder)
+            with self._open("rwc" if create else "rw") as connection:
+                self._wait(lambda: connection.execute("BEGIN IMMEDIATE"), connection)
+                version = self._check(connection)
+                if version == 0 and not create:  # the process that created it was killed
+                    raise trouble.no_queue(self.folder)
+                if version != VERSION:
+                    bring_up_to_date(connection, version)
                     connection.execute("COMMIT")  # the tables stay if the block raises
                     connection.execute("BEGIN IMMEDIATE")
+                self._check_identity(connection)
                 yield connection
                 connection.execute("COMMIT")  # otherwise closing rolls it back
 
@@ -97,44 +78,68 @@ class Database:
         """A transaction that reads one consistent state.
 
         Raises:
-            InvalidInput: there is no queue yet, or the file cannot be used.
+            QueueUnusable: there is no queue yet, or the file cannot be used.
+            InvalidInput: it is of another version.
         """
         with self._errors_in_a_sentence():
             if not self.file.exists():
-                raise self._no_queue()
+                raise trouble.no_queue(self.folder)
             with self._open("rw") as connection:
                 connection.execute("BEGIN")
-                if self._version(connection) == 0:  # the process that created it was killed
-                    raise self._no_queue()
+                version = self._wait(lambda: self._check(connection), connection)
+                if version == 0:
+                    raise trouble.no_queue(self.folder)
+                if version != VERSION:
+                    connection.execute("ROLLBACK")
+                    with self.changing():
+                        pass
+                    connection.execute("BEGIN")
+                self._check_identity(connection)
                 yield connection
+
+    def stay_with(self, connection: sqlite3.Connection) -> None:
+        """Refuse any other file from now on: in an empty mount point somebody may make a new queue while ours is away,
+        whose gangs and jobs have the same numbers."""
+        self._identity = identity_of(connection)
+
+    def take_any(self) -> None:
+        """Forget what :meth:`stay_with` has noted."""
+        self._identity = None
 
     @contextmanager
     def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
         address = f"{self.file.absolute().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(address, timeout=_LOCK_TIMEOUT_SECONDS, isolation_level=None, uri=True)
+        connection = sqlite3.connect(address, timeout=self._wait_seconds, isolation_level=None, uri=True)
         with closing(connection):
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = EXTRA")
+            self._wait(lambda: connection.execute("PRAGMA synchronous = EXTRA"), connection)  # reads the file
             yield connection
 
-    def _no_queue(self) -> InvalidInput:
-        return InvalidInput(f"There is no queue in {self.folder}: submit a job, or name its folder with --state.")
+    def _wait(self, begin: Callable[[], T], connection: sqlite3.Connection) -> T:
+        """Take a lock; say so if it takes longer than a moment."""
+        first = min(_SILENT_SECONDS, self._wait_seconds)
+        connection.execute(f"PRAGMA busy_timeout = {int(first * 1000)}")
+        try:
+            return begin()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or self._wait_seconds <= first:
+                raise
+            self._waiting(f"another process has locked {self.file}: waiting, at most {self._wait_seconds:g} s")
+            connection.execute(f"PRAGMA busy_timeout = {int((self._wait_seconds - first) * 1000)}")
+            return begin()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(self._wait_seconds * 1000)}")
 
-    def _create_tables(self, connection: sqlite3.Connection) -> None:
-        for statement in _SCHEMA.split(";\n"):  # executescript would commit the transaction first
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-
-    def _version(self, connection: sqlite3.Connection) -> int:
+    def _check(self, connection: sqlite3.Connection) -> int:
         """The version of the tables, or 0 for an empty file."""
-        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if version == _VERSION or (version == 0 and not tables):
-            return version
-        raise InvalidInput(
-            f"{self.file} is a queue of another version of Lockstep (its tables have version {version}, this one knows "
-            f"{_VERSION}): use that version, or another folder with --state."
-        )
+        version = version_of(connection)
+        if not 0 <= version <= VERSION:
+            raise trouble.another_version(self.file, version, VERSION)
+        return version
+
+    def _check_identity(self, connection: sqlite3.Connection) -> None:
+        if self._identity is not None and identity_of(connection) != self._identity:
+            raise trouble.replaced(self.file)
 
     def _create_folder(self) -> None:
         try:
@@ -148,16 +153,10 @@ class Database:
     def _errors_in_a_sentence(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:  # not writable, full, locked, no such folder
-            raise InvalidInput(
-                f"The queue {self.file} cannot be used ({error}): see to it, or choose another folder with --state."
-            ) from None
         except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:  # an error in this program
+            described = trouble.described(error, self.file, self._wait_seconds)
+            if described is None:
                 raise
-            raise InvalidInput(
-                f"{self.file} is damaged or no queue at all ({error}): move it away, or choose another folder with "
-                "--state."
-            ) from None
+            raise described from None
         except OSError as error:
-            raise InvalidInput(f"The state folder {self.folder} cannot be read ({error.strerror}).") from None
+            raise trouble.unreadable(self.folder, error) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -98,6 +98,17 @@ class JobProgress:
 
 
 @dataclass(frozen=True)
+class GangReturn:
+    """That a gang gave a job back, since its machine failed."""
+
+    gang: str
+    host: str
+    at: float
+    """Unix seconds."""
+    reason: str
+
+
+@dataclass(frozen=True)
 class NewJob:
     """One video to make, checked, to be submitted to the queue."""
 
@@ -126,6 +137,8 @@ class JobRecord:
     error: str | None
     gang: str | None  # of the newest attempt; None while the job waits
     progress: JobProgress | None
+    returns: Sequence[GangReturn] = ()  # the oldest first
+    kept: str | None = None  # what a failed job has left, and where
 
     @property
     def parsed_config(self) -> JobConfig:

@@ -8,7 +8,17 @@ import sqlite3
 from typing import Any
 
 from launch.jobs.options import Options, options_from_json, options_to_json
-from launch.queue.records import GangRecord, GangState, GangWish, JobProgress, JobRecord, NewJob, State, Wish
+from launch.queue.records import (
+    GangRecord,
+    GangReturn,
+    GangState,
+    GangWish,
+    JobProgress,
+    JobRecord,
+    NewJob,
+    State,
+    Wish,
+)
 
 _PREFIX = "gang-"
 
@@ -34,6 +44,7 @@ def job_record(row: sqlite3.Row) -> JobRecord:
             "options": options_from_json(values["options"]),
             "config": json.loads(values["config"]),
             "progress": progress,
+            "returns": [GangReturn(**each) for each in json.loads(values["returns"] or "[]")],
         }
     )
 

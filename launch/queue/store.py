@@ -24,14 +24,18 @@ class Queue(Submissions):
 
     A job belongs to one gang at most. A gang's calls about a job carry the number of its attempt, and raise
     :class:`LeaseLost` once the job no longer belongs to that attempt. Every method raises
-    :class:`engine.errors.InvalidInput` where the folder or a file in it cannot be used.
+    :class:`launch.queue.trouble.QueueUnusable` where the folder or a file in it cannot be used.
     """
 
-    def register(self, ranks: int, model: str, state: GangState = GangState.STARTING) -> str:
+    def register(self, ranks: int, model: str, state: GangState = GangState.STARTING, create: bool = True) -> str:
         """Register a gang whose driver is this process. Returns its name, which is never used again.
+
+        From then on another file in the place of the queue's counts as no queue, until the next registration.
 
         Args:
             model: ``model.path`` of its configuration, as it was given.
+            create: make the queue if there is none. A gang that has lost its queue must not, or it would leave a second
+                one in a mount point while the first is away.
         """
         now, pid = self._clock(), os.getpid()
         values = (
@@ -47,7 +51,9 @@ class Queue(Submissions):
             now,
         )
         columns = "host, realm, pid, birth, ranks, model, state, wish, registered, beat"
-        with self._database.changing(create=True) as db:
+        self._database.take_any()
+        with self._database.changing(create=create) as db:
+            self._database.stay_with(db)
             cursor = db.execute(f"INSERT INTO gangs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             assert cursor.lastrowid is not None
             return gang_name(cursor.lastrowid)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.errors import InvalidInput
-from launch.queue.database import Database
+from launch.queue.database import WAIT_SECONDS, Database
 from launch.queue.lost_gangs import finish_job, is_lost, registered
 from launch.queue.records import GangRecord, GangWish, JobRecord, NewJob, State, Wish
 from launch.queue.rows import gang_number, gang_record, job_record, job_values, output_paths
@@ -20,17 +20,26 @@ _LARGEST_ID = 2**63 - 1
 class Submissions:
     """The queue as far as a user needs it; :class:`launch.queue.store.Queue` adds the gangs' side.
 
-    Every method raises :class:`InvalidInput`, one sentence, where the folder or the file in it cannot be used.
+    Every method raises :class:`launch.queue.trouble.QueueUnusable`, one sentence, where the folder or the file in it
+    cannot be used: after ``wait_seconds`` where another process has locked it.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        wait_seconds: float = WAIT_SECONDS,
+        waiting: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """
         Args:
             folder: created with the first job or gang.
             clock: unix seconds. The clocks of all machines must differ by much less than the length of a lease.
+            wait_seconds: for other processes that have locked the file.
+            waiting: called with one line when that takes longer than a moment.
         """
         self.folder = folder
-        self._database = Database(folder)
+        self._database = Database(folder, wait_seconds, waiting)
         self._clock = clock
 
     def submit(self, jobs: Sequence[NewJob]) -> list[int]:
