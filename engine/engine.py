@@ -26,6 +26,7 @@ from engine.files import StagedFiles
 from engine.generation.generation import Generation
 from engine.generation.report import write_report
 from engine.media.video import drop_frames
+from engine.private import make_private_folder
 from engine.progress import Progress
 from engine.request import GenerationRequest, Task
 from parallel.control import Control
@@ -146,9 +147,11 @@ class Engine:
                 if self._model.is_first:
                     generation.write(final, latents, files)
                     document = generation.report(usage, final, videos)
-                    for path in (report, checkpoint and checkpoint / DONE):
-                        if path:
-                            write_report(document, files.stage(path))
+                    if report:
+                        write_report(document, files.stage(report))
+                    if checkpoint:
+                        make_private_folder(checkpoint)
+                        write_report(document, files.stage(checkpoint / DONE, private=True))
             if checkpoints is not None:
                 checkpoints.remove()
         return Result(final, document)

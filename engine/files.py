@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from engine.private import make_private, umask
+
 
 class StagedFiles:
     """A context manager: files are written under temporary names, and renamed when the block ends without an error.
@@ -21,16 +23,22 @@ class StagedFiles:
 
     def __init__(self) -> None:
         self._temporaries: dict[Path, Path] = {}
+        self._private: set[Path] = set()
         self._locked: list[int] = []  # descriptors whose locks say that the temporary files are in use
 
-    def stage(self, path: Path) -> Path:
+    def stage(self, path: Path, private: bool = False) -> Path:
         """Create an empty temporary file beside ``path`` and return its path; missing folders are created.
+
+        Args:
+            private: the file is none of the user's results, and gets the mode of :mod:`engine.private`.
 
         Raises:
             OSError: the folder cannot be written to.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
+        if private:
+            self._private.add(path)
         while True:
             descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
             self._locked.append(descriptor)
@@ -56,8 +64,11 @@ class StagedFiles:
                 os.close(descriptor)
 
     def _commit(self) -> None:
-        for temporary in self._temporaries.values():
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        for path, temporary in self._temporaries.items():
+            if path in self._private:
+                make_private(temporary)
+            else:
+                temporary.chmod(0o666 & ~umask())  # mkstemp makes files that only their owner can read
             sync(temporary)
         for path, temporary in self._temporaries.items():
             temporary.replace(path)
@@ -111,9 +122,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.files import sync
+from engine.private import make_private, make_private_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], pl
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     handle, name = tempfile.mkstemp(prefix=f".rank-{rank}-", suffix=".partial", dir=folder)
     os.close(handle)
     partial = Path(name)
@@ -40,6 +41,7 @@ def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], pl
             save_file(dict(tensors), partial, metadata={_KEY: json.dumps(plain)})
         except Exception as error:  # safetensors has an error of its own for a full disk
             raise OSError(f"{folder} cannot be written to ({error})") from error
+        make_private(partial)  # mkstemp's mode keeps out the group that the folder may be shared with
         sync(partial)
         size = partial.stat().st_size
         partial.rename(folder / f"rank-{rank}-of-{ranks}.{_checksum(partial)}.safetensors")

@@ -10,6 +10,8 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
+from engine.errors import InvalidInput
+from engine.private import create_private_file, make_private_folder
 from launch.cluster.reply import listen
 from launch.cluster.setup import Setup
 from launch.process.printable import printable
@@ -28,11 +30,9 @@ def bring_up(setup: Setup, address: str | None, state: Path) -> int:
         state: folder of the queue, and of the server's log.
 
     Raises:
-        Interrupted: a signal came; the server has ended.
+        Interrupted: a signal came; the server has ended. InvalidInput: the folder cannot be written to.
     """
-    logs = state / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"starting-{uuid.uuid4().hex[:8]}.log"  # the server gives it the gang's name
+    log = _create_log(state / "logs")
     reading, writing = os.pipe()
     with log.open("ab") as output, os.fdopen(reading) as pipe:
         server = subprocess.Popen(
@@ -68,6 +68,19 @@ def bring_up(setup: Setup, address: str | None, state: Path) -> int:
     ranks = told["ranks"]
     print(printable(f"{told['name']} is ready: {ranks} rank{'s' if ranks > 1 else ''}, {told['model']}"))
     return 0
+
+
+def _create_log(folder: Path) -> Path:
+    log = folder / f"starting-{uuid.uuid4().hex[:8]}.log"  # the server gives it the gang's name
+    try:
+        make_private_folder(folder)
+        create_private_file(log)
+    except OSError as error:
+        raise InvalidInput(
+            f"The server of a gang cannot write its log into {folder} ({error.strerror}): choose another folder with "
+            "--state."
+        ) from None
+    return log
 
 
 def _arguments(setup: Setup, address: str | None, state: Path, log: Path, reply: int) -> list[str]:

@@ -26,6 +26,7 @@ def up(
     ranks: opt.Ranks = None,
     ray_address: opt.RayAddress = None,
     state: opt.StateFolder = None,
+    group: opt.Group = False,
     set_: opt.Overrides = None,
 ) -> int:
     """Load a model on the ranks of a Ray cluster, and keep it there to do the jobs of the queue. Comes back when it is
@@ -33,11 +34,15 @@ def up(
     from launch.cluster.setup import Setup
     from launch.cluster.up import bring_up
     from launch.gang.address import check_address
+    from launch.jobs.checked import announce
+    from launch.queue.access import prepare_state_folder
 
+    folder = state_folder(state)
     setup = Setup(config, set_ or (), ranks)
     setup.job(ranks)
     check_address(ray_address)
-    return bring_up(setup, ray_address, state_folder(state))
+    prepare_state_folder(folder, group, announce)
+    return bring_up(setup, ray_address, folder)
 
 
 @app.command()

@@ -91,6 +91,13 @@ StateFolder = Annotated[
         "your own.",
     ),
 ]
+Group = Annotated[
+    bool,
+    typer.Option(
+        "--group",
+        help="Share the folder of the queue with its group, which is remembered; else it is yours alone.",
+    ),
+]
 Job = Annotated[int, typer.Argument(metavar="JOB", parser=whole_number, help="The job's number.")]
 AnyJob = Annotated[
     int | None, typer.Argument(metavar="[JOB]", parser=whole_number, help="Show everything of this one.")

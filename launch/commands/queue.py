@@ -20,13 +20,16 @@ from launch.queue.submissions import Submissions
 
 
 @opt.taking(opt.video_options)
-def submit(options: Options, state: opt.StateFolder = None) -> int:
+def submit(options: Options, state: opt.StateFolder = None, group: opt.Group = False) -> int:
     """Put videos into the queue, each as a job of its own, for the gangs of `lockstep cluster up` to make."""
+    from launch.jobs.checked import announce
+    from launch.queue.access import prepare_state_folder
     from launch.queue.submit import prepare_jobs
     from launch.screens.job_words import hint, one_line, unserved
 
     queue = _queue(state)
     submitted = prepare_jobs(options)
+    prepare_state_folder(queue.folder, group, announce)
     ids = queue.submit(submitted)
     stdout = _stdout()
     for id, job in zip(ids, submitted, strict=True):

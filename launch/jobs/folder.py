@@ -20,6 +20,7 @@ from engine.checkpoints.names import DONE, step_folders
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.files import StagedFiles, try_lock
+from engine.private import create_private_file, make_private_folder
 from engine.request import Task
 from launch.jobs.options import Options, options_from_json, options_to_json
 from launch.process.signals import say
@@ -52,10 +53,11 @@ class JobFolder:
         """
         absolute = {name: Path.cwd() / value for name in _PATHS if (value := getattr(options, name)) is not None}
         whole = replace(options, **absolute, overrides=())
+        self._make()
         with StagedFiles() as files:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            files.stage(self.path / _CONFIG).write_text(text, encoding="utf-8")
-            files.stage(self.path / _OPTIONS).write_text(options_to_json(whole, indent=1))
+            files.stage(self.path / _CONFIG, private=True).write_text(text, encoding="utf-8")
+            files.stage(self.path / _OPTIONS, private=True).write_text(options_to_json(whole, indent=1))
 
     def read(self, overrides: Sequence[str]) -> Options:
         """The options of the job, to resume it.
@@ -84,6 +86,10 @@ class JobFolder:
             raise InvalidInput(f"{self.path} has been moved or copied from {begun}: put it back there to go on.")
         return options
 
+    def _make(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # the user's, with the umask's mode
+        make_private_folder(self.path)
+
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Lock the folder against other runs until the block ends or the process does.
@@ -91,7 +97,8 @@ class JobFolder:
         Raises:
             InvalidInput: another run is at work here. OSError: the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make()
+        create_private_file(self.path / _LOCK)
         with (self.path / _LOCK).open("ab") as file:
             self._lock(file)
             yield

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from engine.errors import InvalidInput
+from engine.private import create_private_file, make_private_folder
 from launch.queue import trouble
 from launch.queue.schema import VERSION, bring_up_to_date, identity_of, version_of
 
@@ -58,9 +59,13 @@ class Database:
         with self._errors_in_a_sentence():
             if create:
                 self._create_folder()
+                with suppress(OSError):  # SQLite says why it cannot open the file
+                    create_private_file(self.file)  # its journal gets the same mode
             elif not self.file.exists():
                 raise trouble.no_queue(self.folder)
             with self._open("rwc" if create else "rw") as connection:
+                if create:  # has an effect before the first table alone; what `prune` frees can be given back then
+                    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 self._wait(lambda: connection.execute("BEGIN IMMEDIATE"), connection)
                 version = self._check(connection)
                 if version == 0 and not create:  # the process that created it was killed
@@ -143,7 +148,7 @@ class Database:
 
     def _create_folder(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self.folder)
         except OSError as error:
             raise InvalidInput(
                 f"The state folder {self.folder} cannot be made ({error.strerror}): choose another with --state."

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from engine.errors import InvalidInput
+from launch.queue.access import refuse_foreign
 
 VARIABLE = "LOCKSTEP_STATE"
 
@@ -14,13 +15,16 @@ def state_folder(given: Path | None) -> Path:
     """The folder given with --state, else that in $LOCKSTEP_STATE, else the user's own; as an absolute path.
 
     Raises:
-        InvalidInput: the path begins with "~", or is the user's own, and there is no home folder.
+        InvalidInput: the path begins with "~", or is the user's own, and there is no home folder; or somebody else
+            could have put a folder of theirs there.
     """
     try:
         chosen = given or Path(os.environ.get(VARIABLE) or _users_own())
-        return Path(os.path.normpath(Path.cwd() / chosen.expanduser()))
+        folder = Path(os.path.normpath(Path.cwd() / chosen.expanduser()))
     except RuntimeError:  # no home folder for "~"
         raise InvalidInput("There is no home folder for the queue of jobs: name a folder with --state.") from None
+    refuse_foreign(folder)
+    return folder
 
 
 def _users_own() -> Path:
