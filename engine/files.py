@@ -4,13 +4,18 @@ import errno
 import fcntl
 import os
 import re
-import tempfile
+import secrets
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from engine.private import make_private, umask
+from engine.disks import refusals_passed_over
+from engine.private import make_private
+
+# a mount without renaming, and a file that is a mount point itself, as containers have it
+_CANNOT_RENAME = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.EBUSY}
 
 
 class StagedFiles:
@@ -40,13 +45,16 @@ class StagedFiles:
         if private:
             self._private.add(path)
         while True:
-            descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+            temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+            # made with the permissions that it shall have, for not every mount lets them be changed
+            mode = 0o600 if private else 0o666
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
             self._locked.append(descriptor)
-            self._temporaries[path] = Path(name)
+            self._temporaries[path] = temporary
             with suppress(OSError):  # a file system without locks
                 try_lock(descriptor)
-            if os.fstat(descriptor).st_nlink:  # else another process removed it as abandoned before it was locked
-                return self._temporaries[path]
+            if temporary.exists():  # else another process removed it as abandoned before it was locked
+                return temporary
 
     def __enter__(self) -> Self:
         return self
@@ -56,34 +64,59 @@ class StagedFiles:
     ) -> None:
         try:
             if error is None:
-                self._commit()
+                self.commit()
         finally:
             for temporary in self._temporaries.values():
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):  # of a disk that cannot be written any more
+                    temporary.unlink(missing_ok=True)
             for descriptor in self._locked:
-                os.close(descriptor)
+                with suppress(OSError):  # a network file system reports here what it could not write
+                    os.close(descriptor)
+            self._temporaries, self._locked, self._private = {}, [], set()
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Flush all files to the disk and give them their names, before the block ends. To be called once.
+
+        Raises:
+            OSError: one cannot be written; those after it keep what was there before.
+        """
         for path, temporary in self._temporaries.items():
             if path in self._private:
                 make_private(temporary)
-            else:
-                temporary.chmod(0o666 & ~umask())  # mkstemp makes files that only their owner can read
             sync(temporary)
         for path, temporary in self._temporaries.items():
-            temporary.replace(path)
+            take_place(temporary, path)
         for folder in {path.parent for path in self._temporaries}:
             sync(folder)  # else a power cut may undo the renames
+        self._temporaries = {}
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove temporary files for ``path`` whose writers have died: the system releases the locks of a dead process."""
-    name = re.compile(re.escape(f".{path.stem}-") + r"[a-z0-9_]{8}" + re.escape(path.suffix))  # as mkstemp names them
-    for file in path.parent.iterdir():
-        if name.fullmatch(file.name):
-            with suppress(OSError), file.open("r+b") as opened:
-                if try_lock(opened.fileno()):
-                    file.unlink()
+    name = re.compile(re.escape(f".{path.stem}-") + r"[a-z0-9_]{8}" + re.escape(path.suffix))
+    with suppress(OSError):  # a folder that may be written to and not listed
+        for file in path.parent.iterdir():
+            if name.fullmatch(file.name):
+                with suppress(OSError), file.open("r+b") as opened:
+                    if try_lock(opened.fileno()):
+                        file.unlink()
+
+
+def take_place(temporary: Path, path: Path) -> None:
+    """Rename a file, replacing what has the name. Where the mount cannot rename it is copied: whoever looks meanwhile
+    sees a part of it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _CANNOT_RENAME:
+            raise
+        shutil.copyfile(temporary, path)
+        sync(path)
+        temporary.unlink(missing_ok=True)
 
 
 def try_lock(descriptor: int) -> bool:
@@ -116,9 +149,15 @@ def numbered(output: Path, count: int) -> list[Path]:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync), so that a power cut does not undo its changes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Flush a file or folder to the disk (fsync), so that a power cut does not undo its changes. Passed over where the
+    mount refuses to, which many do for folders.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    with refusals_passed_over():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -8,10 +8,11 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.files import sync
+from engine.files import sync, take_place
 from engine.private import make_private, make_private_folder
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], pl
         make_private(partial)  # mkstemp's mode keeps out the group that the folder may be shared with
         sync(partial)
         size = partial.stat().st_size
-        partial.rename(folder / f"rank-{rank}-of-{ranks}.{_checksum(partial)}.safetensors")
+        take_place(partial, folder / f"rank-{rank}-of-{ranks}.{_checksum(partial)}.safetensors")
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that cannot be written any more
+            partial.unlink(missing_ok=True)
     sync(folder)
     return size
 

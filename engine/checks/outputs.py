@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from engine.disks import existing_folder
 from engine.errors import InvalidInput
 from engine.request import Outputs
 
@@ -54,12 +55,12 @@ def _check_output(option: str, path: Path, suffix: str) -> None:
             raise refuse("which is a folder: add a file name")
         if path.exists() and not path.is_file():
             raise refuse("which is not an ordinary file: choose another")
-        folder = _existing_folder(path)
+        folder = existing_folder(path)
         if not folder.is_dir():
             raise refuse(f"but {folder} is a file, not a folder: choose another")
-        if not os.access(folder, os.W_OK | os.X_OK) or not _can_create_in(folder):
-            raise refuse(f"but the folder {folder} is not writable: choose another")
-        if len(os.fsencode(path.name)) > os.pathconf(folder, "PC_NAME_MAX") - _ROOM_FOR_TEMPORARY:
+        if (error := _refusal_in(folder)) is not None:
+            raise refuse(f"but the folder {folder} is not writable ({error.strerror}): choose another")
+        if len(os.fsencode(path.name)) > _longest_name(folder) - _ROOM_FOR_TEMPORARY:
             raise refuse("a name too long for this file system: shorten it")
     except (OSError, ValueError) as error:
         if isinstance(error, InvalidInput):
@@ -70,20 +71,21 @@ def _check_output(option: str, path: Path, suffix: str) -> None:
 
 # files are written under a temporary name first, which is the name and a few letters
 _ROOM_FOR_TEMPORARY = 32
+_USUAL_NAME_MAX = 255
 
 
-def _existing_folder(path: Path) -> Path:
-    """The nearest ancestor that exists: folders below it are made when the first file is written."""
-    for folder in path.absolute().parents:
-        if folder.exists() or folder.is_symlink():  # a link to nowhere cannot become a folder
-            return folder
-    return Path("/")
-
-
-def _can_create_in(folder: Path) -> bool:
-    # root passes os.access on read-only file systems and in places like /proc, so try it
+def _refusal_in(folder: Path) -> OSError | None:
+    """What creating a file there fails with. Only a try can tell: permissions are not what counts on every mount, and
+    root passes any check of them on read-only disks and in places like /proc."""
     try:
         with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+            return None
+    except OSError as error:
+        return error
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:  # a mount that does not say
+        return _USUAL_NAME_MAX

@@ -1,5 +1,8 @@
 """Writes frames to a video file."""
 
+import errno
+import io
+import os
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from fractions import Fraction
@@ -29,7 +32,44 @@ def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, wid
     Raises:
         OSError: the file cannot be written.
     """
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+    with _VideoFile(path) as file:
+        try:
+            _encode(chunks, file, fps, height, width)
+        except Exception:
+            if file.error is None:
+                raise
+        if file.error is not None:  # what PyAV raises after an error here does not say which it was
+            raise file.error
+
+
+class _VideoFile(io.FileIO):
+    """A file that PyAV writes to. One that it opened itself, it would not close after an error: on a full disk the
+    room of the removed file would stay taken.
+
+    error: the first one in writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), "r+")
+        self.name = str(path)  # PyAV opens it again by name to put the index before the frames
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        view, done = memoryview(data), 0
+        try:
+            while done < len(view):  # a disk that fills up takes a part first
+                written = super().write(view[done:])
+                if not written:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.name)
+                done += written
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        return done
+
+
+def _encode(chunks: Iterable[Tensor], file: _VideoFile, fps: int, height: int, width: int) -> None:
+    with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # x264's macroblock tree reads memory that it has not written on frames as small as the small model's:

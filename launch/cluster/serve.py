@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +70,8 @@ def _serve(
     stream = sys.stderr  # kept, for while Ray is connected sys.stderr leads nowhere
 
     def write(line: str) -> None:
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), file=stream, flush=True)
+        with suppress(OSError):  # a full disk must not end the gang
+            print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), file=stream, flush=True)
 
     from launch.cluster.loaded import LoadedGang  # imports ray, which takes seconds
     from launch.cluster.metrics import Metrics
@@ -90,7 +91,8 @@ def _serve(
             registration = GangRegistration(queue, ranks, job.model_path)
             closing.callback(registration.unregister)
             if log:
-                log.rename(log.with_name(f"{registration.name}.log"))
+                with suppress(OSError):  # some mounts rename no open file: then it keeps its name
+                    log.rename(log.with_name(f"{registration.name}.log"))
             _connect(closing, address, ranks, patience_seconds)
             stop.listen()  # again, for Ray has replaced the handlers
             progress = GangProgress(tell, lambda name: answer.tell("stage", name=name))

@@ -4,6 +4,7 @@ rank that was killed."""
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from engine.progress import Progress
@@ -19,8 +20,11 @@ class PhaseKeeper(Progress):
         self._display = display
         self._suffix = ""
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-        # one open file, overwritten in place: a write a step costs microseconds
-        self._descriptor = os.open(Path(file).with_name("phase"), os.O_CREAT | os.O_WRONLY, 0o600) if file else None
+        self._descriptor: int | None = None
+        if file:
+            with suppress(OSError):  # of a full disk for temporary files, which the video does not need
+                # one open file, overwritten in place: a write a step costs microseconds
+                self._descriptor = os.open(Path(file).with_name("phase"), os.O_CREAT | os.O_WRONLY, 0o600)
 
     def video(self, index: int, count: int) -> None:
         self._suffix = f" of video {index}" if count > 1 else ""
@@ -48,4 +52,5 @@ class PhaseKeeper(Progress):
     def _enter(self, phase: str) -> None:
         self.phase = phase + self._suffix
         if self._descriptor is not None:
-            os.pwrite(self._descriptor, self.phase.ljust(_WIDTH).encode(), 0)
+            with suppress(OSError):
+                os.pwrite(self._descriptor, self.phase.ljust(_WIDTH).encode(), 0)

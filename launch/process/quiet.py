@@ -54,7 +54,10 @@ def _take(stream: TextIO, instead: str | Path, closing: ExitStack) -> IO[str]:
     stream.flush()
     descriptor = stream.fileno()
     own = os.fdopen(os.dup(descriptor), "w", encoding=stream.encoding, errors="backslashreplace")
-    replacement = os.open(instead, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        replacement = os.open(instead, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:  # a full disk for temporary files
+        replacement = os.open(os.devnull, os.O_WRONLY)
     os.dup2(replacement, descriptor)
     os.close(replacement)
     closing.callback(_close, own)

@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
+from engine.errors import InvalidInput
 from engine.execution.imports import import_ahead
 from launch.process.failures import print_failure, root_cause
 from launch.process.signals import PARENT_PID, Interrupted
@@ -37,7 +38,7 @@ def start_ranks(ranks: int) -> int:
 
     logging.disable(logging.CRITICAL)  # elastic logs a failing rank as an error; we print our own line for it
     os.environ.update(_environment(ranks))
-    with tempfile.TemporaryDirectory(prefix="lockstep-") as folder:
+    with _run_folder() as folder:
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -65,6 +66,21 @@ def start_ranks(ranks: int) -> int:
         except SignalException as error:
             raise Interrupted(signal.Signals(error.sigval)) from None
     return 0
+
+
+def _run_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for what ranks tell their launcher: their phase, and why they failed.
+
+    Raises:
+        InvalidInput: there is none where files can be made.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="lockstep-", ignore_cleanup_errors=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InvalidInput(
+            f"No temporary folder can be made ({reason}): make room, or name a folder that can be written to in TMPDIR."
+        ) from None
 
 
 def _elastic_signals() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import IO
 
 from rich.progress import (
@@ -68,7 +69,7 @@ class ProgressDisplay(Progress):
         self._prefix = f"video {index} (of {count}): " if count > 1 else ""
 
     def note(self, line: str) -> None:
-        self._console.print(Text(line))
+        self._print(Text(line))
 
     def stage(self, name: str) -> None:
         label = self._prefix + _STAGES.get(name, name)
@@ -76,7 +77,7 @@ class ProgressDisplay(Progress):
             self._skipped = 0
             self._bars.reset(self._task, description=label, total=None, skipped="")
         else:
-            self._console.print(label, highlight=False)
+            self._print(label)
 
     def step(self, index: int, total: int, action: str) -> None:
         self._skipped += action == "skip"
@@ -85,3 +86,7 @@ class ProgressDisplay(Progress):
 
     def done(self) -> None:
         self._prefix = ""
+
+    def _print(self, line: str | Text) -> None:
+        with suppress(OSError):  # stderr may be a file on a full disk, which must not end the run
+            self._console.print(line, highlight=False)

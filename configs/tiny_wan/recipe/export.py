@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,6 +23,12 @@ def build_scheduler() -> UniPCMultistepScheduler:
     )
 
 
+def make_readable(path: Path) -> None:
+    """Lets everybody read the file, where the mount has permissions."""
+    with suppress(OSError):
+        path.chmod(0o644)
+
+
 def halve_storage(folder: Path) -> None:
     """Rewrites the folder's safetensors in fp16; loaders fill float32 modules from it."""
     for path in folder.glob("*.safetensors"):
@@ -29,7 +36,7 @@ def halve_storage(folder: Path) -> None:
         if any(not tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError(f"{path} holds weights beyond the range of fp16")
         save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(0o644)
+        make_readable(path)
 
 
 def name_tokenizer_class(folder: Path) -> None:
@@ -65,7 +72,7 @@ def export_pipeline(
         boundary_ratio=None,
     ).save_pretrained(staging)
     name_tokenizer_class(staging)
-    (staging / "text_encoder" / "model.safetensors").chmod(0o644)
+    make_readable(staging / "text_encoder" / "model.safetensors")
     halve_storage(staging / "transformer")
     halve_storage(staging / "vae")
     for path in staging.rglob("*config.json"):

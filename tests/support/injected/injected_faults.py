@@ -191,7 +191,7 @@ def _watch_engine(reach: "_Always | _InTurn") -> None:
     from engine.checkpoints import shard_file
     from engine.engine import Engine
 
-    decide, commit, sync = Controller.decide, files.StagedFiles._commit, files.sync
+    decide, commit, sync = Controller.decide, files.StagedFiles.commit, files.sync
 
     def watched_decide(self: Controller, *arguments: Any) -> Any:
         plans = decide(self, *arguments)
@@ -223,7 +223,7 @@ def _watch_engine(reach: "_Always | _InTurn") -> None:
             return result
 
         Engine.generate = watched_generate  # type: ignore[method-assign]
-    Controller.decide, files.StagedFiles._commit = watched_decide, watched_commit  # type: ignore[method-assign]
+    Controller.decide, files.StagedFiles.commit = watched_decide, watched_commit  # type: ignore[method-assign]
     files.sync, shard_file.sync = sync_of_outputs, sync_of_checkpoints
 
 
