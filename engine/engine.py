@@ -132,7 +132,7 @@ class Engine:
         """
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
         config, ranks = self._model.config, self._model.ranks
-        with open_checkpoints(checkpoint, config, request, ranks, self._note) as checkpoints:
+        with open_checkpoints(checkpoint, config, request, ranks, self._progress) as checkpoints:
             generation = Generation(self._model, request, self._progress, checkpoints, control)
             generation.stop_if_asked("the beginning")
             generation.resume()
@@ -172,10 +172,6 @@ class Engine:
         chunks = self._model.autoencoder.decode(latents, CollectiveMeter())
         frames = list(drop_frames(chunks, self._model.facts.dropped_frames))
         return torch.cat(frames) if frames else None
-
-    def _note(self, line: str) -> None:
-        if self._model.ranks.rank == 0:
-            self._progress.note(line)
 
     def generate_all(
         self, tasks: Sequence[Task], control: Callable[[], Control] = lambda: Control.RUN

@@ -23,5 +23,8 @@ class Progress:
     def step(self, index: int, total: int, action: str) -> None:
         """Denoise step ``index`` (from 0) of ``total`` is done, and was a "warmup", "compute" or "skip"."""
 
+    def saved(self, seconds: float) -> None:
+        """A checkpoint of this rank is on the disk; to write it took so long, most of it beside the denoise steps."""
+
     def done(self) -> None:
         """All videos of this replica are finished; not called if one fails."""

@@ -15,6 +15,7 @@ from engine.checkpoints.state import RequestState
 from engine.checkpoints.writer import CheckpointWriter
 from engine.config import Config
 from engine.errors import Cancelled, RankFailure
+from engine.progress import Progress
 from engine.request import GenerationRequest
 from parallel.broadcast import objects_of_all
 from parallel.ranks import Ranks
@@ -23,7 +24,7 @@ from parallel.sharding import Shards
 
 @contextmanager
 def open_checkpoints(
-    folder: Path | None, config: Config, request: GenerationRequest, ranks: Ranks, note: Callable[[str], None]
+    folder: Path | None, config: Config, request: GenerationRequest, ranks: Ranks, progress: Progress
 ) -> Iterator["RequestCheckpoints | None"]:
     """The checkpoints of a request, for a ``with`` block in which it runs; None without a folder.
 
@@ -33,7 +34,7 @@ def open_checkpoints(
     if folder is None:
         yield None
         return
-    checkpoints = RequestCheckpoints(folder, config, request, ranks, note)
+    checkpoints = RequestCheckpoints(folder, config, request, ranks, progress)
     try:
         yield checkpoints
     except Cancelled:
@@ -47,19 +48,19 @@ class RequestCheckpoints:
     """The checkpoints of one request. Every rank of the replica has an object, and calls the same methods in order."""
 
     def __init__(
-        self, folder: Path, config: Config, request: GenerationRequest, ranks: Ranks, note: Callable[[str], None]
+        self, folder: Path, config: Config, request: GenerationRequest, ranks: Ranks, progress: Progress
     ) -> None:
         """
         Args:
             folder: of this request alone; need not exist.
-            note: called with one line if a checkpoint could not be written.
+            progress: told of each checkpoint that was written, and in a note of each that could not be.
         """
         self.folder = folder
         self._every = config.checkpoint.every
         self._num_steps = request.sampling.steps
         self._ranks = ranks
         self._must_match = must_match(config, request) | {"device kind": ranks.device.type}
-        self._writer = CheckpointWriter(folder, ranks, self._must_match, note)
+        self._writer = CheckpointWriter(folder, ranks, self._must_match, progress)
 
     def load(self, shards: Shards, own: Callable[[Lane], bool]) -> RequestState | None:
         """The newest state that is whole, with this rank's shard of the tokens; None if there is none. Collective.

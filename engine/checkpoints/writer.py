@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.checkpoints import shard_file
 from engine.checkpoints.names import step_folder, step_folders
 from engine.checkpoints.state import RequestState, cache_tensors, shared_tensors
+from engine.progress import Progress
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 
@@ -27,12 +28,13 @@ class CheckpointWriter:
     what is older than the newest two complete ones.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, must_match: Mapping[str, Any], note: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, must_match: Mapping[str, Any], progress: Progress) -> None:
         """
         Args:
             folder: of the request, which all ranks of the replica see.
             must_match: values that a resuming run must share with this one.
-            note: called with one line if a checkpoint could not be written; the request continues without it.
+            progress: told of each checkpoint that was written, and in a note of each that could not be; the request
+                continues without it.
         """
         self.count = 0
         self.bytes = 0
@@ -40,9 +42,9 @@ class CheckpointWriter:
         self._folder = folder
         self._ranks = ranks
         self._must_match = must_match
-        self._note = note
+        self._progress = progress
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[int] | None = None
+        self._pending: Future[tuple[int, float]] | None = None
         self._host: dict[str, Tensor] = {}
 
     def save(self, state: RequestState, shards: Shards) -> None:
@@ -97,7 +99,9 @@ class CheckpointWriter:
             event.record()
         return {name: self._host[name] for name in tensors}, event
 
-    def _write(self, copied: tuple[dict[str, Tensor], Any], plain: Mapping[str, Any], rank: int) -> int:
+    def _write(self, copied: tuple[dict[str, Tensor], Any], plain: Mapping[str, Any], rank: int) -> tuple[int, float]:
+        """Bytes written, and seconds that it took."""
+        started = time.perf_counter()
         tensors, event = copied
         if event is not None:
             event.synchronize()
@@ -105,17 +109,20 @@ class CheckpointWriter:
         size = shard_file.write(step, rank, plain["ranks"], tensors, plain)
         if rank == 0:
             remove_old(self._folder)
-        return size
+        return size, time.perf_counter() - started
 
     def _finish_pending(self) -> None:
         pending, self._pending = self._pending, None
         if pending is None:
             return
         try:
-            self.bytes = max(self.bytes, pending.result())
+            size, seconds = pending.result()
+            self.bytes = max(self.bytes, size)
             self.count += 1
+            self._progress.saved(seconds)
         except OSError as error:
-            self._note(f"a checkpoint could not be written, and the run goes on without it: {error}")
+            if self._ranks.rank == 0:
+                self._progress.note(f"a checkpoint could not be written, and the run goes on without it: {error}")
 
 
 def remove_old(folder: Path) -> None:

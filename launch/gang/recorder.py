@@ -78,6 +78,9 @@ class Recorder(Progress):
     def step(self, index: int, total: int, action: str) -> None:
         self._tell("step", index, total, action)
 
+    def saved(self, seconds: float) -> None:
+        self._tell("saved", seconds)
+
     def done(self) -> None:
         self._tell("done")
 

@@ -44,6 +44,9 @@ class PhaseKeeper(Progress):
         self._enter(f"denoise step {min(index + 1, total - 1)}")
         self._display.step(index, total, action)
 
+    def saved(self, seconds: float) -> None:
+        self._display.saved(seconds)
+
     def done(self) -> None:
         self._suffix = ""
         self._enter("end")

@@ -15,6 +15,7 @@ from engine.checkpoints.state import RequestState
 from engine.checkpoints.writer import CheckpointWriter, remove_old
 from engine.config import Config
 from engine.generation.step_log import StepLog
+from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
@@ -120,9 +121,11 @@ def test_lanes_of_all_windows_and_segments_come_back(tmp_path: Path) -> None:
     seconds = {(step, lane): step + number / 8 for number, lane in enumerate(lanes) for step in (0, 1)}
     state = RequestState(2, torch.zeros(2, 1, 1, 2, 2), snapshots=[Snapshot(histories, tensors)], seconds=seconds)
     ranks, shards = Ranks(), Shards((4,))
-    writer = CheckpointWriter(tmp_path, ranks, {}, pytest.fail)
+    told = Told()
+    writer = CheckpointWriter(tmp_path, ranks, {}, told)
     writer.save(state, shards)
     writer.close()
+    assert len(told.seconds) == 1 and told.seconds[0] > 0
     files = newest_whole(tmp_path, ranks)
     assert files is not None
     own = [lane for lane in lanes if lane.branch == "cond"]
@@ -134,6 +137,19 @@ def test_lanes_of_all_windows_and_segments_come_back(tmp_path: Path) -> None:
     for key, kept in snapshot.tensors.items():
         for age, tensor in enumerate(kept["residual"]):
             assert torch.equal(tensor, tensors[key]["residual"][age])
+
+
+class Told(Progress):
+    """A checkpoint that cannot be written fails the test."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def note(self, line: str) -> None:
+        pytest.fail(line)
+
+    def saved(self, seconds: float) -> None:
+        self.seconds.append(seconds)
 
 
 def test_rows_of_the_report_find_the_seconds_of_their_window() -> None:
