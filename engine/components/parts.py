@@ -1,7 +1,7 @@
 """What each family of models provides: its classes, and the functions in which families differ."""
 
 import importlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -84,7 +84,7 @@ class Parts:
     prompt_encoder: Callable[[Config, Ranks, bool], PromptEncoder]
     video_decoder: Callable[[Config, Ranks], VideoDecoder]
     image_conditioner: Callable[[Config, Ranks, ModelFacts, Any], ImageConditioner] | None
-    make_scheduler: Callable[[dict[str, Any], SamplingConfig, torch.device], Scheduler]
+    make_scheduler: Callable[[Mapping[str, Any], SamplingConfig, torch.device], Scheduler]
     make_start: Callable[[Tensor, Named], Tensor] = lambda noise, encoded: noise
     vae: Any = None
 

@@ -8,16 +8,18 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from engine.config import Config, SamplingConfig
+from engine.models.samplers import CLASSES, followed
 from parallel.diffusers_private import CONFIGURATION_ATTRIBUTE
 
 Scheduler: TypeAlias = "UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler"
 
 
 def make_hunyuan_scheduler(
-    pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device
+    pretrained: Mapping[str, Any], sampling: SamplingConfig, device: torch.device
 ) -> FlowMatchEulerDiscreteScheduler:
     """The sampler of a HunyuanVideo model, with its timesteps set. Sigmas fall evenly from 1 before the shift."""
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pretrained, shift=sampling.shift)
+    settings = followed(pretrained, CLASSES["euler"])
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift, **settings)
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 0.0, sampling.steps + 1)[:-1], device=device)
     scheduler.set_begin_index(0)  # else each step searches its timestep and waits for the device
     return scheduler

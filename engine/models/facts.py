@@ -10,6 +10,7 @@ from typing import Any, Literal
 from engine.errors import InvalidInput
 from engine.models.families import FAMILIES, Family
 from engine.models.folder import check_chat_template, check_class, check_tokenizer, check_weights, read_json
+from engine.models.samplers import NOISE_LEVELS, check_sampler
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
         check_class(folder, component, index, family.classes.get(component, ()))
     transformer = read_json(folder / "transformer" / "config.json")
     vae = read_json(folder / "vae" / "config.json")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    check_sampler(folder, index, family.name)
     for component in family.tokenizers:
         check_tokenizer(folder, component)
     if family.chats:
@@ -94,7 +95,7 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
             pipeline=index["_class_name"],
             family=family,
             **family.read_sizes(transformer, vae),
-            boundary_timestep=_boundary_timestep(index, scheduler),
+            boundary_timestep=_boundary_timestep(index),
             image_input=_image_input(index, transformer),
             clip_images=_clip_images(transformer),
         )
@@ -138,13 +139,13 @@ def family_of(index: Mapping[str, Any], name: str | Path) -> Family:
     return family
 
 
-def _boundary_timestep(index: dict[str, Any], scheduler: dict[str, Any]) -> float | None:
+def _boundary_timestep(index: dict[str, Any]) -> float | None:
     """Where the second transformer takes over. Some models with one transformer name a boundary all the same, and
     without a boundary diffusers ignores a second transformer."""
     ratio = index.get("boundary_ratio")
     if ratio is None or not any(index.get("transformer_2") or ()):
         return None
-    return float(ratio) * int(scheduler.get("num_train_timesteps", 1000))
+    return float(ratio) * NOISE_LEVELS
 
 
 def _image_input(index: dict[str, Any], transformer: dict[str, Any]) -> Literal["none", "channels", "first frame"]:

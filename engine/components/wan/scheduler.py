@@ -1,5 +1,6 @@
 """The sampler of a request to a Wan model."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,20 +8,23 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from engine.components.samplers import Scheduler
 from engine.config import SamplingConfig
+from engine.models.samplers import CLASSES, followed
 
 
-def make_wan_scheduler(pretrained: dict[str, Any], sampling: SamplingConfig, device: torch.device) -> Scheduler:
-    """The sampler of a request, its timesteps set, from the checkpoint's scheduler configuration.
+def make_wan_scheduler(pretrained: Mapping[str, Any], sampling: SamplingConfig, device: torch.device) -> Scheduler:
+    """The sampler of a request, its timesteps set.
 
-    Wan predicts the velocity of a flow, whatever sampler its folder names: the configuration of another class has no
-    ``prediction_type``, and UniPC would take the velocity for noise.
+    Args:
+        pretrained: the model's scheduler configuration, followed as :mod:`engine.models.samplers` says.
     """
+    settings = followed(pretrained, CLASSES[sampling.scheduler])
+    scheduler: Scheduler
     if sampling.scheduler == "unipc":
-        scheduler = UniPCMultistepScheduler.from_config(
-            pretrained, flow_shift=sampling.shift, prediction_type="flow_prediction", use_flow_sigmas=True
+        scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=sampling.shift, **settings
         )
     else:
-        scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift)
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=sampling.shift, **settings)
     scheduler.set_timesteps(sampling.steps, device=device)
     scheduler.set_begin_index(0)  # else each step searches its timestep and waits for the device
     return scheduler
