@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from PIL import ImageColor
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dicache.config import CacheConfig
 from parallel.config import ParallelConfig
@@ -87,7 +88,11 @@ class SamplingConfig(Section):
         description="Guidance of the second transformer (Wan 2.2 A14B, low noise); none means as of the first.",
     )
     shift: float = Field(
-        3.0, gt=0, le=100, allow_inf_nan=False, description="Flow shift: above 1, more steps at high noise."
+        3.0,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Flow shift, in the place of the model folder's: above 1, more steps at high noise.",
     )
     fps: int = Field(16, gt=0, le=240, description="Frames per second of the file; does not change the frames.")
     max_sequence_length: int = Field(
@@ -100,6 +105,27 @@ class SamplingConfig(Section):
     scheduler: Literal["unipc", "euler"] = Field(
         "unipc", description="unipc is Wan's own, euler is plainer; HunyuanVideo takes euler alone."
     )
+    background: str = Field(
+        "white",
+        description="The colour that shows where a given image is transparent: a name, `#rrggbb`, `rgb(r, g, b)`, ...",
+    )
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _is_a_colour(cls, value: Any) -> Any:
+        if value is None:  # what YAML makes of a bare #rrggbb
+            raise ValueError("sampling.background is empty: put a colour that begins with # into quotes.")
+        if not isinstance(value, str):
+            return value  # refused as no text
+        try:
+            colour = ImageColor.getrgb(value)
+        except ValueError:
+            raise ValueError(
+                f"sampling.background is {value[:100]!r}, which is no colour: give a name such as white, or #rrggbb."
+            ) from None
+        if len(colour) == 4 and colour[3] < 255:
+            raise ValueError(f"sampling.background is {value!r}, which is transparent itself: give an opaque colour.")
+        return value
 
     def guidance_of(self, expert: int) -> float:
         """The guidance of the first (0) or second (1) transformer."""

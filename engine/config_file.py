@@ -90,7 +90,8 @@ def _read_override(override: str, kind: type[Config]) -> tuple[str, Any]:
             f"--set {override} is not of the form key=value: write, for example, --set sampling.steps=20."
         )
     _refuse_unknown(key, f"--set {override}", kind)
-    return key, parse_yaml(text, f"--set {override}")
+    # a colour such as #ff8000, which YAML would take for a comment
+    return key, text if text.startswith("#") else parse_yaml(text, f"--set {override}")
 
 
 def _apply(tree: dict[str, Any], section: str, key: str, value: Any) -> None:

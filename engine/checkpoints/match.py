@@ -42,8 +42,9 @@ def describe_cache(cache: CacheConfig) -> dict[str, Any]:
 
 
 def calibrated_for(config: Config, sampling: SamplingConfig) -> dict[str, Any]:
-    """What a calibration is valid for: the model, and how it is sampled."""
-    return {"model": _model(config.model), "sampling": sampling.model_dump(mode="json", exclude={"fps"})}
+    """What a calibration is valid for: the model, and how it is sampled. Images may change, and their background."""
+    sampled = sampling.model_dump(mode="json", exclude={"fps", "background"})
+    return {"model": _model(config.model), "sampling": sampled}
 
 
 def calibrated_request(request: GenerationRequest) -> dict[str, Any]:

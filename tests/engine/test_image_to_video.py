@@ -163,7 +163,7 @@ def bad(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dic
     (folder / "cut.png").write_bytes(files["first"].read_bytes()[:-200])
     Image.new("1", (10_000, 10_000)).save(folder / "huge.png")
     Image.new("1", (20_000, 10_000)).save(folder / "vast.png")
-    Image.fromarray(np.full((8, 8), 3000, dtype=np.uint16)).save(folder / "deep.png")
+    Image.new("F", (8, 8)).save(folder / "deep.png", format="TIFF")
     return {"gone": folder / "gone.png", "folder": folder} | {
         name: folder / f"{name}.png" for name in ("text", "cut", "huge", "vast", "deep")
     }
@@ -178,7 +178,7 @@ def bad(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dic
         (I2V, ["cut"], (), ["--image", "cut.png", "cannot be read"]),
         (I2V, ["huge"], (), ["--image", "huge.png", "89 million pixels"]),
         (I2V, ["vast"], (), ["--image", "vast.png", "89 million pixels"]),
-        (I2V, ["deep"], (), ["--image", "deep.png", "more than 8 bits"]),
+        (I2V, ["deep"], (), ["--image", "deep.png", "more than 16 bits"]),
         (FLF2V, ["first", "cut"], (), ["--last-image", "cut.png", "cannot be read"]),
         ("text", ["first"], (), ["--image", "first.png", "text alone"]),
         (I2V, [], (), ["from images", "give --image."]),

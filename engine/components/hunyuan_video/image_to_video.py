@@ -43,7 +43,7 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
             RankFailure: the image cannot be read, although it could when the request was checked.
         """
         assert request.image is not None  # as the check before loading made sure
-        image = reread_image(request.image, "--image")
+        image = reread_image(request.image, "--image", request.sampling.background)
         llava, clip = self._pipeline.text_encoder, self._pipeline.text_encoder_2
         uncond: list[dict[str, Tensor]] = []
         with on_device(self._device, llava), on_device(self._device, clip):
@@ -92,7 +92,8 @@ class HunyuanVideoImageConditioner:
     def _encode(self, request: GenerationRequest) -> Named:
         assert request.image is not None  # else the caller does not ask
         sampling = request.sampling
-        pixels = self._processor.preprocess(reread_image(request.image, "--image"), sampling.height, sampling.width)
+        image = reread_image(request.image, "--image", sampling.background)
+        pixels = self._processor.preprocess(image, sampling.height, sampling.width)
         return {"image_latents": self._autoencoder.encode(pixels.unsqueeze(2))}
 
 

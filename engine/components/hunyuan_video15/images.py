@@ -43,7 +43,7 @@ class HunyuanVideo15ImageConditioner:
     def _look(self, request: GenerationRequest) -> Named:
         assert request.image is not None  # else the caller does not ask
         height, width, device = request.sampling.height, request.sampling.width, self._ranks.device
-        image = reread_image(request.image, "--image")
+        image = reread_image(request.image, "--image", request.sampling.background)
         image = self._processor.resize(image, height, width, resize_mode="crop")
         with on_device(device, self._siglip):
             embeds = encode_with_siglip(self._siglip, self._extractor, image, device)

@@ -40,10 +40,11 @@ class WanImageConditioner:
         """pixels: float32 [images, 3, height, width] in [-1, 1], the images at the size of the video; image_embeds: as
         the adapter takes them, of the images at their own size, where the model has CLIP."""
         assert request.image is not None  # else the caller does not ask
-        images = [reread_image(request.image, "--image")]
-        if request.last_image is not None:
-            images.append(fit_last(reread_image(request.last_image, "--last-image"), images[0]))
         sampling = request.sampling
+        images = [reread_image(request.image, "--image", sampling.background)]
+        if request.last_image is not None:
+            last = reread_image(request.last_image, "--last-image", sampling.background)
+            images.append(fit_last(last, images[0]))
         processor = VideoProcessor(vae_scale_factor=self._facts.vae_scale_spatial)
         pixels = [processor.preprocess(image, sampling.height, sampling.width) for image in images]
         looked = {"pixels": torch.cat(pixels).to(self._ranks.device)}
