@@ -6,7 +6,6 @@ One process, one rank. Runs with and without checkpoints take turns, also in who
 machine's speed affects both; the results are ratios within each round. The cache is on, since it is most of the state.
 """
 
-import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from engine.config import CheckpointConfig
 from engine.engine import Engine
 from engine.request import Outputs, Task, make_request
 from launch.jobs.config import load_job_config
+from launch.process.scratch import scratch_folder
 from parallel.place import Place
 
 PROMPT = "a red circle moving right on a navy background"
@@ -42,8 +42,8 @@ def main(
         if not with_checkpoints:
             report = engine.generate(request).report
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                report = saving.generate(request, checkpoint=Path(folder) / "request").report
+            with scratch_folder() as folder:
+                report = saving.generate(request, checkpoint=folder / "request").report
         assert report
         found: dict[str, Any] = report["totals"]
         return found

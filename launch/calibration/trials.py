@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from engine.engine import Engine
 from engine.files import StagedFiles
 from engine.progress import Progress
 from engine.request import GenerationRequest
+from launch.process.scratch import scratch_folder
 from launch.ranks.lead import Lead, with_cache
 
 Order = tuple[str, Steps, GenerationRequest]
@@ -90,8 +90,8 @@ def generate_with_list(engine: Engine, order: Order) -> Tensor:
         float32 [samples, channels, frames, height, width], equal on every rank.
     """
     calibration, compute, request = order
-    with TemporaryDirectory() as folder:  # one for each rank: ranks need not share a disk
-        file = Path(folder) / "calibration.json"
+    with scratch_folder() as folder:  # one for each rank: ranks need not share a disk
+        file = folder / "calibration.json"
         file.write_text(calibration, encoding="utf-8")
         cache = CacheConfig.model_validate(
             {"method": "calibrated", "gate": {"name": "list", "compute_steps": compute}, "calibration": file}

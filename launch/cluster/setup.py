@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from engine.errors import InvalidInput
 from launch.gang.bundles import machines_of
@@ -16,6 +14,7 @@ from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
 from launch.jobs.options import Options
 from launch.jobs.preparation import prepare
+from launch.process.scratch import scratch_folder
 from launch.queue.records import JobRecord
 from parallel.place import Place
 
@@ -85,8 +84,8 @@ def prepare_for(record: JobRecord, gang: Job, nodes: Sequence[str], await_second
         f"ray={gang.config.ray.model_dump_json()}",
     ]
     machines, ranks_each = machines_of(nodes)
-    with tempfile.TemporaryDirectory(prefix="lockstep-") as scratch:
-        file = Path(scratch) / "config.yaml"
+    with scratch_folder() as scratch:
+        file = scratch / "config.yaml"
         file.write_text(record.config_json, encoding="utf-8")
         options = replace(record.options, config=str(file), overrides=overrides)
         # resume=True also for the first attempt: it gives the job a folder, without which it could not be paused

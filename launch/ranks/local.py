@@ -6,13 +6,12 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import uuid
 from pathlib import Path
 
-from engine.errors import InvalidInput
 from engine.execution.imports import import_ahead
 from launch.process.failures import print_failure, root_cause
+from launch.process.scratch import scratch_folder
 from launch.process.signals import PARENT_PID, Interrupted
 from launch.ranks.torchrun import escape_for_elastic
 from launch.screens.console import restore_terminal
@@ -29,6 +28,7 @@ def start_ranks(ranks: int) -> int:
         The exit code: 0, or that of the rank that failed first, whose error line has been printed.
 
     Raises:
+        InvalidInput: no folder for temporary files can be written.
         Interrupted: by a signal; all ranks have ended.
     """
     import_ahead("torch.distributed.launcher.api")
@@ -38,7 +38,7 @@ def start_ranks(ranks: int) -> int:
 
     logging.disable(logging.CRITICAL)  # elastic logs a failing rank as an error; we print our own line for it
     os.environ.update(_environment(ranks))
-    with _run_folder() as folder:
+    with scratch_folder() as folder:
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -50,7 +50,7 @@ def start_ranks(ranks: int) -> int:
             local_addr="127.0.0.1",  # a machine need not be able to resolve its own name
             max_restarts=0,
             monitor_interval=0.1,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
             signals_to_handle=_elastic_signals(),
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
@@ -60,27 +60,12 @@ def start_ranks(ranks: int) -> int:
             finally:
                 restore_terminal()  # a rank that was killed could not
         except ChildFailedError as error:
-            failure = root_cause(error.failures, Path(folder))
+            failure = root_cause(error.failures, folder)
             print_failure(failure)
             return failure.exit_code
         except SignalException as error:
             raise Interrupted(signal.Signals(error.sigval)) from None
     return 0
-
-
-def _run_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what ranks tell their launcher: their phase, and why they failed.
-
-    Raises:
-        InvalidInput: there is none where files can be made.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="lockstep-", ignore_cleanup_errors=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InvalidInput(
-            f"No temporary folder can be made ({reason}): make room, or name a folder that can be written to in TMPDIR."
-        ) from None
 
 
 def _elastic_signals() -> str:

@@ -2,18 +2,15 @@
 
 import os
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from engine.errors import InvalidInput
 from engine.progress import Progress
 from launch.process import quiet
 from launch.process.phase import PhaseKeeper
 from launch.process.signals import PARENT_PID
-from launch.ranks.local import _run_folder
 from launch.screens.progress import ProgressDisplay
 
 
@@ -50,9 +47,3 @@ def test_streams_of_a_rank_go_nowhere_where_no_file_can_be_made(monkeypatch: pyt
         monkeypatch.setattr(sys, "stderr", err)
         for stream in quiet.own_streams(closing):
             stream.write("x")
-
-
-def test_without_a_folder_for_temporary_files_ranks_are_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    with pytest.raises(InvalidInput, match=r"No temporary folder can be made \(.+\): .* TMPDIR"):
-        _run_folder()
