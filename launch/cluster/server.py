@@ -61,6 +61,7 @@ class Server:
         self._metrics = metrics
         self._log = log
         self._pinged_at = self._measured_at = 0.0
+        self._passed_over: set[int] = set()  # jobs of other models
         self._told: tuple[float, JobProgress | None] = (0.0, None)
 
     def serve(self) -> None:
@@ -94,7 +95,9 @@ class Server:
             self._log(f"job {lost.id} was lost with its gang, and is {lost.described_state}")
             if lost.state is State.CANCELLED:
                 JobFolder.beside(lost.video).remove()
-        record = self._queue.claim(self._registration.name, lambda waiting: fits(waiting, self._loaded.job))
+        record = self._queue.claim(
+            self._registration.name, lambda waiting: fits(waiting, self._loaded.job), self._passed_over
+        )
         if record is None:
             if time.monotonic() - self._pinged_at > _PING_SECONDS:
                 self._pinged_at = time.monotonic()
@@ -166,7 +169,7 @@ class Server:
     def _measure(self) -> None:
         if time.monotonic() - self._measured_at > _MEASURE_SECONDS:
             self._measured_at = time.monotonic()
-            self._metrics.refresh(sum(job.state is State.QUEUED for job in self._queue.jobs()))
+            self._metrics.refresh(self._queue.count_waiting())
 
     def _settle(self, record: JobRecord, job: Job, result: JobResult) -> None:
         if result.stopped is Control.PAUSE:

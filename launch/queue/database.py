@@ -117,6 +117,8 @@ class Database:
         connection = sqlite3.connect(address, timeout=self._wait_seconds, isolation_level=None, uri=True)
         with closing(connection):
             connection.row_factory = sqlite3.Row
+            # one text that is not UTF-8 must not hide all rows
+            connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             self._wait(lambda: connection.execute("PRAGMA synchronous = EXTRA"), connection)  # reads the file
             yield connection
 

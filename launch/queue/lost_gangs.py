@@ -6,10 +6,12 @@ import sqlite3
 
 from launch.queue.processes import own_pid_namespace, start_ticks
 from launch.queue.records import JobRecord, State, Wish
-from launch.queue.rows import gang_name
+from launch.queue.row_values import is_moment
+from launch.queue.rows import gang_name, storable
 
 LEASE_SECONDS = 60.0
 """A gang that has not renewed its lease for so long counts as lost."""
+_FARTHEST_CLOCK_SECONDS = 86400.0  # by which another machine's clock may be ahead
 
 
 def is_lost(gang: sqlite3.Row, now: float, lease_seconds: float = LEASE_SECONDS) -> bool:
@@ -21,7 +23,14 @@ def is_lost(gang: sqlite3.Row, now: float, lease_seconds: float = LEASE_SECONDS)
     namespace = own_pid_namespace()
     visible = namespace is not None and gang["realm"] == namespace
     ended = visible and start_ticks(gang["pid"]) != gang["birth"]
-    return ended or now - gang["beat"] > lease_seconds
+    beat = gang["beat"]
+    # a heartbeat that no clock of this cluster has made would hold the gang's job for ever
+    return (
+        ended
+        or not is_moment(beat)
+        or now - beat > lease_seconds
+        or beat - now > max(_FARTHEST_CLOCK_SECONDS, lease_seconds)
+    )
 
 
 def remove_dead(db: sqlite3.Connection, now: float, lease_seconds: float) -> None:
@@ -50,8 +59,17 @@ def finish_job(db: sqlite3.Connection, id: int, state: State, error: str | None,
     db.execute("DELETE FROM outputs WHERE job = ?", (id,))
 
 
+def finish_damaged(db: sqlite3.Connection, job: JobRecord, now: float) -> None:
+    """Set a job as failed, or as cancelled if that was asked, that no gang can run since its row cannot be read."""
+    error = f"Its row in the queue is damaged ({job.damage}): submit it again."
+    state = State.CANCELLED if job.wish is Wish.CANCEL else State.FAILED
+    finish_job(db, job.id, state, storable(error), now)
+
+
 def count_loss(db: sqlite3.Connection, job: JobRecord, now: float) -> None:
     """Count the loss of a job's gang: the job waits for another one, unless that has happened too often."""
+    if job.damage:
+        return finish_damaged(db, job, now)
     losses = job.losses + 1
     db.execute("UPDATE jobs SET losses = ? WHERE id = ?", (losses, job.id))
     if losses <= job.max_losses or job.wish is Wish.CANCEL:

@@ -139,6 +139,7 @@ class JobRecord:
     progress: JobProgress | None
     returns: Sequence[GangReturn] = ()  # the oldest first
     kept: str | None = None  # what a failed job has left, and where
+    damage: str | None = None  # what of its row cannot be read, and has been replaced; no gang can run it then
 
     @property
     def parsed_config(self) -> JobConfig:
@@ -181,11 +182,15 @@ class JobRecord:
     @property
     def max_losses(self) -> int:
         """How many gangs may be lost while they run the job before it fails as the likely cause."""
-        return int(self.config["ray"]["max_restarts"]) + 1
+        ray = self.config.get("ray")
+        restarts = ray.get("max_restarts") if isinstance(ray, dict) else None
+        return 1 + (restarts if type(restarts) is int else 0)
 
     @property
     def described_state(self) -> str:
         """The state in words, with what the user has asked where that is not done yet."""
+        if self.damage:
+            return "damaged"
         if self.wish is Wish.PAUSE and self.state is State.QUEUED:
             return "queued (paused)"
         asked = {Wish.PAUSE: " (pausing)", Wish.CANCEL: " (cancelling)"}

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from typing import Any
 
-from launch.jobs.options import Options, options_from_json, options_to_json
+from launch.jobs.options import Options, options_to_json
 from launch.queue.records import (
     GangRecord,
-    GangReturn,
     GangState,
     GangWish,
-    JobProgress,
     JobRecord,
     NewJob,
     State,
     Wish,
 )
+from launch.queue.row_values import RowValues
 
 _PREFIX = "gang-"
 
@@ -33,20 +33,29 @@ def job_values(job: NewJob, submitted: float) -> tuple[Any, ...]:
 
 
 def job_record(row: sqlite3.Row) -> JobRecord:
-    """The record of a row with all columns of the table of jobs."""
-    values = dict(row)
-    progress = values["progress"] and JobProgress(**json.loads(values["progress"]))
-    return JobRecord(
-        **values
-        | {
-            "state": State(values["state"]),
-            "wish": Wish(values["wish"]),
-            "options": options_from_json(values["options"]),
-            "config": json.loads(values["config"]),
-            "progress": progress,
-            "returns": [GangReturn(**each) for each in json.loads(values["returns"] or "[]")],
-        }
+    """The record of a row with all columns of the table of jobs. What cannot be read is replaced, and said in
+    ``damage``."""
+    values = RowValues(dict(row))
+    record = JobRecord(
+        id=row["id"],
+        state=values.name("state", State.FAILED),
+        wish=values.name("wish", Wish.RUN),
+        options=values.options(),
+        config=values.config(),
+        submitted=values.moment("submitted"),
+        started=values.moment_or_none("started"),
+        ended=values.moment_or_none("ended"),
+        attempts=values.count("attempts"),
+        losses=values.count("losses"),
+        restarts=values.count("restarts"),
+        preemptions=values.count("preemptions"),
+        error=values.text("error"),
+        gang=values.text("gang"),
+        progress=values.progress(),
+        returns=values.returns(),
+        kept=values.text("kept"),
     )
+    return replace(record, damage="; ".join(values.problems)) if values.problems else record
 
 
 def output_paths(options: Options) -> list[bytes]:
@@ -67,19 +76,30 @@ def gang_record(row: sqlite3.Row, alive: bool) -> GangRecord:
     Args:
         alive: whether the gang is not lost.
     """
+    values = RowValues(dict(row))
     return GangRecord(
         name=gang_name(row["id"]),
-        host=row["host"],
-        pid=row["pid"],
-        ranks=row["ranks"],
-        model=row["model"],
-        state=GangState(row["state"]),
-        wish=GangWish(row["wish"]),
-        registered=row["registered"],
-        beat=row["beat"],
-        error=row["error"],
+        host=values.text("host") or "",
+        pid=values.count("pid"),
+        ranks=values.count("ranks"),
+        model=values.text("model") or "",
+        state=values.name("state", GangState.STARTING),
+        wish=gang_wish(row["wish"]),
+        registered=values.moment("registered"),
+        beat=values.moment("beat"),
+        error=values.text("error") or ("; ".join(values.problems) or None),
         alive=alive,
     )
+
+
+def gang_wish(value: Any) -> GangWish:
+    """What is asked of a gang; to go on, where the row does not say."""
+    return GangWish.DOWN if value == GangWish.DOWN else GangWish.RUN
+
+
+def job_wish(value: Any) -> Wish:
+    """What is asked of a job; to go on, where the row does not say."""
+    return Wish(value) if value in list(Wish) else Wish.RUN
 
 
 def gang_name(number: int) -> str:

@@ -52,7 +52,8 @@ _ADDED = {
     2: """
 ALTER TABLE jobs ADD COLUMN returns TEXT;
 ALTER TABLE jobs ADD COLUMN kept TEXT;
-CREATE TABLE about (identity TEXT NOT NULL)"""
+CREATE TABLE about (identity TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS outputs_by_job ON outputs (job)"""
 }
 
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from launch.queue.lost_gangs import LEASE_SECONDS, count_loss, finish_job, registered, release_job, remove_dead
+from launch.queue.lost_gangs import (
+    LEASE_SECONDS,
+    count_loss,
+    finish_damaged,
+    finish_job,
+    registered,
+    release_job,
+    remove_dead,
+)
 from launch.queue.processes import own_host, own_pid_namespace, start_ticks
 from launch.queue.records import GangState, GangWish, JobProgress, JobRecord, State, Wish
-from launch.queue.rows import gang_name, gang_number, job_record, storable
+from launch.queue.rows import gang_name, gang_number, gang_wish, job_record, job_wish, storable
 from launch.queue.submissions import Submissions
+
+_PAGE = 100  # jobs that are read at once
 
 
 class LeaseLost(Exception):
@@ -84,29 +94,59 @@ class Queue(Submissions):
         """Remove a gang. A job that it still has goes back into the queue."""
         with self._database.changing() as db:
             db.execute("DELETE FROM gangs WHERE id = ?", (gang_number(gang),))
-            for job in self._running(db):
-                if job.gang == gang:
-                    release_job(db, job.id, job.wish, self._clock())
+            for row in self._running(db):
+                if row["gang"] == gang:
+                    release_job(db, row["id"], job_wish(row["wish"]), self._clock())
 
-    def claim(self, gang: str, fits: Callable[[JobRecord], bool]) -> JobRecord | None:
-        """Take the oldest job that waits, is not paused and fits. None if there is none, or the gang is asked to end.
+    def claim(
+        self, gang: str, fits: Callable[[JobRecord], bool], passed_over: set[int] | None = None
+    ) -> JobRecord | None:
+        """Take the oldest job that waits, is not paused and fits. None if there is none, or the gang is asked to end. A
+        job that cannot be read fails.
 
         Args:
             fits: whether the gang can run the job; called outside of any transaction.
+            passed_over: ids of jobs that do not fit, which are not read again. Kept up to date here, so that a gang
+                with long queues of other models beside its own reads each of their jobs once.
 
         Raises:
             LeaseLost: the gang's lease has expired.
         """
+        unfit = set[int]() if passed_over is None else passed_over
         with self._database.reading() as db:
             if self._gang(db, gang) is GangWish.DOWN:
                 return None
-            rows = db.execute(
-                "SELECT * FROM jobs WHERE state = ? AND wish = ? ORDER BY id", (State.QUEUED, Wish.RUN)
-            ).fetchall()
-        for waiting in map(job_record, rows):
-            if fits(waiting) and (job := self._take(gang, waiting.id)):
-                return job
+            held = (State.QUEUED, Wish.PAUSE, Wish.CANCEL)
+            select = "SELECT id FROM jobs WHERE state = ? AND wish NOT IN (?, ?) ORDER BY id"
+            waiting = [int(row["id"]) for row in db.execute(select, held)]
+        unfit.intersection_update(waiting)
+        new = [id for id in waiting if id not in unfit]
+        for first in range(0, len(new), _PAGE):
+            for job in self._read(new[first : first + _PAGE]):
+                if job.damage:
+                    self._give_up(job)
+                elif not fits(job):
+                    unfit.add(job.id)
+                elif taken := self._take(gang, job.id):
+                    return taken
         return None
+
+    def _read(self, ids: Sequence[int]) -> list[JobRecord]:
+        marks = ", ".join("?" * len(ids))
+        with self._database.reading() as db:
+            return [job_record(row) for row in db.execute(f"SELECT * FROM jobs WHERE id IN ({marks}) ORDER BY id", ids)]
+
+    def _give_up(self, job: JobRecord) -> None:
+        """Fail a waiting job whose row cannot be read."""
+        with self._database.changing() as db:
+            if self._find(db, job.id) == job:  # else somebody has mended or cancelled it
+                finish_damaged(db, job, self._clock())
+
+    def count_waiting(self) -> int:
+        """How many jobs wait, also those that are paused. It reads an index alone."""
+        with self._database.reading() as db:
+            count: int = db.execute("SELECT count(*) FROM jobs WHERE state = ?", (State.QUEUED,)).fetchone()[0]
+            return count
 
     def _take(self, gang: str, id: int) -> JobRecord | None:
         with self._database.changing() as db:
@@ -131,10 +171,10 @@ class Queue(Submissions):
         with self._database.changing() as db:
             remove_dead(db, now, lease_seconds)
             names = registered(db)
-            lost = [job for job in self._running(db) if job.gang not in names]
-            for job in lost:
-                count_loss(db, job, now)
-            return [self._find(db, job.id) for job in lost]
+            lost = [row["id"] for row in self._running(db) if row["gang"] not in names]
+            for id in lost:
+                count_loss(db, self._find(db, id), now)
+            return [self._find(db, id) for id in lost]
 
     def wish_of(self, id: int, attempt: int) -> Wish:
         """What the user has asked of a job that the caller runs.
@@ -143,7 +183,7 @@ class Queue(Submissions):
             LeaseLost: the job does not belong to this attempt any more.
         """
         with self._database.reading() as db:
-            return self._own(db, id, attempt).wish
+            return self._own(db, id, attempt)
 
     def progress(self, id: int, attempt: int, progress: JobProgress) -> None:
         """Set how far a job is. Each call is a write to the disk: twice a second is often enough.
@@ -192,21 +232,23 @@ class Queue(Submissions):
             LeaseLost: the job does not belong to this attempt any more.
         """
         with self._database.changing() as db:
-            release_job(db, id, self._own(db, id, attempt).wish, self._clock())
+            release_job(db, id, self._own(db, id, attempt), self._clock())
 
-    def _running(self, db: sqlite3.Connection) -> list[JobRecord]:
-        return [
-            job_record(row) for row in db.execute("SELECT * FROM jobs WHERE state = ?", (State.RUNNING,)).fetchall()
-        ]
+    def _running(self, db: sqlite3.Connection) -> list[sqlite3.Row]:
+        return db.execute("SELECT id, gang, wish FROM jobs WHERE state = ?", (State.RUNNING,)).fetchall()
 
-    def _own(self, db: sqlite3.Connection, id: int, attempt: int) -> JobRecord:
-        job = self._find(db, id)
-        if job.state is not State.RUNNING or job.attempts != attempt:
-            raise LeaseLost(f"attempt {attempt} at job {id} is over: the job is {job.state}, {job.attempts} attempts")
-        return job
+    def _own(self, db: sqlite3.Connection, id: int, attempt: int) -> Wish:
+        """What is asked of a job of the caller's. Asked many times a second, so the prompt is not read."""
+        row = db.execute("SELECT state, wish, attempts FROM jobs WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            raise LeaseLost(f"attempt {attempt} at job {id} is over: the job is not in the queue any more")
+        if row["state"] != State.RUNNING or row["attempts"] != attempt:
+            over = f"the job is {row['state']}, {row['attempts']} attempts"
+            raise LeaseLost(f"attempt {attempt} at job {id} is over: {over}")
+        return job_wish(row["wish"])
 
     def _gang(self, db: sqlite3.Connection, name: str) -> GangWish:
         row = db.execute("SELECT wish FROM gangs WHERE id = ?", (gang_number(name),)).fetchone()
         if row is None:
             raise LeaseLost(f"{name} is not registered any more: it was silent for too long")
-        return GangWish(row["wish"])
+        return gang_wish(row["wish"])

@@ -84,6 +84,8 @@ class Submissions:
         """
         with self._database.changing() as db:
             job = self._find(db, id)
+            if job.damage:
+                return self._wish_for_damaged(db, job, wish)
             if job.state.is_final:
                 done = {Wish.RUN: "unpaused", Wish.PAUSE: "paused", Wish.CANCEL: "cancelled"}[wish]
                 raise InvalidInput(f"Job {id} has already {_ended(job.state)}: it cannot be {done} any more.")
@@ -92,6 +94,15 @@ class Submissions:
             db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, id))
             if wish is Wish.CANCEL and job.state is State.QUEUED:
                 finish_job(db, id, State.CANCELLED, None, self._clock())
+
+    def _wish_for_damaged(self, db: sqlite3.Connection, job: JobRecord, wish: Wish) -> None:
+        """One that cannot be read may be cancelled alone. Its gang, if it has one, hears of it."""
+        if wish is not Wish.CANCEL:
+            raise InvalidInput(f"Job {job.id} is damaged in the queue ({job.damage}): it can only be cancelled.")
+        db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, job.id))
+        (state,) = db.execute("SELECT state FROM jobs WHERE id = ?", (job.id,)).fetchone()
+        if state != State.RUNNING:
+            finish_job(db, job.id, State.CANCELLED, None, self._clock())
 
     def jobs(self) -> list[JobRecord]:
         """All jobs, the oldest first."""

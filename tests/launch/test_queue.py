@@ -38,8 +38,10 @@ def queue(tmp_path: Path, clock: Clock) -> Queue:
     return Queue(tmp_path / "state", clock)
 
 
-def new_job(name: str = "a", folder: Path = Path("/videos"), max_restarts: int = 3, **options: Any) -> NewJob:
-    config = {"model": {"path": "/models/wan"}, "ray": {"max_restarts": max_restarts}}
+def new_job(
+    name: str = "a", folder: Path = Path("/videos"), max_restarts: int = 3, model: str = "/models/wan", **options: Any
+) -> NewJob:
+    config = {"model": {"path": model}, "ray": {"max_restarts": max_restarts}}
     chosen = {"prompts": (f"a circle, {name}",), "output": folder / f"{name}.mp4"} | options
     return NewJob(Options("wan.yaml", **chosen), config)
 
