@@ -6,7 +6,7 @@ their denoise loop is ``engine.denoise.loop.denoise``.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,16 @@ class Result:
 class Engine:
     """One rank's loaded model. The methods are collective: every rank of a replica calls the same ones in order."""
 
-    def __init__(self, model: LoadedModel, progress: Progress, lists: Iterator[int] | None = None) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        progress: Progress,
+        lists: Iterator[int] | None = None,
+        noted: set[str] | None = None,
+    ) -> None:
         """Use :meth:`load`."""
         self._lists = lists or itertools.count(1)  # a number for each list of work of the loaded model
+        self._noted = set() if noted is None else noted  # lines that the user has read in this list
         self._model = model
         self._progress = progress
 
@@ -96,7 +103,7 @@ class Engine:
         runtime = {name: getattr(loaded.runtime, name) for name in ("device", "attention")}
         kept = {"parallel": loaded.parallel, "runtime": config.runtime.model_copy(update=runtime)}
         model = replace(self._model, config=config.model_copy(update=kept), load_seconds=0.0)
-        return Engine(model, progress or self._progress, self._lists)
+        return Engine(model, progress or self._progress, self._lists, self._noted)
 
     @torch.inference_mode()
     def generate(
@@ -136,7 +143,10 @@ class Engine:
             generation = Generation(self._model, request, self._progress, checkpoints, control)
             generation.stop_if_asked("the beginning")
             generation.resume()
-            final = generation.denoise(generation.encode(), on_velocity, observer)
+            encoded = generation.encode()
+            self._noted.update(generation.notes_before_loading)
+            self._note(generation.notes)
+            final = generation.denoise(encoded, on_velocity, observer)
             set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
             generation.stop_if_asked("decode")
             document = None
@@ -188,6 +198,7 @@ class Engine:
             Whatever :meth:`generate` raises; videos that are finished stay.
         """
         ranks = self._model.ranks
+        self._noted.clear()
         work = WorkList(len(tasks), ranks, f"list {next(self._lists)}")
         for index in work:
             self._progress.video(index, len(tasks))
@@ -202,7 +213,19 @@ class Engine:
         if ranks.degrees.data > 1:
             self._progress.stage("wait")
         work.await_all()
-        return work.results() if ranks.rank == 0 else None
+        if ranks.rank != 0:
+            return None
+        reports = work.results()
+        for document in reports:
+            self._note(document["notes"])  # other replicas' lines are not shown where they are made
+        return reports
+
+    def _note(self, lines: Iterable[str]) -> None:
+        """Say each line once in a list of videos."""
+        for line in lines:
+            if line not in self._noted:
+                self._noted.add(line)
+                self._progress.note(line)
 
     def close(self) -> None:
         """Leave the process groups."""

@@ -13,6 +13,11 @@ from engine.config import SamplingConfig
 from engine.errors import InvalidInput, first_problem
 from engine.files import numbered
 
+MOST_LETTERS = 100_000
+"""Of a prompt: no encoder reads as many, and a file that is given by mistake is refused before it fills logs."""
+MOST_BYTES = 256 * 2**20
+"""Of a file of prompts."""
+
 
 class GenerationRequest(BaseModel):
     """One or more prompts, each of which becomes one video; the noise of all is drawn from one generator.
@@ -30,12 +35,23 @@ class GenerationRequest(BaseModel):
     last_image: Path | None = Field(None, description="File of the last frame; only with a first.")
     sampling: SamplingConfig
 
+    @field_validator("prompts", "negative_prompt")
+    @classmethod
+    def _not_endless(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (value,) if isinstance(value, str) else value:
+            if len(text) > MOST_LETTERS:
+                option = "--negative-prompt" if isinstance(value, str) else "--prompt"
+                raise ValueError(
+                    f"{option} {text[:40]!r}… has {len(text)} letters, and {MOST_LETTERS} are the most: shorten it."
+                )
+        return value
+
     @field_validator("prompts")
     @classmethod
     def _not_blank(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
         for prompt in prompts:
             if not prompt.strip():
-                raise ValueError(f"--prompt is {prompt!r}, which is empty: say what the video should show.")
+                raise ValueError(f"--prompt is {prompt[:100]!r}, which is empty: say what the video should show.")
         return prompts
 
     @model_validator(mode="after")
@@ -52,7 +68,7 @@ class GenerationRequest(BaseModel):
         # bytes of the command line that are not UTF-8 arrive as lone surrogates, and no tokenizer takes them
         for text in (value,) if isinstance(value, str) else value:
             if not text.isprintable() and any(0xD800 <= ord(letter) <= 0xDFFF for letter in text):
-                raise ValueError(f"{text!r} is not text in UTF-8: type it again.")
+                raise ValueError(f"{text[:100]!r} is not text in UTF-8: type it again.")
         return value
 
 
@@ -94,9 +110,17 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         InvalidInput: the file cannot be read, or holds no prompt.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").split("\n")
+        with path.expanduser().open("rb") as stream:  # a pipe, too, and a device that never ends
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InvalidInput(
+                f"--prompts is {str(path)!r}, which has more than {MOST_BYTES // 2**20} MB: give a file of prompts."
+            )
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except UnicodeDecodeError:
         raise InvalidInput(f"--prompts is {str(path)!r}, which is not text in UTF-8: save it as UTF-8.") from None
+    except InvalidInput:
+        raise
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: "~" of an unknown user
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"--prompts is {str(path)!r}, which cannot be read ({reason}): check the path.") from None

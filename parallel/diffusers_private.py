@@ -6,11 +6,15 @@ each takes time and a rank runs one model.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+BYT5_TOKENS = 256
+"""Tokens that HunyuanVideo 1.5 takes from ByT5 at most: the default of :func:`encode_with_byt5`'s pipeline."""
 
 CONFIGURATION_ATTRIBUTE = "_internal_dict"
 """The attribute in which a diffusers object keeps its configuration."""
@@ -51,6 +55,20 @@ def encode_with_qwen(
         encoder, tokenizer, text, device, tokenizer_max_length=max_tokens
     )
     return embeds, mask
+
+
+def qwen_tokens(tokenizer: Any, text: str) -> list[int]:
+    """All tokens of a prompt that HunyuanVideo 1.5 would take from Qwen2.5-VL, if there were no limit: those of the
+    prompt, and of the chat after it."""
+    from diffusers import HunyuanVideo15Pipeline
+    from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import format_text_input
+
+    defaults = inspect.signature(HunyuanVideo15Pipeline._get_mllm_prompt_embeds).parameters
+    chat = format_text_input([text], defaults["system_message"].default)[0]
+    ids: list[int] = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, truncation=False
+    )["input_ids"]
+    return ids[defaults["crop_start"].default :]
 
 
 def encode_with_byt5(encoder: Any, tokenizer: Any, text: str, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,11 @@ from engine.checks.cache import check_cache
 from engine.checks.cache_choice import choose_cache
 from engine.checks.layout import check_replicas, lay_out
 from engine.checks.model import check_device, check_size, check_weights
+from engine.checks.notes import image_notes, request_notes
 from engine.checks.outputs import check_outputs
 from engine.checks.request import check_request
 from engine.config_file import AnyConfig
 from engine.errors import InvalidInput
-from engine.media.images import read_image
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.loras import check_lora_files
 from engine.models.single_files import check_single_files
@@ -38,6 +38,8 @@ class Checked(Generic[AnyConfig]):
     facts: ModelFacts
     cache_reasons: Sequence[str] = ()
     """A sentence fragment for each thing that was chosen in the cache section."""
+    notes: Sequence[str] = ()
+    """A line for each thing that the user or the model's folder gives and that has no effect."""
 
     @property
     def degrees(self) -> Degrees:
@@ -72,8 +74,9 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         check_replicas(degrees, len(tasks))
     check_single_files(config, facts, degrees.replica_size)
     check_lora_files(config, facts)
+    notes = request_notes(config, request, facts) if request else []
     if place.rank is None or place.rank % degrees.replica_size == 0:
-        _check_files(tasks, Path(config.model.path))
+        notes += _check_files(tasks, Path(config.model.path))
     config = config.model_copy(update={"parallel": config.parallel.with_degrees(degrees)})
     reasons: Sequence[str] = ()
     # last, because these import torch
@@ -84,15 +87,12 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
     check_weights(config, facts)
     if not place.elsewhere:
         check_device(config, place.local_ranks if place.local_ranks is not None else degrees.world_size)
-    return Checked(config, placement, facts, reasons)
+    return Checked(config, placement, facts, reasons, notes)
 
 
-def _check_files(tasks: Sequence[Task], model: Path) -> None:
-    """Read the images, which all tasks share, and refuse outputs that could not be written."""
-    for task in tasks[:1]:
-        if task.request.image:
-            read_image(task.request.image, "--image")
-        if task.request.last_image:
-            read_image(task.request.last_image, "--last-image")
+def _check_files(tasks: Sequence[Task], model: Path) -> list[str]:
+    """Read the images, which all tasks share, and refuse outputs that could not be written; returns notes on images."""
+    notes = image_notes(tasks[0].request) if tasks else []
     for task in tasks:
         check_outputs(task.outputs, model)
+    return notes

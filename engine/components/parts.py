@@ -32,6 +32,10 @@ class PromptEncoder(Protocol):
         """
         ...
 
+    def notes(self, request: GenerationRequest, num_branches: int) -> list[str]:
+        """A line for each text of which not all reaches the model: cut at a limit of tokens, or not known."""
+        ...
+
 
 class VideoDecoder(Protocol):
     """Latents to pixels."""

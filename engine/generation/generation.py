@@ -1,6 +1,7 @@
 """One request on one rank: encode, denoise, decode, write, report. All its state ends with it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.checkpoints.keeper import RequestCheckpoints
+from engine.checks.notes import image_notes, request_notes
 from engine.denoise.conditions import encode
 from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
-from engine.errors import stop_if_asked
+from engine.errors import InvalidInput, stop_if_asked
 from engine.execution.loaded import LoadedModel
 from engine.files import StagedFiles
 from engine.generation import report as reporting
@@ -47,6 +49,10 @@ class Generation:
         self._checkpoints = checkpoints
         self._metrics = RequestMetrics(model.ranks.device, progress)
         self._agreement = Agreement(model.ranks, self._metrics.meter, control)
+        self.notes: list[str] = []
+        """Lines on what of the texts does not reach the model; on the first rank, after :meth:`encode`."""
+        self.notes_before_loading: list[str] = []
+        """Lines of :mod:`engine.checks.notes`, which the user has read before loading; on the first rank, as above."""
         self._denoising = Denoising(model, request, self._metrics, self._agreement, progress, checkpoints)
 
     def stop_if_asked(self, where: str, may_pause: bool = True) -> None:
@@ -78,6 +84,7 @@ class Generation:
         Raises:
             RankFailure: an image cannot be read, although it could when the request was checked.
         """
+        self._look_for_notes()
         if self._denoising.is_done:
             return ()
         with self._metrics.stage("encode"):
@@ -107,6 +114,17 @@ class Generation:
             if latents_path:
                 save_file({"latents": latents.float().cpu().contiguous()}, files.stage(latents_path))
 
+    def _look_for_notes(self) -> None:
+        """On the first rank, which has the tokenizers and may read the images."""
+        model, request = self._model, self._request
+        if not model.is_first:
+            return
+        assert model.text_encoder is not None
+        self.notes = model.text_encoder.notes(request, model.facts.num_branches(request.sampling.guidance))
+        with suppress(InvalidInput):  # an image, or the model's folder, is not there any more
+            self.notes_before_loading += request_notes(model.config, request, model.facts)
+            self.notes_before_loading += image_notes(request)
+
     def collect_usage(self) -> RankUsage:
         """The largest of what any rank used, on every rank; collective over the replica."""
         weight_bytes = sum(parameter_bytes(expert.adapter.transformer) for expert in self._model.experts)
@@ -126,6 +144,7 @@ class Generation:
             "request": reporting.describe_request(self._model, self._request),
             **reporting.describe_run(self._model),
             "resumed_at": denoising.resumed_at,
+            "notes": [*self.notes_before_loading, *self.notes],
             "steps": metrics.steps.rows,
             "totals": totals,
             "output": reporting.describe_output(latents, videos),

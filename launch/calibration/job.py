@@ -55,4 +55,5 @@ def prepare_calibration(options: CalibrateOptions, place: Place) -> CalibrateJob
         )
     asked = {"request": calibrated_request(tasks[0].request)}
     made_with = json.loads(json.dumps(calibrated_for(config, config.sampling) | asked))
+    notes += work.checked.notes
     return CalibrateJob(config, [task.request for task in tasks], options.output, made_with, notes)

@@ -30,7 +30,7 @@ class CheckedWork:
 
     @property
     def notes(self) -> list[str]:
-        """Lines for the user, before the work starts: on the layout, and on the cache."""
+        """Lines for the user, before the work starts: on the layout, on the cache, and on what has no effect."""
         said: list[str] = []
         if self.given.parallel.shard_weights and self.checked.degrees.replica_size == 1:
             said.append(
@@ -38,7 +38,7 @@ class CheckedWork:
             )
         if self.given.parallel.is_auto:
             said += layout_notes(self.checked.placement)
-        return said + [f"cache: {reason}" for reason in self.checked.cache_reasons]
+        return [*said, *(f"cache: {reason}" for reason in self.checked.cache_reasons), *self.checked.notes]
 
 
 def announce(line: str) -> None:

@@ -32,7 +32,8 @@ def prepare_jobs(options: Options) -> list[NewJob]:
             folder.refuse_if_running()
             folder.refuse_if_begun()
     anywhere = given.model_copy(update={"parallel": ParallelConfig()})
-    check_work(anywhere, tasks, Place(1, elsewhere=True))
+    for line in check_work(anywhere, tasks, Place(1, elsewhere=True)).checked.notes:
+        announce(line)
     return [_new_job(whole, given, task) for task in tasks]
 
 

@@ -94,7 +94,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
         published=published,
         folder=folder,
         made_with=made_with,
-        notes=[*notes, *left_out],
+        notes=[*notes, *work.checked.notes, *left_out],
     )
 
 

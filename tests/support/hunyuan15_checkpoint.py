@@ -46,7 +46,7 @@ def write_hunyuan15_checkpoint(folder: Path, images: bool) -> Path:
     transformer.register_to_config(target_size=TARGET_SIZE)
     parts: dict[str, Any] = {
         "text_encoder": _qwen(),
-        "tokenizer": _qwen_tokenizer(),
+        "tokenizer": qwen_tokenizer(),
         "text_encoder_2": _byt5(),
         "tokenizer_2": ByT5Tokenizer(),
         "transformer": transformer,
@@ -84,7 +84,7 @@ def _qwen() -> Qwen2_5_VLTextModel:
     )
 
 
-def _qwen_tokenizer() -> Qwen2Tokenizer:
+def qwen_tokenizer() -> Qwen2Tokenizer:
     """Qwen's way of cutting words, with the words of the pipeline's own message alone: that has as many tokens as Qwen
     makes of it, 108 with what is around it, and is cropped as is meant. Other words become pieces."""
     message = inspect.signature(HunyuanVideo15Pipeline._get_mllm_prompt_embeds).parameters["system_message"].default

@@ -25,7 +25,7 @@ WORDS = ("a", "red", "blue", "circle", "square", "moving", "left", "slowly", "on
 def write_hunyuan_checkpoint(folder: Path) -> Path:
     """Write the model to ``folder``: pixels in multiples of 16, frames 4n+1, four heads, four blocks."""
     torch.manual_seed(0)
-    tokenizer = _llama_tokenizer()
+    tokenizer = llama_tokenizer()
     llama = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_DIM,
@@ -59,7 +59,7 @@ def name_classes(folder: Path, **classes: str) -> None:
         file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": classes["tokenizer"]}))
 
 
-def _llama_tokenizer() -> PreTrainedTokenizerFast:
+def llama_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words, so that the template has about as many tokens as Llama makes of it, and is cropped as is meant."""
     splitter = pre_tokenizers.Whitespace()
     template = [word for word, _ in splitter.pre_tokenize_str(DEFAULT_PROMPT_TEMPLATE["template"])]

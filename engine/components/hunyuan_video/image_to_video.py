@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from diffusers import HunyuanVideoImageToVideoPipeline, HunyuanVideoTransformer3DModel
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import DEFAULT_PROMPT_TEMPLATE
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
@@ -28,6 +29,8 @@ _NOISE_SHARE = 0.999
 
 class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
     """Llava, which reads the prompt and the image, and CLIP's text model, run as diffusers' pipeline runs them."""
+
+    _template = DEFAULT_PROMPT_TEMPLATE
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
         super().__init__(config, ranks, sharded, HunyuanVideoImageToVideoPipeline)

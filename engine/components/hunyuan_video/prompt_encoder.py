@@ -1,22 +1,31 @@
 """Prompts to embeddings for HunyuanVideo text-to-video: Llama and CLIP."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers import HunyuanVideoPipeline
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from engine.components.dtypes import text_encoder_dtype, transformer_dtype
 from engine.components.files import load_component, on_device
+from engine.components.texts import cut_note, texts_of, token_ids
 from engine.config import Config
 from engine.request import GenerationRequest
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
+_CLIP_TOKENS = 77
+"""Tokens that CLIP's text model reads, with those that begin and end a text."""
+
 
 class HunyuanVideoPromptEncoder:
     """Llama and CLIP with their tokenizers, run exactly as diffusers' pipeline runs them."""
+
+    _template: Mapping[str, Any] = DEFAULT_PROMPT_TEMPLATE
+    """The pipeline's: ``template`` is put around a prompt, and its first ``crop_start`` tokens are dropped."""
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False, kind: Any = HunyuanVideoPipeline) -> None:
         """
@@ -59,6 +68,18 @@ class HunyuanVideoPromptEncoder:
             }
             for i in range(len(request.prompts))
         ]
+
+    def notes(self, request: GenerationRequest, num_branches: int) -> list[str]:
+        """As :meth:`engine.components.parts.PromptEncoder.notes`."""
+        llama, clip, limit = self._pipeline.tokenizer, self._pipeline.tokenizer_2, request.sampling.max_sequence_length
+        template, crop = self._template["template"], self._template["crop_start"]
+        said = []
+        for name, text in texts_of(request, num_branches):
+            ids = token_ids(llama, template.format(text))[crop:]
+            reader = "Llama (sampling.max_sequence_length)"
+            said.append(cut_note(name, text, reader, limit, ids, llama.decode))
+            said.append(cut_note(name, text, "CLIP", _CLIP_TOKENS, token_ids(clip, text), clip.decode, end=1))
+        return [line for line in said if line]
 
     def _guidance(self, request: GenerationRequest) -> Tensor:
         """[1], multiplied after rounding to the transformer's dtype, as diffusers does."""

@@ -2,14 +2,16 @@
 
 from typing import Any
 
+from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
 from torch import Tensor
 from transformers import ByT5Tokenizer, Qwen2_5_VLTextModel, Qwen2Tokenizer, T5EncoderModel
 
 from engine.components.dtypes import text_encoder_dtype
 from engine.components.files import load_component, on_device
+from engine.components.texts import cut_note, texts_of, token_ids
 from engine.config import Config
 from engine.request import GenerationRequest
-from parallel.diffusers_private import encode_with_byt5, encode_with_qwen
+from parallel.diffusers_private import BYT5_TOKENS, encode_with_byt5, encode_with_qwen, qwen_tokens
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -39,6 +41,18 @@ class HunyuanVideo15PromptEncoder:
         with on_device(self._device, self._qwen), on_device(self._device, self._byt5):
             # one text at a time, for there may be thousands of tokens in each
             return [self._encode(text, request.sampling.max_sequence_length) for text in texts]
+
+    def notes(self, request: GenerationRequest, num_branches: int) -> list[str]:
+        """As :meth:`engine.components.parts.PromptEncoder.notes`."""
+        qwen, byt5, limit = self._tokenizer, self._byte_tokenizer, request.sampling.max_sequence_length
+        said = []
+        for name, text in texts_of(request, num_branches):
+            ids = qwen_tokens(qwen, text)
+            said.append(cut_note(name, text, "Qwen2.5-VL (sampling.max_sequence_length)", limit, ids, qwen.decode))
+            if glyphs := extract_glyph_texts(text):
+                reader = "ByT5, which sees what is in quotation marks,"
+                said.append(cut_note(name, text, reader, BYT5_TOKENS, token_ids(byt5, glyphs), byt5.decode, end=1))
+        return [line for line in said if line]
 
     def _encode(self, text: str, max_tokens: int) -> dict[str, Tensor]:
         embeds, mask = encode_with_qwen(self._qwen, self._tokenizer, text, self._device, max_tokens)

@@ -5,11 +5,13 @@ from typing import Any
 import accelerate
 import torch
 from diffusers import WanImageToVideoPipeline
+from diffusers.pipelines.wan.pipeline_wan_i2v import prompt_clean
 from torch import Tensor
 from transformers import AutoConfig, UMT5EncoderModel
 
 from engine.components.dtypes import text_encoder_dtype
 from engine.components.files import load_component, loading, on_device
+from engine.components.texts import cut_note, texts_of, token_ids, unread_note
 from engine.config import Config
 from engine.models.folder import weight_files
 from engine.request import GenerationRequest
@@ -59,6 +61,19 @@ class WanPromptEncoder:
             )
         branches = [cond, uncond] if guided else [cond]
         return [{"prompt_embeds": embeds[i : i + 1]} for i in range(len(prompts)) for embeds in branches]
+
+    def notes(self, request: GenerationRequest, num_branches: int) -> list[str]:
+        """As :meth:`engine.components.parts.PromptEncoder.notes`."""
+        tokenizer, limit = self._pipeline.tokenizer, request.sampling.max_sequence_length
+        said = []
+        for name, text in texts_of(request, num_branches):
+            read = prompt_clean(text)
+            ids = token_ids(tokenizer, read)
+            end = int(ids[-1:] == [tokenizer.eos_token_id])
+            reader = "UMT5 (sampling.max_sequence_length)"
+            said.append(cut_note(name, text, reader, limit, ids, tokenizer.decode, end))
+            said.append(unread_note(name, text, tokenizer, read))
+        return [line for line in said if line]
 
 
 def load_sharded_encoder(config: Config, ranks: Ranks) -> tuple[UMT5EncoderModel, ShardedWeights]:
