@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from parallel.degrees import Degrees
 from parallel.interface import choose_interface
+from parallel.meeting import Meeting
 from parallel.torch_private import set_group_timeouts
 
 
@@ -91,7 +92,8 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
 
     choose_interface()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds), rank=rank, world_size=world_size)
+    timeout, meeting = timedelta(seconds=timeout_seconds), Meeting(rank, world_size, timeout_seconds)
+    dist.init_process_group(backend, store=meeting.store, timeout=timeout, rank=rank, world_size=world_size)
     xdit.init_distributed_environment(rank=rank, world_size=world_size, backend=backend)
     xdit.initialize_model_parallel(
         data_parallel_degree=degrees.data,

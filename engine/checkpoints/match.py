@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,35 @@ FORMAT_KEY = "checkpoint format"
 """The key of :data:`FORMAT` in :func:`must_match`; the first version had none."""
 
 
-def must_match(config: Config, request: GenerationRequest) -> dict[str, Any]:
+def must_match(config: Config, request: GenerationRequest, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The values that must be equal, by section, as plain JSON values; needs no torch.
+
+    Args:
+        model: what :func:`describe_model` has returned, for a caller that asks about many requests.
 
     Raises:
         OSError: a file of the model, or an image, cannot be read.
     """
     return {
-        "model": _model(config.model),
+        "model": model or describe_model(config.model),
         "request": request.model_dump(mode="json", exclude={"image", "last_image"})
         | {"image": content_hash(request.image), "last_image": content_hash(request.last_image)},
         "cache": describe_cache(config.cache),
         "versions": describe_versions(),
         FORMAT_KEY: FORMAT,
     }
+
+
+def job_fingerprint(config: Config, request: GenerationRequest, model: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 of what a video is made from: the model's files, the request and the cache section; not the versions of
+    packages, so a video that is finished stays so after an upgrade. Arguments as of :func:`must_match`.
+
+    Raises:
+        OSError: a file of the model, or an image, cannot be read.
+    """
+    values = must_match(config, request, model)
+    made_from = {name: values[name] for name in ("model", "request", "cache")}
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
 def describe_cache(cache: CacheConfig) -> dict[str, Any]:
@@ -44,7 +60,7 @@ def describe_cache(cache: CacheConfig) -> dict[str, Any]:
 def calibrated_for(config: Config, sampling: SamplingConfig) -> dict[str, Any]:
     """What a calibration is valid for: the model, and how it is sampled. Images may change, and their background."""
     sampled = sampling.model_dump(mode="json", exclude={"fps", "background"})
-    return {"model": _model(config.model), "sampling": sampled}
+    return {"model": describe_model(config.model), "sampling": sampled}
 
 
 def calibrated_request(request: GenerationRequest) -> dict[str, Any]:
@@ -76,7 +92,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _model(model: ModelConfig) -> dict[str, Any]:
+def describe_model(model: ModelConfig) -> dict[str, Any]:
+    """The model section, with hashes of its files in place of their names.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     settings = model.model_dump(mode="json", exclude={"path"})
     for lora in settings["loras"]:
         lora["path"] = fingerprint(lora["path"])

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ def decode_videos(
     output: Path,
     files: StagedFiles,
     metrics: RequestMetrics,
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Decode every sample and write its video while the frames come; collective over the replica.
 
     Args:
@@ -44,7 +45,8 @@ def decode_videos(
                 with metrics.timed("write"):
                     staged = files.stage(path)
                     write_video(frames_hash.watch(chunks), staged, sampling.fps, sampling.height, sampling.width)
-                videos.append({"path": str(path), "frames_sha256": frames_hash.hexdigest()})
+                size = staged.stat().st_size
+                videos.append({"path": str(path), "frames_sha256": frames_hash.hexdigest(), "bytes": size})
             else:
                 deque(chunks, maxlen=0)  # no frames come, but this rank's rows are decoded and sent
     return videos

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.checkpoints.keeper import RequestCheckpoints
+from engine.checkpoints.match import job_fingerprint
 from engine.checks.notes import image_notes, request_notes
 from engine.denoise.conditions import encode
 from engine.denoise.loop import OnVelocity
@@ -103,7 +104,7 @@ class Generation:
         """
         return self._denoising.run(encoded, on_velocity, observer)
 
-    def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, str]]:
+    def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, Any]]:
         """Stage the videos, and on the first rank return each video's entry in the report: :func:`decode_videos`."""
         self._progress.stage("decode")
         return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics)
@@ -131,7 +132,7 @@ class Generation:
         usage = self._metrics.usage(weight_bytes, self._agreement.seconds)
         return RankUsage.largest(objects_of_all(usage, self._model.ranks))
 
-    def report(self, usage: RankUsage, latents: Tensor, videos: list[dict[str, str]]) -> dict[str, Any]:
+    def report(self, usage: RankUsage, latents: Tensor, videos: list[dict[str, Any]]) -> dict[str, Any]:
         """The run report, on the first rank."""
         metrics, denoising = self._metrics, self._denoising
         metrics.steps.fill_seconds(usage.lane_seconds)
@@ -143,6 +144,7 @@ class Generation:
             "schema": reporting.SCHEMA,
             "request": reporting.describe_request(self._model, self._request),
             **reporting.describe_run(self._model),
+            "fingerprint": job_fingerprint(self._model.config, self._request),
             "resumed_at": denoising.resumed_at,
             "notes": [*self.notes_before_loading, *self.notes],
             "steps": metrics.steps.rows,

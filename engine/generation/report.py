@@ -81,7 +81,7 @@ def describe_totals(steps: StepLog, block_fraction: float, usage: RankUsage) -> 
     }
 
 
-def describe_output(latents: Tensor, videos: Sequence[dict[str, str]]) -> dict[str, Any]:
+def describe_output(latents: Tensor, videos: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Hashes of what was made, and where the videos are; path and frames_sha256 are those of the first one."""
     first = videos[0] if videos else {"path": None, "frames_sha256": None}
     return {

@@ -14,6 +14,7 @@ from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
 from launch.jobs.options import Options
 from launch.jobs.preparation import prepare
+from launch.jobs.resuming import Resume
 from launch.process.scratch import scratch_folder
 from launch.queue.records import JobRecord
 from parallel.place import Place
@@ -88,9 +89,9 @@ def prepare_for(record: JobRecord, gang: Job, nodes: Sequence[str], await_second
         file = scratch / "config.yaml"
         file.write_text(record.config_json, encoding="utf-8")
         options = replace(record.options, config=str(file), overrides=overrides)
-        # resume=True also for the first attempt: it gives the job a folder, without which it could not be paused
+        # also for the first attempt: without a folder the job could not be paused
         place = Place(gang.degrees.world_size, local_ranks=ranks_each, nodes=machines, elsewhere=True)
-        return prepare(options, place, resume=True)
+        return prepare(options, place, Resume.FOLDER)
 
 
 class FolderInUse(Exception):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 
 from engine.errors import InvalidInput
 from launch.commands import options as opt
+from launch.jobs.checked import announce
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
 from launch.jobs.options import Options
 from launch.jobs.preparation import prepare
+from launch.jobs.resuming import Resume, choose_resume
 from launch.ranks.place import Launcher, find_place
 from launch.ranks.program import run_on_ranks
 from launch.ranks.rank import summarise
-from launch.ranks.videos import make_videos
+from launch.ranks.videos import finish_made, make_videos
 from parallel.place import Place
 
 
@@ -23,9 +27,10 @@ def generate(
     ranks: opt.Ranks = None,
     launcher: opt.LauncherName = None,
     ray_address: opt.RayAddress = None,
+    resume: opt.ResumeChoice = None,
 ) -> int:
     """Generate videos from prompts, on one or more processes of this machine or of a Ray cluster."""
-    return _make(lambda: options, ranks, launcher, ray_address)
+    return _make(lambda: options, ranks, launcher, ray_address, choose_resume(resume, os.environ))
 
 
 def resume(
@@ -36,7 +41,7 @@ def resume(
     ray_address: opt.RayAddress = None,
 ) -> int:
     """Go on with a run that broke off, from its newest checkpoint; on another number of ranks if need be."""
-    return _make(lambda: JobFolder(folder).read(set_ or ()), ranks, launcher, ray_address, resume=True)
+    return _make(lambda: JobFolder(folder).read(set_ or ()), ranks, launcher, ray_address, Resume.FOLDER)
 
 
 def _make(
@@ -44,7 +49,7 @@ def _make(
     ranks: int | None,
     launcher: Launcher | None,
     ray_address: str | None,
-    resume: bool = False,
+    resume: Resume,
 ) -> int:
     """Make the videos of a job, as a rank or as a launcher. Returns the exit code."""
     if launcher is not Launcher.RAY and ray_address is not None:
@@ -53,19 +58,36 @@ def _make(
     place = find_place(launcher, ranks)
     if launcher is Launcher.RAY:
         options = read()
-        return _run_on_ray(lambda place, resume: prepare(options, place, resume), ranks, ray_address, resume)
-    return run_on_ranks(
-        place, lambda place: prepare(read(), place, resume), make_videos, summarise, Job.hint_unless_finished
-    )
+        repeated = Resume.AUTO if resume in (Resume.AUTO, Resume.ONLY) else Resume.FOLDER
+        return _run_on_ray(
+            lambda place, again: prepare(options, place, repeated if again else resume), ranks, ray_address
+        )
+    if place.rank is not None:
+        return run_on_ranks(place, lambda place: prepare(read(), place, resume), make_videos, summarise)
+    job = prepare(read(), place, resume)
+    if not job.tasks_left:
+        return _say_made(job)
+    return run_on_ranks(place, lambda place: job, make_videos, summarise, Job.hint_unless_finished)
 
 
-def _run_on_ray(check: Callable[[Place, bool], Job], ranks: int | None, address: str | None, resume: bool) -> int:
-    """Check a job, then run it on a Ray cluster. Returns the exit code."""
+def _run_on_ray(check: Callable[[Place, bool], Job], ranks: int | None, address: str | None) -> int:
+    """Check a job, then run it on a Ray cluster. Returns the exit code.
+
+    Args:
+        check: as of :func:`launch.gang.run.run_on_ray`.
+    """
     from launch.gang.address import check_address
 
-    job = check(Place(ranks, elsewhere=True), resume)
+    job = check(Place(ranks, elsewhere=True), False)
+    if not job.tasks_left:
+        return _say_made(job)
     check_address(address)
     with job.hint_unless_finished():
         from launch.gang.run import run_on_ray  # imports ray, which takes seconds
 
-        return run_on_ray(job, check, ranks, address, resume)
+        return run_on_ray(job, check, ranks, address)
+
+
+def _say_made(job: Job) -> int:
+    summarise(finish_made(job, announce), sys.stdout)
+    return 0

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hin
 import typer
 
 from launch.jobs.options import Options
+from launch.jobs.resuming import Resume
 from launch.ranks.place import Launcher
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/tiny-wan.yaml.")]
@@ -75,6 +76,25 @@ RayAddress = Annotated[
     typer.Option(
         "--ray-address",
         help="The Ray cluster, HOST:PORT or auto; by default $RAY_ADDRESS, else a Ray started for this run alone.",
+    ),
+]
+
+
+def resume_choice(text: str) -> Resume:
+    if text in (choices := [Resume.AUTO.value, Resume.NEVER.value, Resume.ONLY.value]):
+        return Resume(text)
+    raise typer.BadParameter(f"{text!r} is not one of {', '.join(choices)}")
+
+
+ResumeChoice = Annotated[
+    Resume | None,
+    typer.Option(
+        "--resume",
+        parser=resume_choice,
+        metavar="[auto|never|only]",
+        help="What to do with what an earlier run of the same command has left: go on if there is something, begin "
+        "anew, or refuse if there is nothing. By default auto where torchrun or a scheduler has restarted the command; "
+        "elsewhere a run that broke off is not touched.",
     ),
 ]
 Folder = Annotated[

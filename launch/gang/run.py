@@ -20,18 +20,15 @@ from launch.ranks.rank import display, summarise
 from parallel.place import Place
 
 
-def run_on_ray(
-    job: Job, check: Callable[[Place, bool], Job], ranks: int | None, address: str | None, resume: bool = False
-) -> int:
+def run_on_ray(job: Job, check: Callable[[Place, bool], Job], ranks: int | None, address: str | None) -> int:
     """Run a checked job on the cluster at ``address``, with progress and summary here. Returns the exit code.
 
     Args:
         job: as it passed its checks before anything was known of the cluster.
         check: ``prepare`` with its options, to check it again for the nodes that the ranks got. The second argument is
-            whether the job goes on with what an earlier attempt or run has left.
+            whether an earlier attempt of this process has begun it.
         ranks: the world size that was asked for, or None for what the job's degrees multiply to; where the layout is
             chosen for the machine, for all GPUs of the cluster.
-        resume: the job was begun by an earlier run.
 
     Raises:
         InvalidInput: there is no cluster, or no room in it.
@@ -42,7 +39,7 @@ def run_on_ray(
         with ExitStack() as drawing:  # ends before anything else is printed
             progress = display(stderr, drawing)
             try:
-                reports = _JobOnRay(job, check, ranks, resume, progress).run()
+                reports = _JobOnRay(job, check, ranks, progress).run()
             except JobFailure as error:
                 failure = error.failure
     if failure is not None:
@@ -56,14 +53,12 @@ def run_on_ray(
 class _JobOnRay:
     """One job, attempted on one gang after another in the same bundles as long as their nodes are up."""
 
-    def __init__(
-        self, job: Job, check: Callable[[Place, bool], Job], ranks: int | None, resume: bool, progress: Progress
-    ) -> None:
+    def __init__(self, job: Job, check: Callable[[Place, bool], Job], ranks: int | None, progress: Progress) -> None:
         self._job = job
         self._check = check
         self._progress = progress
         self._reservation = Reservation(job, ranks)
-        self._resume = resume
+        self._begun = False
 
     def run(self) -> list[dict[str, Any]]:
         """The run reports of all videos.
@@ -83,7 +78,7 @@ class _JobOnRay:
         config, bundles = self._job.config, self._reservation.bundles()
         machines, ranks_each = machines_of(bundles.node_ids)
         place = Place(self._reservation.ranks, local_ranks=ranks_each, nodes=machines, elsewhere=True)
-        job = self._check(place, self._resume)
+        job = self._check(place, self._begun)
         for line in job.notes:
             self._progress.note(line)
         with Gang(bundles, self._reservation.resources, config, self._progress) as gang:
@@ -95,6 +90,6 @@ class _JobOnRay:
 
     def _start_again(self, error: GangFailure) -> None:
         self._progress.note(f"{error.failure}: starting all ranks again, from the newest checkpoint")
-        self._resume = True
+        self._begun = True
         if self._job.folder:
             self._job.folder.await_end(DYING_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -144,12 +145,27 @@ class JobFolder:
         Raises:
             InvalidInput: the folder holds a job, or its path is that of a file.
         """
-        if (self.path / _OPTIONS).exists():
+        if self.holds_job:
             raise InvalidInput(
                 f"{self.path} holds a run that was broken off: go on with `lockstep resume {self.path}`, or delete it."
             )
         if self.path.exists() and not self.path.is_dir():
             raise InvalidInput(f"{self.path} is in the place of the checkpoints' folder: remove it.")
+
+    def set_aside(self) -> None:
+        """Rename the folder, so that another job can begin in its place.
+
+        Raises:
+            InvalidInput: another run is at work here. OSError: it cannot be renamed.
+        """
+        self.refuse_if_running()
+        self.path.rename(self.aside)
+
+    @property
+    def aside(self) -> Path:
+        """The name that :meth:`set_aside` gives the folder: ``out.earlier-1.checkpoint``, or the next free number."""
+        names = (self.path.with_name(f"{self.path.stem}.earlier-{n}{self.path.suffix}") for n in itertools.count(1))
+        return next(name for name in names if not name.exists())
 
     def finished(self, tasks: Sequence[Task]) -> dict[int, dict[str, Any]]:
         """The run reports of those tasks whose files are all written, by the task's index."""
@@ -167,25 +183,24 @@ class JobFolder:
             InvalidInput: a checkpoint was made with another model, image, or version of a package or of Lockstep.
         """
         for task in tasks:
-            folder = task.outputs.checkpoint
-            files = next(filter(None, map(shard_file.find, step_folders(folder))), None) if folder else None
-            if files is None:
+            folder, before = task.outputs.checkpoint, conditions_of(task)
+            if before is None:
                 continue
-            try:
-                before = shard_file.read_plain(files[0])["must_match"]
-            except (OSError, ValueError, KeyError):
-                continue  # damaged: the run itself finds out, and takes an older one
             if before.get(FORMAT_KEY) != FORMAT:
                 raise InvalidInput(
                     f"The checkpoint in {folder} was written by another version of Lockstep, in a format that this one "
                     f"does not read: resume it with that version, or delete {self.path} and start anew."
                 )
-            before.pop("device kind", None)  # known to the ranks alone
             if changed := differences(before, must_match(config, task.request)):
                 raise InvalidInput(
                     f"The checkpoint in {folder} cannot be continued, for {changed[0]}: bring that back, or delete "
                     f"{self.path} and start anew."
                 )
+
+    @property
+    def holds_job(self) -> bool:
+        """Whether a job has begun here, be there a checkpoint or not."""
+        return (self.path / _OPTIONS).exists()
 
     def remove(self) -> None:
         """Remove the folder, once all files of the job are written."""
@@ -193,11 +208,12 @@ class JobFolder:
 
     def remove_unless_begun(self) -> None:
         """Remove the folder, unless there is a checkpoint or a finished video to resume from."""
-        if not self._is_begun:
+        if not self.holds_state:
             self.remove()
 
     @property
-    def _is_begun(self) -> bool:
+    def holds_state(self) -> bool:
+        """Whether there is a checkpoint, or a finished video of a list, to go on from."""
         return any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*"))
 
     @contextmanager
@@ -206,5 +222,19 @@ class JobFolder:
         try:
             yield
         finally:
-            if self._is_begun:
+            if self.holds_state:
                 say(f"go on with: lockstep resume {self.path}")
+
+
+def conditions_of(task: Task) -> dict[str, Any] | None:
+    """What the newest checkpoint of a task was written under, as of ``must_match``; None without a readable one."""
+    folder = task.outputs.checkpoint
+    files = next(filter(None, map(shard_file.find, step_folders(folder))), None) if folder else None
+    if files is None:
+        return None
+    try:
+        conditions: dict[str, Any] = shard_file.read_plain(files[0])["must_match"]
+    except (OSError, ValueError, KeyError):
+        return None  # damaged: the run itself finds out, and takes an older one
+    conditions.pop("device kind", None)  # known to the ranks alone
+    return conditions

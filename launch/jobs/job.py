@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Job:
     """Of its checkpoints."""
     finished: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     """Reports of videos that were made before it broke off, by the index of the task."""
+    sets_aside: bool = False
+    """In its folder is an earlier run that it does not go on with, and that is kept under another name."""
 
     @property
     def degrees(self) -> Degrees:
@@ -47,6 +49,10 @@ class Job:
     def tasks_left(self) -> list[Task]:
         """The tasks that are not finished."""
         return [task for index, task in enumerate(self.tasks) if index not in self.finished]
+
+    def with_finished(self, indices: Sequence[int]) -> Job:
+        """The same job on a rank that is told by the first one which tasks are finished."""
+        return replace(self, finished={index: self.finished.get(index, {}) for index in indices})
 
     def all_reports(self, made: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The reports of all videos in order, also of those that an earlier run has made.
@@ -68,6 +74,8 @@ class Job:
         if self.folder is None or rank != 0:
             yield
             return
+        if self.sets_aside:
+            self.folder.set_aside()
         with self.folder.hold():
             # a later run may have another number of ranks, so the layout is kept as it was given
             self.folder.write(self.options, self.config.model_copy(update={"parallel": self.given.parallel}))

@@ -5,24 +5,25 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from engine.errors import InvalidInput
 from engine.request import Outputs
 from launch.jobs.checked import check_work
 from launch.jobs.config import load_job_config
+from launch.jobs.continuation import plan_continuation
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
 from launch.jobs.options import Options
+from launch.jobs.resuming import Resume
 from parallel.place import Place
 
 
-def prepare(options: Options, place: Place, resume: bool = False) -> Job:
+def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> Job:
     """Check everything that can be checked before weights load or processes start.
 
     Args:
         place: of this process.
-        resume: go on with what an earlier run of this job has left.
+        resume: what becomes of the state that an earlier run has left.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
@@ -32,7 +33,7 @@ def prepare(options: Options, place: Place, resume: bool = False) -> Job:
     paths = (options.video_path, options.report_path, options.latents)
     outputs = Outputs(*(_plain(path) if path else None for path in paths))
     folder = None
-    if given.checkpoint.every or resume:
+    if given.checkpoint.every or resume in (Resume.AUTO, Resume.ONLY, Resume.FOLDER):
         folder = JobFolder.beside(options.video_path)
         outputs = replace(outputs, checkpoint=folder.path)
     files = (options.config, options.prompts_file)
@@ -42,17 +43,10 @@ def prepare(options: Options, place: Place, resume: bool = False) -> Job:
     if place.is_launcher and work.checked.degrees.world_size > 1:
         for path in files:
             _refuse_pipe(path)
-    notes += work.notes
-    finished: dict[int, dict[str, Any]] = {}
-    if folder and place.acts_for_all:
-        folder.refuse_if_running()
-    if folder and resume:
-        folder.refuse_if_changed(work.config, tasks)
-        finished = folder.finished(tasks)
-        notes += [f"{len(finished)} of {len(tasks)} videos were made before"] if finished else []
-    elif folder and place.acts_for_all:
-        folder.refuse_if_begun()
-    return Job(work.config, given, tasks, options, notes, folder, finished)
+    continuation = plan_continuation(resume, folder, work.config, tasks, place.acts_for_all)
+    notes += [*work.notes, *continuation.notes]
+    finished, sets_aside = continuation.finished, continuation.sets_aside
+    return Job(work.config, given, tasks, options, notes, folder, finished, sets_aside)
 
 
 def _refuse_pipe(path: str | Path | None) -> None:

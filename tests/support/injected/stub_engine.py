@@ -26,6 +26,7 @@ from parallel.agreement import Agreement
 from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.interface import choose_interface
+from parallel.meeting import Meeting
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks, set_timeouts
 from parallel.worklist import WorkList
@@ -110,7 +111,8 @@ def _join(degrees: Degrees, timeout_seconds: float) -> Ranks:
     choose_interface()
     rank = int(os.environ["RANK"])
     timeout = timedelta(seconds=timeout_seconds)
-    dist.init_process_group("gloo", timeout=timeout, rank=rank, world_size=degrees.world_size)
+    meeting = Meeting(rank, degrees.world_size, timeout_seconds)
+    dist.init_process_group("gloo", store=meeting.store, timeout=timeout, rank=rank, world_size=degrees.world_size)
     assert degrees.data == 1, "a replica would need a group of its own"
     return Ranks(degrees, rank, replica_group=dist.group.WORLD)
 
