@@ -36,6 +36,30 @@ class Agreed:
     control: Control
 
 
+def require_finite(finite: Tensor, what: str, advice: str, ranks: Ranks, meter: CollectiveMeter) -> None:
+    """Raise an error on every rank of the replica if something is not finite on some rank; collective over the replica.
+    An error on one rank alone would leave the others waiting for it.
+
+    Args:
+        finite: bool scalar on the ranks' device, whether this rank's values are finite.
+        what: "The decoded frames".
+        advice: what to do.
+
+    Raises:
+        NotFiniteError: on all ranks alike.
+    """
+    flags = (~finite).double().reshape(1)
+    where = ""
+    if ranks.replica_group is not None:
+        gathered = flags.new_empty(ranks.replica_size)
+        dist.all_gather_single(gathered, flags, group=ranks.replica_group)
+        meter.count("vae_agreement", flags, ranks.replica_size - 1)
+        flags = gathered
+        where = f" on rank {', '.join(str(ranks.first_in_replica + i) for i in flags.nonzero().flatten().tolist())}"
+    if flags.any():
+        raise NotFiniteError(f"{what} are not finite{where}: {advice}.")
+
+
 class Agreement:
     """The collective, and the seconds this rank has spent in it.
 

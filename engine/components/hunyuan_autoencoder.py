@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.components.dtypes import vae_dtype
 from engine.components.files import load_component, on_device
 from engine.config import Config
-from engine.media.video import to_uint8
+from engine.media.video import require_finite_frames, to_uint8
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -28,6 +28,7 @@ class HunyuanAutoencoder:
         Args:
             kind: the diffusers class of the VAE.
         """
+        self._ranks = ranks
         self._device = ranks.device
         self._vae: Any = None  # on the other ranks
         if ranks.replica_rank == 0:
@@ -55,11 +56,13 @@ class HunyuanAutoencoder:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
-        """As :meth:`engine.components.parts.VideoDecoder.decode`; nothing is sent."""
+        """As :meth:`engine.components.parts.VideoDecoder.decode`; the other ranks wait for the first rank's verdict on
+        whether the frames are finite."""
         if self._vae is None:
-            return
+            return require_finite_frames(None, self._ranks, meter)
         with on_device(self._device, self._vae):
             scaled = latents[None].to(self._vae.dtype) / self._vae.config.scaling_factor
             video = self._vae.decode(scaled, return_dict=False)[0][0]
+        require_finite_frames(video, self._ranks, meter)
         for frames in video.split(self._vae.config.temporal_compression_ratio, dim=1):
             yield to_uint8(frames).permute(1, 2, 3, 0).contiguous().cpu()

@@ -50,6 +50,9 @@ class VideoDecoder(Protocol):
         Returns:
             On the replica's first rank chunks of uint8 frames [frames, height, width, 3] on the CPU. On the other
             ranks nothing is yielded: their work is done when the iterator ends.
+
+        Raises:
+            NotFiniteError: some rank has decoded to NaN or infinity; on all ranks alike.
         """
         ...
 

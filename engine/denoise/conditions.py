@@ -8,6 +8,12 @@ from parallel.agreement import NotFiniteError
 from parallel.broadcast import Named, broadcast_from_first
 from parallel.meter import CollectiveMeter
 
+_TEXT = "the text encoders, or use a wider dtype with model.text_encoder_dtype"
+_ENCODERS = dict.fromkeys(
+    ("first_frame", "latent_condition", "image_latents"), "the VAE, or use a wider dtype with model.vae_dtype"
+) | {"image_embeds": "the image encoder, or use a wider dtype with model.dtype"}
+"""What makes each of the tensors that :func:`encode` names, and what to do; the text encoders make the others."""
+
 
 def encode(model: LoadedModel, request: GenerationRequest, meter: CollectiveMeter) -> Sequence[Named]:
     """The named tensors of each lane, ordered as ``engine.denoise.guidance.all_lanes``; collective over the replica.
@@ -36,6 +42,5 @@ def _refuse_not_finite(what: str, encoded: Sequence[Named]) -> None:
         for name, tensor in named.items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise NotFiniteError(
-                    f"The encoded {what} is not finite ({name}): check the encoder's weights, or use a wider "
-                    "dtype with model.text_encoder_dtype."
+                    f"The encoded {what} is not finite ({name}): check the weights of {_ENCODERS.get(name, _TEXT)}."
                 )

@@ -13,7 +13,9 @@ import torch
 from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 
-from parallel.agreement import NotFiniteError
+from parallel.agreement import require_finite
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
 
 # ITU-T H.273: BT.709 primaries, transfer function and matrix, each with the number 1; 16 to 235 for luma
 _BT709, _LIMITED_RANGE = 1, 1
@@ -100,14 +102,23 @@ def drop_frames(chunks: Generator[Tensor, None, None], count: int) -> Generator[
                 yield kept
 
 
-def to_uint8(video: Tensor) -> Tensor:
-    """The VAE's output in [-1, 1] → uint8 in 0 to 255, in the same shape.
+def require_finite_frames(frames: Tensor | None, ranks: Ranks, meter: CollectiveMeter) -> None:
+    """Refuse frames that some rank has decoded to NaN or infinity; collective over the replica.
+
+    Args:
+        frames: this rank's part of them, before values beyond black and white are cut off, on its device; None without.
 
     Raises:
-        NotFiniteError: there is NaN or infinity in it, which would become black or white.
+        NotFiniteError: on all ranks alike.
     """
-    if not video.isfinite().all():
-        raise NotFiniteError(
-            "The decoded frames are not finite: check the VAE's weights, or decode with model.vae_dtype=float32."
-        )
+    finite = torch.ones((), dtype=torch.bool, device=ranks.device) if frames is None else frames.isfinite().all()
+    advice = "check the VAE's weights, or decode with model.vae_dtype=float32"
+    require_finite(finite, "The decoded frames", advice, ranks, meter)
+
+
+def to_uint8(video: Tensor) -> Tensor:
+    """The VAE's output, where [-1, 1] are black and white → uint8 in 0 to 255, in the same shape.
+
+    NaN would become black, and infinity black or white: callers check for it, on all ranks together.
+    """
     return (video.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -1,9 +1,12 @@
 """The VAE over ranks gives what it gives on one: every strip, every size, decode and encode."""
 
 import hashlib
+import math
+from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +18,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
 from engine.components.wan.autoencoder import WanAutoencoder
 from engine.config import Config
 from engine.engine import Engine
 from engine.execution.loaded import load_model
 from engine.progress import Progress
 from engine.request import make_request
+from parallel.agreement import NotFiniteError
 from parallel.degrees import Degrees
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -287,3 +292,52 @@ def test_a_decode_that_was_left_half_way_leaves_nothing_behind() -> None:
     next(left)
     left.close()
     assert torch.equal(torch.cat(list(autoencoder.decode(latents, CollectiveMeter()))), fresh)
+
+
+def decode_what_is_not_finite(ranks: Ranks, value: float, spoilt_rank: int, rows: int) -> str:
+    """The error of a rank, one of which has a VAE with a weight that is not finite."""
+    vae = make_vae("small")
+    autoencoder = WanAutoencoder(vae, ranks)
+    if ranks.rank == spoilt_rank:
+        name = "decoder.conv_out.bias"  # what is added last: infinity stays infinity
+        bias = next(parameter for full, parameter in vae.named_parameters() if full.replace(".conv.", ".") == name)
+        bias.data[0] = value
+    latents = torch.randn(vae.config.z_dim, 3, rows, 4, generator=torch.Generator().manual_seed(0))
+    try:
+        deque(autoencoder.decode(latents, CollectiveMeter()), maxlen=0)
+    except NotFiniteError as error:
+        return str(error)
+    return "no error"
+
+
+def decode_on_the_first_rank(ranks: Ranks, value: float) -> str:
+    """As above, with a VAE of HunyuanVideo, which the first rank alone has."""
+    autoencoder = object.__new__(HunyuanAutoencoder)
+    frames = torch.zeros(1, 3, 5, 8, 8)
+    frames[0, 2, 4, 7, 7] = value
+    config = SimpleNamespace(scaling_factor=1.0, temporal_compression_ratio=4)
+    vae = SimpleNamespace(config=config, dtype=torch.float32, decode=lambda latents, return_dict: (frames,))
+    vars(autoencoder).update(_ranks=ranks, _device=ranks.device, _vae=vae if ranks.replica_rank == 0 else None)
+    try:
+        return str(sum(map(len, autoencoder.decode(torch.zeros(4, 2, 1, 1), CollectiveMeter()))))
+    except NotFiniteError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("degrees", [Degrees(ring=3), Degrees(data=3)], ids=str)
+def test_the_first_ranks_verdict_reaches_all(gang: Gang, degrees: Degrees) -> None:
+    """Replicas are on their own: each has a first rank."""
+    for value in (math.nan, math.inf):
+        words = gang.run(decode_on_the_first_rank, degrees, value, timeout_seconds=30)
+        assert all("decoded frames are not finite" in line and "model.vae_dtype" in line for line in words)
+        assert len(set(words)) == 1
+    assert gang.run(decode_on_the_first_rank, degrees, 1.0) == (["5", "0", "0"] if degrees.data == 1 else ["5"] * 3)
+
+
+@pytest.mark.parametrize(("value", "spoilt_rank", "rows"), [(math.nan, 1, 5), (math.inf, 0, 5), (-math.inf, 1, 2)])
+def test_frames_that_are_not_finite_on_one_rank_are_an_error_on_all(
+    gang: Gang, value: float, spoilt_rank: int, rows: int
+) -> None:
+    """With two rows the third rank has none, and would have waited for the others."""
+    words = gang.run(decode_what_is_not_finite, Degrees(ring=3), value, spoilt_rank, rows, timeout_seconds=30)
+    assert words == [words[0]] * 3 and f"decoded frames are not finite on rank {spoilt_rank}:" in words[0]

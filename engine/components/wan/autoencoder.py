@@ -1,6 +1,7 @@
 """The Wan VAE: pixels to latents and back, on all ranks of a replica together."""
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -11,7 +12,7 @@ from engine.components.dtypes import vae_dtype
 from engine.components.files import on_device
 from engine.components.single_files import load_weights
 from engine.config import Config
-from engine.media.video import to_uint8
+from engine.media.video import require_finite_frames, to_uint8
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.rows import plan_strips
@@ -48,15 +49,29 @@ class WanAutoencoder:
             On the replica's first rank uint8 frames [frames, height, width, 3] on the CPU, one latent frame after the
             other: 1 frame for the first, 4 for each of the others. On the other ranks nothing is yielded: their work is
             done when the iterator ends.
+
+        Raises:
+            NotFiniteError: some rank has decoded to NaN or infinity; on all ranks alike.
         """
-        for strip in self.decode_strip(latents, meter):
-            frames = self._exchange.gather_for_first("vae_gather", to_uint8(strip))
-            if self._ranks.replica_rank == 0:
-                yield frames.permute(1, 2, 3, 0).contiguous().cpu()
+        with closing(self._strips(latents, meter)) as strips:
+            for _ in range(latents.shape[1]):
+                strip = next(strips, None)  # None on a rank without rows, which waits for the verdict all the same
+                require_finite_frames(strip, self._ranks, meter)
+                if strip is None:
+                    continue
+                frames = self._exchange.gather_for_first("vae_gather", to_uint8(strip))
+                if self._ranks.replica_rank == 0:
+                    yield frames.permute(1, 2, 3, 0).contiguous().cpu()
 
     @torch.inference_mode()
     def decode_strip(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
-        """As :meth:`decode`, but this rank's rows alone: [3, frames, rows, width] in [-1, 1], of the VAE's dtype."""
+        """As :meth:`decode`, but this rank's rows alone: [3, frames, rows, width] in [-1, 1], of the VAE's dtype, and
+        without a look at whether they are finite."""
+        for strip in self._strips(latents, meter):
+            yield strip.clamp(-1.0, 1.0)
+
+    def _strips(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
+        """As :meth:`decode_strip`, before values beyond black and white are cut off: infinity would become white."""
         strips = plan_strips(latents.shape[-2], self._ranks)
         self._exchange.begin(strips, meter)
         if strips.height == 0:
@@ -123,12 +138,13 @@ class _Decoder(nn.Module):
         self._patch_size = vae.config.patch_size or 1
 
     def forward(self, latents: Tensor) -> Iterator[Tensor]:
-        """[1, channels, frames, height, width] → pixels in [-1, 1] for one latent frame after the other."""
+        """[1, channels, frames, height, width] → pixels for one latent frame after the other; [-1, 1] are black and
+        white."""
         cache = _empty_cache(self.decoder)
         hidden = self.post_quant_conv(latents)
         for i, frame in enumerate(hidden.split(1, dim=2)):
             patches = self.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=i == 0)
-            yield unpatchify(patches, self._patch_size).clamp(-1.0, 1.0)
+            yield unpatchify(patches, self._patch_size)
 
 
 class _Encoder(nn.Module):
