@@ -71,6 +71,11 @@ def add_part(parameter: Tensor, change: Tensor) -> None:
         raise ValueError("it makes weights that are not finite")
 
 
+def whole(parameter: Tensor) -> Tensor:
+    """A parameter with the rows of all ranks; collective over the ranks that share a sharded one."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.data
+
+
 def _check_header(file: Path, wanted: dict[str, Tensor], ignored: Sequence[re.Pattern[str]]) -> list[str]:
     """The names of the wanted tensors in a file; reads its header alone."""
     there = []

@@ -9,8 +9,11 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 
 
-def check_weights(config: Config, facts: ModelFacts) -> None:
+def check_weights(config: Config, facts: ModelFacts) -> list[str]:
     """Refuse weights that do not fit into the model; reads no more than their names and sizes.
+
+    Returns:
+        A line for the user on each part of a file that is not used.
 
     Raises:
         InvalidInput: one sentence that names the file.
@@ -19,10 +22,11 @@ def check_weights(config: Config, facts: ModelFacts) -> None:
         from engine.components.single_files import check_fit
 
         check_fit(config, facts)
-    if config.model.loras:
-        from engine.components.loras import check_loras
+    if not config.model.loras:
+        return []
+    from engine.components.loras.adding import lora_notes, plan_loras
 
-        check_loras(config, facts)
+    return lora_notes(plan_loras(config, facts))
 
 
 def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:

@@ -84,7 +84,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         choice = choose_cache(config, request, facts)
         config, reasons = config.model_copy(update={"cache": choice.cache}), choice.reasons
         check_cache(config, request, facts)
-    check_weights(config, facts)
+    notes += check_weights(config, facts)
     if not place.elsewhere:
         check_device(config, place.local_ranks if place.local_ranks is not None else degrees.world_size)
     return Checked(config, placement, facts, reasons, notes)

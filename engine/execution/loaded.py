@@ -5,7 +5,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from engine.components.loras import add_loras, describe_loras
+from engine.components.loras.adding import add_loras, describe_loras, plan_loras
+from engine.components.loras.plan import Plan
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.samplers import load_scheduler_config
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
@@ -77,7 +78,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     """Load this rank's share of the model that ``config`` names.
 
     Raises:
-        InvalidInput: the folder is not a model that Lockstep runs.
+        InvalidInput: the folder is not a model that Lockstep runs, or an adapter cannot be applied to it.
         RankFailure: a file in it cannot be loaded.
     """
     is_first = ranks.replica_rank == 0
@@ -85,7 +86,8 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     sharded = config.parallel.shard_weights and ranks.replica_size > 1
     import_ahead(facts.family.parts, *(["parallel.attention"] if ranks.sequence_group else []))
     parts = parts_of(facts.family)
-    experts, residency = load_experts(config, ranks, facts, parts, sharded)
+    loras = plan_loras(config, facts)
+    experts, residency = load_experts(config, ranks, facts, parts, sharded, loras)
     autoencoder = parts.video_decoder(config, ranks)
     conditioner = parts.image_conditioner if facts.image_input != "none" else None
     all_encode = sharded and facts.family.shards_text_encoder
@@ -100,17 +102,18 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
         text_encoder=parts.prompt_encoder(config, ranks, all_encode) if is_first or all_encode else None,
         autoencoder=autoencoder,
         images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
-        loras=describe_loras(config) if is_first else (),
+        loras=describe_loras(loras) if is_first else (),
     )
 
 
 def load_experts(
-    config: Config, ranks: Ranks, facts: ModelFacts, parts: Parts, sharded: bool
+    config: Config, ranks: Ranks, facts: ModelFacts, parts: Parts, sharded: bool, loras: Sequence[Plan]
 ) -> tuple[tuple[Expert, ...], Residency]:
     """Load the transformers one after the other, each moved to the device before the next is read, while they fit.
 
     Args:
         sharded: shard the weights over the ranks of the replica; then all parts stay on the device.
+        loras: added to the weights.
     """
     experts: list[Expert] = []
     together = True
@@ -118,10 +121,10 @@ def load_experts(
         weights = None
         if sharded:
             transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
-            add_loras(transformer, config, facts, subfolder)
+            add_loras(transformer, loras, subfolder)
         else:
             transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
-            add_loras(transformer, config, facts, subfolder)
+            add_loras(transformer, loras, subfolder)
             together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
             if together or not experts:
                 transformer = transformer.to(ranks.device)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NotRequired, TypedDict
 
+from engine.models import layer_names
+from engine.models.layer_names import LayerNames
+
 Settings = dict[str, Any]
 
 
@@ -38,7 +41,7 @@ class Family:
     shards_text_encoder: bool = True  # with parallel.shard_weights; else the first rank holds it whole
     signals: tuple[str, ...] = ()  # names that Adapter.signal takes
     text_stream: bool = False  # its blocks change the text along with the video
-    lora_loader: str = ""  # class in diffusers.loaders that reads LoRA adapters; empty where there is none
+    layer_names: LayerNames = field(default_factory=LayerNames)  # under which adapters know the transformer's layers
     single_files: tuple[str, ...] = ()  # components that diffusers can convert from their original format
     # class names under which each component is published, the one that is run first; components not listed may have any
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -108,7 +111,7 @@ WAN = Family(
     "engine.components.wan.parts",
     _read_wan,
     signals=("timestep_embedding", "timestep_modulation"),
-    lora_loader="WanLoraLoaderMixin",
+    layer_names=layer_names.WAN,
     single_files=("transformer", "transformer_2", "vae"),
     classes={
         "transformer": ("WanTransformer3DModel",),
@@ -128,7 +131,7 @@ HUNYUAN_VIDEO = Family(
     schedulers=("euler",),
     max_text_tokens=256,
     shards_text_encoder=False,
-    lora_loader="HunyuanVideoLoraLoaderMixin",
+    layer_names=layer_names.HUNYUAN_VIDEO,
     single_files=("transformer",),
     signals=("modulated_input",),
     text_stream=True,
@@ -164,6 +167,7 @@ HUNYUAN_VIDEO_15 = Family(
     schedulers=("euler",),
     max_text_tokens=1000,
     shards_text_encoder=False,
+    layer_names=layer_names.HUNYUAN_VIDEO_15,
     signals=("modulated_input",),
     text_stream=True,
     needs=(("use_meanflow", False),),

@@ -10,29 +10,43 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_header
 
-_PUBLISHED_NAME = "pytorch_lora_weights.safetensors"
+_PUBLISHED_NAMES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")  # by diffusers and by peft
+_ENDINGS = (".safetensors", ".sft")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def lora_file(lora: LoraConfig) -> Path:
-    """The file of an adapter. In a folder it is the file that diffusers writes, or else the only safetensors file.
+    """The file of an adapter. In a folder it is the file that diffusers or peft writes, or else the only one in
+    safetensors.
 
     Raises:
         InvalidInput: there is no such file, or more than one; one sentence.
     """
     path = Path(lora.path)
     if path.is_file():
-        if path.suffix != ".safetensors":
-            raise InvalidInput(f"model.loras names {path}, which is no .safetensors file: convert it to one.")
+        if path.suffix not in _ENDINGS:
+            kind = "a pickle of Python objects" if path.suffix in _PICKLES else "no .safetensors file"
+            raise InvalidInput(f"model.loras names {path}, which is {kind}: convert it to safetensors.")
         return path
     if not path.is_dir():
         raise InvalidInput(f"model.loras names {path}, which does not exist: correct the path.")
-    if (path / _PUBLISHED_NAME).is_file():
-        return path / _PUBLISHED_NAME
-    files = sorted(path.glob("*.safetensors"))
-    if len(files) != 1:
-        held = f"{len(files)} files" if files else "no file"
-        raise InvalidInput(f"model.loras names the folder {path}, which holds {held} in safetensors: name the file.")
-    return files[0]
+    for name in _PUBLISHED_NAMES:
+        if (path / name).is_file():
+            return path / name
+    files = sorted(file for file in path.iterdir() if file.suffix in _ENDINGS)
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise InvalidInput(
+            f"model.loras names the folder {path}, which holds {len(files)} files in safetensors: name the file."
+        )
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        raise InvalidInput(
+            f"model.loras names the folder {path}, which holds {pickles[0]}, a pickle of Python objects: convert it to "
+            "safetensors."
+        )
+    raise InvalidInput(f"model.loras names the folder {path}, which holds no file in safetensors: name the file.")
 
 
 def check_lora_files(config: Config, facts: ModelFacts) -> None:
@@ -44,10 +58,6 @@ def check_lora_files(config: Config, facts: ModelFacts) -> None:
     loras: Sequence[LoraConfig] = config.model.loras
     if not loras:
         return
-    if not facts.family.lora_loader:
-        raise InvalidInput(
-            f"model.loras is given, but diffusers loads no adapters for {facts.family.name}: leave it out."
-        )
     for lora in loras:
         if lora.transformer not in facts.transformers:
             raise InvalidInput(

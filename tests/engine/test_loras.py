@@ -152,7 +152,9 @@ def test_two_adapters_give_what_the_pipeline_gives(
     assert weights.read_bytes() == before, "the file's weights were mapped, and must not be written"
     assert result.report
     assert result.report["model"]["loras"] == [
-        entry | {"transformer": "transformer", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        entry
+        | {"transformer": "transformer", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        | {"tensors_applied": len(load_file(file)), "notes": []}
         for entry, file in zip(given, (loras[name][0] / file.name, file), strict=True)
     ]
 
@@ -289,36 +291,35 @@ Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 TO_Q = "transformer.blocks.0.attn1.to_q"
 
 UNFIT: dict[str, tuple[Change, list[str]]] = {
-    "nothing": (lambda tensors: {}, ["holds nothing"]),
-    "no LoRA": (lambda tensors: {"weight": torch.zeros(2)}, ["holds weight,", "fits no layer"]),
-    "a layer of another model": (
+    "nothing": (lambda tensors: {}, ["holds no tensor"]),
+    "no LoRA": (lambda tensors: {"weight": torch.zeros(2)}, ["holds weight,", "names no layer"]),
+    "a block of a deeper model": (
         lambda tensors: tensors | {TO_Q.replace("blocks.0", "blocks.9") + ".lora_A.weight": torch.zeros(2, 48)},
-        ["blocks.9", "fits no layer"],
+        ["blocks.9", "blocks of this model's transformer are 0 to 2"],
     ),
     "one half": (
         lambda tensors: {name: tensor for name, tensor in tensors.items() if name != f"{TO_Q}.lora_B.weight"},
-        ["one half", "blocks.0.attn1.to_q"],
+        [f"{TO_Q}.lora_A.weight without the lora_B"],
     ),
     "another width": (
         lambda tensors: tensors | {f"{TO_Q}.lora_A.weight": torch.zeros(2, 5120)},
-        ["2×5120", "48×48", "blocks.0.attn1.to_q"],
+        ["48×5120", "48×48", "blocks.0.attn1.to_q", "made for another model"],
     ),
     "ranks that differ": (
         lambda tensors: tensors | {f"{TO_Q}.lora_A.weight": torch.zeros(3, 48)},
-        ["3×48", "48×2"],
+        ["3×48", "48×2", "do not fit one another"],
     ),
     "a bias of another length": (
         lambda tensors: tensors | {f"{TO_Q}.lora_B.bias": torch.zeros(7)},
-        [f"{TO_Q}.lora_B.bias", "7", "fits no bias"],
+        [f"{TO_Q}.lora_B.bias", "bias of 7", "is 48 here", "made for another model"],
     ),
-    "a DoRA": (lambda tensors: tensors | {f"{TO_Q}.dora_scale": torch.zeros(48)}, ["DoRA"]),
     "unknown original names": (
         lambda tensors: rename_to_original(tensors) | {"diffusion_model.blocks.0.gate.weight": torch.zeros(2)},
-        ["no LoRA that diffusers knows", "gate"],
+        ["blocks.0.gate.weight", "names no layer"],
     ),
-    "original names without blocks": (
+    "one half under the original name": (
         lambda tensors: {"diffusion_model.head.head.lora_down.weight": torch.zeros(2, 48)},
-        ["no LoRA that diffusers knows"],
+        ["head.head.lora_down.weight without the lora_B"],
     ),
 }
 
@@ -339,6 +340,7 @@ def test_what_does_not_fit(how: str, models: dict[str, Path], loras: dict[str, l
     sentence = refusal(configured(models[WAN], [{"path": str(loras[WAN][1])}, {"path": str(file)}]))
     for word in (str(file), *words):
         assert word in sentence, sentence
+    assert ("made for another model" in sentence) == ("made for another model" in words), sentence
 
 
 def test_files(models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: Path) -> None:
@@ -351,12 +353,15 @@ def test_files(models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: 
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((two / "a.safetensors").read_bytes()[:-8])
     (tmp_path / "pickled.pt").write_bytes(b"PK")
+    (tmp_path / "pickles").mkdir()
+    (tmp_path / "pickles" / "adapter_model.bin").write_bytes(b"PK")
     for given, words in (
         ({"path": str(tmp_path / "none")}, ["none", "does not exist"]),
         ({"path": str(tmp_path / "empty")}, ["empty", "no file"]),
         ({"path": str(two)}, ["two", "2 files", "name the file"]),
         ({"path": str(cut)}, ["cut.safetensors", "cut short"]),
-        ({"path": str(tmp_path / "pickled.pt")}, ["pickled.pt", "no .safetensors"]),
+        ({"path": str(tmp_path / "pickled.pt")}, ["pickled.pt", "a pickle of Python objects"]),
+        ({"path": str(tmp_path / "pickles")}, ["pickles", "adapter_model.bin, a pickle"]),
         (good | {"transformer": "transformer_2"}, ["transformer_2", "one transformer"]),
     ):
         sentence = refusal(configured(models[WAN], [good, given]))
