@@ -130,7 +130,7 @@ def test_what_is_no_layer_of_a_transformer(family: Any, name: str, component: st
 
 
 def test_no_layer_is_taken_for_another_component(family: Any) -> None:
-    name, table, shapes, blocks = family
+    name, _, shapes, blocks = family
     for layer in (*(named.original for named in named_layers(name, blocks)), *shapes):
         for prefix in PREFIXES:
             assert other_component(f"{prefix}{layer}.lora_A.weight") is None

@@ -54,7 +54,7 @@ _PREFIX = re.compile(
 _OTHER_COMPONENTS = re.compile(
     r"(?:base_model\.model\.|diffusion_model\.|pipe\.|model\.)*(?:lora_(?:prior_)?)?"
     r"(?:(?P<text>te\d?|text_encoders?(?:_\d)?|text_model|cond_stage_model|conditioner|clip(?:_[lgh])?|llm|llama|llava"
-    r"|qwen\w*|byt5|umt5\w*|t5\w*)|(?P<image>image_encoder|vision_model|clip_vision)"
+    r"|qwen\w*|byt5(?!_in)|umt5\w*|t5\w*)|(?P<image>image_encoder|vision_model|clip_vision)"
     r"|(?P<vae>vae|first_stage_model|autoencoder))[._]"
 )
 
