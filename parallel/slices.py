@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def load_slices(module: nn.Module, files: Sequence[Path], device: torch.device, 
 
     Args:
         device: of the filled parameters.
-        ignored: regular expressions; tensors whose names match one are skipped.
+        ignored: regular expressions; tensors whose names match one are skipped, and so are
+            unknown ones without elements.
 
     Raises:
         ValueError: a tensor is missing, has another shape, or is unknown to the module; a phrase that names it.
@@ -86,7 +88,7 @@ def _check_header(file: Path, wanted: dict[str, Tensor], ignored: Sequence[re.Pa
                 if shape != expected:
                     raise ValueError(f"{name} has the shape {shape} in {file.name} instead of {expected}")
                 there.append(name)
-            elif not any(pattern.search(name) for pattern in ignored):
+            elif prod(source.get_slice(name).get_shape()) and not any(pattern.search(name) for pattern in ignored):
                 raise ValueError(f"{file.name} holds {name}, which this model does not have")
     return there
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from engine.errors import RankFailure
+from engine.models.weights import weight_variant
 
 
 def load_component(load: Any, path: str, **options: Any) -> Any:
@@ -20,6 +21,16 @@ def load_component(load: Any, path: str, **options: Any) -> Any:
     """
     with loading(options.get("subfolder", "text encoder"), path):
         return load(path, local_files_only=True, **options)
+
+
+def load_module(kind: Any, path: str, component: str, dtype: torch.dtype) -> Any:
+    """A component from its folder: a ``kind``, a class of diffusers or transformers, in evaluation mode on the CPU.
+
+    Raises:
+        RankFailure: a file cannot be loaded; one sentence.
+    """
+    variant = weight_variant(path, component)
+    return load_component(kind.from_pretrained, path, subfolder=component, variant=variant, dtype=dtype).eval()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from engine.components.dtypes import vae_dtype
-from engine.components.files import load_component, on_device
+from engine.components.files import load_module, on_device
 from engine.config import Config
 from engine.media.video import require_finite_frames, to_uint8
 from parallel.meter import CollectiveMeter
@@ -32,9 +32,7 @@ class HunyuanAutoencoder:
         self._device = ranks.device
         self._vae: Any = None  # on the other ranks
         if ranks.replica_rank == 0:
-            self._vae = load_component(
-                kind.from_pretrained, config.model.path, subfolder="vae", dtype=vae_dtype(config)
-            ).eval()
+            self._vae = load_module(kind, config.model.path, "vae", vae_dtype(config))
             if ranks.device.type == "cuda":
                 self._vae.enable_tiling()
 

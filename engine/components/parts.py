@@ -74,7 +74,8 @@ class ImageConditioner(Protocol):
 class Parts:
     """The torch side of a family.
 
-    transformer: the diffusers class. vae: the diffusers class, if the family's ``single_files`` lists it.
+    transformer, vae: the diffusers classes.
+    encoders: the transformers classes of text and image encoders, by folder.
     adapter: called with a loaded transformer.
     prompt_encoder: called with (configuration, ranks, whether the weights are sharded over the ranks of the replica).
     video_decoder: called with (configuration, ranks).
@@ -87,13 +88,20 @@ class Parts:
     """
 
     transformer: Any
+    vae: Any
+    encoders: Mapping[str, Any]
     adapter: Callable[[Any], Adapter]
     prompt_encoder: Callable[[Config, Ranks, bool], PromptEncoder]
     video_decoder: Callable[[Config, Ranks], VideoDecoder]
     image_conditioner: Callable[[Config, Ranks, ModelFacts, Any], ImageConditioner] | None
     make_scheduler: Callable[[Mapping[str, Any], SamplingConfig, torch.device], Scheduler]
     make_start: Callable[[Tensor, Named], Tensor] = lambda noise, encoded: noise
-    vae: Any = None
+
+    def kind(self, component: str) -> Any:
+        """The class that the component in that folder of the model is loaded as."""
+        if component == "vae":
+            return self.vae
+        return self.encoders.get(component, self.transformer)
 
 
 def parts_of(family: Family) -> Parts:

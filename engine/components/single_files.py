@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.components.empty import empty_component
-from engine.components.files import load_component, loading
+from engine.components.files import load_module, loading
 from engine.components.parts import parts_of
 from engine.config import Config
 from engine.errors import InvalidInput
@@ -35,7 +35,7 @@ def load_weights(kind: Any, config: Config, subfolder: str, dtype: torch.dtype) 
     """
     path = config.model.single_files.get(subfolder)  # type: ignore[call-overload]
     if path is None:
-        return load_component(kind.from_pretrained, config.model.path, subfolder=subfolder, dtype=dtype)
+        return load_module(kind, config.model.path, subfolder, dtype)
     with loading(subfolder, path):
         module = empty_component(kind, config.model.path, subfolder, dtype)
         weights = _converted(kind, _read(files_of(path)), module)

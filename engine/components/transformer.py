@@ -10,7 +10,8 @@ from engine.components.empty import empty_component
 from engine.components.files import loading
 from engine.components.single_files import load_weights
 from engine.config import Config
-from engine.models.folder import weight_files
+from engine.models.quantised import MARKER
+from engine.models.weights import weight_files
 from parallel.diffusers_private import ignored_keys
 from parallel.ranks import Ranks
 from parallel.slices import load_slices
@@ -53,5 +54,5 @@ def load_sharded_transformer(
         if uses_flash(config, ranks.device):
             transformer.set_attention_backend("flash")
         weights = shard_pieces(transformer, ranks)
-        load_slices(transformer, list(weight_files(path, subfolder)), ranks.device, ignored_keys(transformer))
+        load_slices(transformer, weight_files(path, subfolder), ranks.device, (*ignored_keys(transformer), MARKER))
     return transformer.eval(), weights

@@ -9,6 +9,7 @@ from engine.components.loras.adding import add_loras, describe_loras, plan_loras
 from engine.components.loras.plan import Plan
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.samplers import load_scheduler_config
+from engine.components.tensors import check_tensors
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
 from engine.execution.imports import import_ahead
@@ -86,6 +87,7 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     sharded = config.parallel.shard_weights and ranks.replica_size > 1
     import_ahead(facts.family.parts, *(["parallel.attention"] if ranks.sequence_group else []))
     parts = parts_of(facts.family)
+    check_tensors(config, facts)
     loras = plan_loras(config, facts)
     experts, residency = load_experts(config, ranks, facts, parts, sharded, loras)
     autoencoder = parts.video_decoder(config, ranks)

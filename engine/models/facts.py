@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from engine.errors import InvalidInput
 from engine.models.families import FAMILIES, Family
-from engine.models.folder import check_chat_template, check_class, check_tokenizer, check_weights, read_json
+from engine.models.folder import check_chat_template, check_class, check_tokenizer, read_json
 from engine.models.samplers import NOISE_LEVELS, check_sampler
+from engine.models.weights import check_weights
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,19 @@ class ModelFacts:
         """Folders of the transformers, the one for high noise first."""
         return ("transformer",) if self.boundary_timestep is None else ("transformer", "transformer_2")
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Folders of everything that has weights, transformers first."""
+        images = ("image_encoder",) if self.image_processor else ()
+        return (*self.transformers, "vae", *self.family.text_encoders, *images)
+
+    @property
+    def image_processor(self) -> str | None:
+        """The folder of the image processor of the image encoder; None where the model has none."""
+        if self.clip_images:
+            return "image_processor"
+        return self.family.image_processor if self.image_input == "channels" else None
+
     def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Tokens along time, rows and columns for a video of that many frames and pixels."""
         latent = self.latents_shape(frames, height, width)[1:]
@@ -103,21 +117,19 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
         raise InvalidInput(
             f"The configuration files in {folder} lack or garble {error}: download the model again."
         ) from None
-    processor = _image_processor(facts)
-    others = [*facts.transformers[1:], *(["image_encoder"] if processor else [])]
-    for component in others:
+    for component in facts.components[1:]:
         check_class(folder, component, index, family.classes.get(component, ()))
     if facts.boundary_timestep is not None:
         _check_alike(transformer, read_json(folder / "transformer_2" / "config.json"), folder)
     _check_needs(transformer, facts, folder)
     _check_channels(in_channels, facts, folder)
-    if processor:
-        read_json(folder / processor / "preprocessor_config.json")
+    if facts.image_processor:
+        read_json(folder / facts.image_processor / "preprocessor_config.json")
     for name in family.settings:
         read_json(folder / name)
     if family.guider:
         _check_guider(folder)
-    for component in ("transformer", "vae", *family.text_encoders, *others):
+    for component in facts.components:
         if component not in elsewhere:
             check_weights(folder, component)
     return facts
@@ -162,13 +174,6 @@ def _clip_images(transformer: dict[str, Any]) -> int:
     if transformer.get("image_dim") is None:
         return 0
     return 1 if transformer.get("pos_embed_seq_len") is None else 2
-
-
-def _image_processor(facts: ModelFacts) -> str | None:
-    """The folder of the image processor of the image encoder; None where the model has none."""
-    if facts.clip_images:
-        return "image_processor"
-    return facts.family.image_processor if facts.image_input == "channels" else None
 
 
 def _check_guider(folder: Path) -> None:

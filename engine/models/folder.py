@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidInput
 
-_WEIGHTS = {
-    "transformer": "diffusion_pytorch_model",
-    "transformer_2": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-}
-_OTHER_WEIGHTS = "model"  # stem of the weight files of transformers' models
 _TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
 _GIT_LFS = b"version https://git-lfs"
 _GARBLED = (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
@@ -109,21 +103,6 @@ def check_chat_template(folder: Path, component: str) -> None:
         raise InvalidInput(f"{folder / component} holds no chat_template.jinja: download the model again.")
 
 
-def weight_files(model_path: str | Path, component: str) -> Iterator[Path]:
-    """The safetensors files of a component ("transformer", "vae", "text_encoder"): one, or those that its index lists.
-
-    Raises:
-        InvalidInput: the index lists nothing that could be files.
-    """
-    yield from _listed(Path(model_path) / component, _WEIGHTS.get(component, _OTHER_WEIGHTS))
-
-
-def _listed(folder: Path, stem: str) -> dict[Path, list[str]]:
-    """The weight files of a component, each with the names of its tensors if there is an index."""
-    shards = folder / f"{stem}.safetensors.index.json"
-    return read_index(shards) if shards.is_file() else {folder / f"{stem}.safetensors": []}
-
-
 def read_index(shards: Path) -> dict[Path, list[str]]:
     """The files that an index of weights lists, sorted, each with the names of its tensors.
 
@@ -137,21 +116,6 @@ def read_index(shards: Path) -> dict[Path, list[str]]:
     for tensor, name in names.items():
         listed[shards.parent / name].append(tensor)
     return listed
-
-
-def check_weights(model_path: str | Path, component: str) -> None:
-    """Refuse a component whose weight files are missing, damaged, or without a tensor that their index lists.
-
-    Raises:
-        InvalidInput: one sentence that names the file.
-    """
-    for file, tensors in _listed(Path(model_path) / component, _WEIGHTS.get(component, _OTHER_WEIGHTS)).items():
-        held = read_header(file, "download the model again")
-        lacking = next((tensor for tensor in tensors if tensor not in held), None)
-        if lacking:
-            raise InvalidInput(
-                f"The weights {file} lack {lacking}, which their index says they hold: download the model again."
-            )
 
 
 def read_header(file: Path, advice: str) -> dict[str, Any]:
@@ -176,6 +140,7 @@ def read_header(file: Path, advice: str) -> dict[str, Any]:
                 tensors: dict[str, Any] = {name: entry for name, entry in header.items() if name != "__metadata__"}
                 ends = [entry["data_offsets"][1] for entry in tensors.values()]
                 if 8 + header_bytes + max(ends, default=0) == size:
+                    _check_layout(file, advice)
                     return tensors
     except FileNotFoundError:
         raise InvalidInput(f"The weights {file} are missing: {advice}.") from None
@@ -184,3 +149,19 @@ def read_header(file: Path, advice: str) -> dict[str, Any]:
     except _GARBLED as error:
         raise InvalidInput(f"The weights {file} cannot be read ({error}): {advice}.") from None
     raise InvalidInput(f"The weights {file} are cut short or damaged: {advice}.")
+
+
+def _check_layout(file: Path, advice: str) -> None:
+    """Have safetensors compare the dtypes, shapes and places of all tensors with one another, as it does to load them.
+
+    Raises:
+        InvalidInput: they do not agree, or a dtype is unknown.
+    """
+    import safetensors  # here, since few commands look into weights
+
+    try:
+        with safetensors.safe_open(file, framework="np"):
+            pass
+    except (OSError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidInput(f"The weights {file} are damaged ({reason}): {advice}.") from None

@@ -9,6 +9,7 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
+from transformers import CLIPTextModel, LlavaForConditionalGeneration
 
 from engine.components.files import load_component, on_device
 from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
@@ -33,7 +34,7 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
     _template = DEFAULT_PROMPT_TEMPLATE
 
     def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
-        super().__init__(config, ranks, sharded, HunyuanVideoImageToVideoPipeline)
+        super().__init__(config, ranks, sharded, HunyuanVideoImageToVideoPipeline, LlavaForConditionalGeneration)
         load = HunyuanVideoTransformer3DModel.load_config
         settings = load_component(load, config.model.path, subfolder="transformer")
         self._stride = _IMAGE_TOKEN_STRIDE[settings["image_condition_type"]]
@@ -113,6 +114,7 @@ def mix_in_image(noise: Tensor, encoded: Named) -> Tensor:
 
 PARTS = replace(
     text_to_video.PARTS,
+    encoders={"text_encoder": LlavaForConditionalGeneration, "text_encoder_2": CLIPTextModel},
     prompt_encoder=HunyuanVideoImagePromptEncoder,
     image_conditioner=HunyuanVideoImageConditioner,
     make_start=mix_in_image,

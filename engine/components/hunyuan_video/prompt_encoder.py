@@ -7,10 +7,10 @@ import torch
 from diffusers import HunyuanVideoPipeline
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerFast
 
 from engine.components.dtypes import text_encoder_dtype, transformer_dtype
-from engine.components.files import load_component, on_device
+from engine.components.files import load_component, load_module, on_device
 from engine.components.texts import cut_note, texts_of, token_ids
 from engine.config import Config
 from engine.request import GenerationRequest
@@ -27,16 +27,24 @@ class HunyuanVideoPromptEncoder:
     _template: Mapping[str, Any] = DEFAULT_PROMPT_TEMPLATE
     """The pipeline's: ``template`` is put around a prompt, and its first ``crop_start`` tokens are dropped."""
 
-    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False, kind: Any = HunyuanVideoPipeline) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        sharded: bool = False,
+        kind: Any = HunyuanVideoPipeline,
+        reader: Any = LlamaModel,
+    ) -> None:
         """
         Args:
             sharded: always False, as the family's ``shards_text_encoder`` is: the first rank keeps the encoders in its
                 host's memory, and on its device while they are used.
             kind: the diffusers pipeline class of the model.
+            reader: the class of its first text encoder.
         """
         self._device = ranks.device
         self._dtype = transformer_dtype(config, ranks.device)
-        path = config.model.path
+        path, dtype = config.model.path, text_encoder_dtype(config, ranks.device)
         # the class that the folder names, LlamaTokenizerFast, splits words as Llama 2 since transformers 5
         tokenizer = load_component(PreTrainedTokenizerFast.from_pretrained, path, subfolder="tokenizer")
         self._pipeline = load_component(
@@ -45,7 +53,9 @@ class HunyuanVideoPromptEncoder:
             transformer=None,
             vae=None,
             tokenizer=tokenizer,
-            dtype=text_encoder_dtype(config, ranks.device),
+            text_encoder=load_module(reader, path, "text_encoder", dtype),
+            text_encoder_2=load_module(CLIPTextModel, path, "text_encoder_2", dtype),
+            dtype=dtype,
         )
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:

@@ -1,6 +1,7 @@
 """The parts of HunyuanVideo text-to-video."""
 
-from diffusers import HunyuanVideoTransformer3DModel
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
+from transformers import CLIPTextModel, LlamaModel
 
 from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
 from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
@@ -10,6 +11,8 @@ from engine.models.hunyuan_video import HunyuanVideoAdapter
 
 PARTS = Parts(
     transformer=HunyuanVideoTransformer3DModel,
+    vae=AutoencoderKLHunyuanVideo,
+    encoders={"text_encoder": LlamaModel, "text_encoder_2": CLIPTextModel},
     adapter=HunyuanVideoAdapter,
     prompt_encoder=HunyuanVideoPromptEncoder,
     video_decoder=HunyuanAutoencoder,

@@ -4,7 +4,7 @@ from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15I
 from transformers import SiglipImageProcessor, SiglipVisionModel
 
 from engine.components.dtypes import transformer_dtype
-from engine.components.files import load_component, on_device
+from engine.components.files import load_component, load_module, on_device
 from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
 from engine.config import Config
 from engine.media.images import reread_image
@@ -26,8 +26,7 @@ class HunyuanVideo15ImageConditioner:
             path, dtype = config.model.path, transformer_dtype(config, ranks.device)
             self._processor = HunyuanVideo15ImageProcessor(vae_scale_factor=facts.vae_scale_spatial, do_resize=False)
             self._extractor = load_component(SiglipImageProcessor.from_pretrained, path, subfolder="feature_extractor")
-            siglip = load_component(SiglipVisionModel.from_pretrained, path, subfolder="image_encoder", dtype=dtype)
-            self._siglip = siglip.eval()
+            self._siglip = load_module(SiglipVisionModel, path, "image_encoder", dtype)
 
     def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
         """``image_embeds`` and ``image_latents``, as ``engine.models.hunyuan_video15.HunyuanVideo15Adapter`` takes

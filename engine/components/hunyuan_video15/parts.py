@@ -3,6 +3,7 @@
 from functools import partial
 
 from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
+from transformers import Qwen2_5_VLTextModel, SiglipVisionModel, T5EncoderModel
 
 from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
 from engine.components.hunyuan_video15.images import HunyuanVideo15ImageConditioner
@@ -20,6 +21,12 @@ def _adapt(transformer: HunyuanVideo15Transformer3DModel) -> HunyuanVideo15Adapt
 
 PARTS = Parts(
     transformer=HunyuanVideo15Transformer3DModel,
+    vae=AutoencoderKLHunyuanVideo15,
+    encoders={
+        "text_encoder": Qwen2_5_VLTextModel,
+        "text_encoder_2": T5EncoderModel,
+        "image_encoder": SiglipVisionModel,
+    },
     adapter=_adapt,
     prompt_encoder=HunyuanVideo15PromptEncoder,
     video_decoder=partial(HunyuanAutoencoder, kind=AutoencoderKLHunyuanVideo15),

@@ -1,13 +1,11 @@
 """Prompts to embeddings for HunyuanVideo 1.5: Qwen2.5-VL and ByT5."""
 
-from typing import Any
-
 from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
 from torch import Tensor
 from transformers import ByT5Tokenizer, Qwen2_5_VLTextModel, Qwen2Tokenizer, T5EncoderModel
 
 from engine.components.dtypes import text_encoder_dtype
-from engine.components.files import load_component, on_device
+from engine.components.files import load_component, load_module, on_device
 from engine.components.texts import cut_note, texts_of, token_ids
 from engine.config import Config
 from engine.request import GenerationRequest
@@ -31,8 +29,8 @@ class HunyuanVideo15PromptEncoder:
         # one by one: without its VAE diffusers' pipeline cannot be made
         self._tokenizer = load_component(Qwen2Tokenizer.from_pretrained, path, subfolder="tokenizer")
         self._byte_tokenizer = load_component(ByT5Tokenizer.from_pretrained, path, subfolder="tokenizer_2")
-        self._qwen = _load_encoder(Qwen2_5_VLTextModel, path, "text_encoder", dtype)
-        self._byt5 = _load_encoder(T5EncoderModel, path, "text_encoder_2", dtype)
+        self._qwen = load_module(Qwen2_5_VLTextModel, path, "text_encoder", dtype)
+        self._byt5 = load_module(T5EncoderModel, path, "text_encoder_2", dtype)
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each lane ``prompt_embeds``, ``prompt_embeds_mask``, ``prompt_embeds_2`` and ``prompt_embeds_mask_2``,
@@ -63,7 +61,3 @@ class HunyuanVideo15PromptEncoder:
             "prompt_embeds_2": glyphs,
             "prompt_embeds_mask_2": glyphs_mask,
         }
-
-
-def _load_encoder(kind: Any, path: str, subfolder: str, dtype: Any) -> Any:
-    return load_component(kind.from_pretrained, path, subfolder=subfolder, dtype=dtype).eval()

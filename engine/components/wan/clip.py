@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModel
 
-from engine.components.files import load_component, on_device
+from engine.components.files import load_component, load_module, on_device
 from engine.config import Config
 from parallel.ranks import Ranks
 
@@ -19,8 +19,7 @@ class ClipImageEncoder:
         self._device = ranks.device
         path = config.model.path
         self._processor = load_component(CLIPImageProcessor.from_pretrained, path, subfolder="image_processor")
-        encoder = load_component(CLIPVisionModel.from_pretrained, path, subfolder="image_encoder", dtype=torch.float32)
-        self._encoder = encoder.eval()
+        self._encoder = load_module(CLIPVisionModel, path, "image_encoder", torch.float32)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """The second last hidden states: float32 [images, CLIP tokens, image_dim]."""

@@ -1,7 +1,5 @@
 """Prompts to embeddings for Wan: UMT5."""
 
-from typing import Any
-
 import accelerate
 import torch
 from diffusers import WanImageToVideoPipeline
@@ -10,12 +8,13 @@ from torch import Tensor
 from transformers import AutoConfig, UMT5EncoderModel
 
 from engine.components.dtypes import text_encoder_dtype
-from engine.components.files import load_component, loading, on_device
+from engine.components.files import load_component, load_module, loading, on_device
 from engine.components.texts import cut_note, texts_of, token_ids, unread_note
 from engine.config import Config
-from engine.models.folder import weight_files
+from engine.models.harmless import HARMLESS
+from engine.models.quantised import MARKER
+from engine.models.weights import weight_files
 from engine.request import GenerationRequest
-from parallel.diffusers_private import ignored_keys
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.slices import load_slices
@@ -32,19 +31,21 @@ class WanPromptEncoder:
         """
         self._device = ranks.device
         self._weights: ShardedWeights | None = None
-        encoder: dict[str, Any] = {}
+        path, dtype = config.model.path, text_encoder_dtype(config, ranks.device)
         if sharded:
-            encoder["text_encoder"], self._weights = load_sharded_encoder(config, ranks)
+            encoder, self._weights = load_sharded_encoder(config, ranks)
+        else:
+            encoder = load_module(UMT5EncoderModel, path, "text_encoder", dtype)
         self._pipeline = load_component(
             WanImageToVideoPipeline.from_pretrained,  # accepts every component that a Wan folder may have
-            config.model.path,
+            path,
+            text_encoder=encoder,
             transformer=None,
             transformer_2=None,
             vae=None,
             image_encoder=None,
             image_processor=None,
-            dtype=text_encoder_dtype(config, ranks.device),
-            **encoder,
+            dtype=dtype,
         )
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
@@ -82,7 +83,9 @@ def load_sharded_encoder(config: Config, ranks: Ranks) -> tuple[UMT5EncoderModel
     with loading("text encoder", path):
         encoder = empty_encoder(path, text_encoder_dtype(config, ranks.device))
         weights = shard_whole(encoder, list_blocks(encoder.encoder), ranks)
-        load_slices(encoder, list(weight_files(path, "text_encoder")), torch.device("cpu"), ignored_keys(encoder))
+        load_slices(
+            encoder, weight_files(path, "text_encoder"), torch.device("cpu"), (*HARMLESS["UMT5EncoderModel"], MARKER)
+        )
     return encoder.eval(), weights
 
 
