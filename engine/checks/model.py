@@ -18,15 +18,16 @@ def check_weights(config: Config, facts: ModelFacts) -> list[str]:
     Raises:
         InvalidInput: one sentence that names the file.
     """
+    notes: list[str] = []
     if config.model.single_files:
         from engine.components.single_files import check_fit
 
-        check_fit(config, facts)
-    if not config.model.loras:
-        return []
-    from engine.components.loras.adding import lora_notes, plan_loras
+        notes += check_fit(config, facts)
+    if config.model.loras:
+        from engine.components.loras.adding import lora_notes, plan_loras
 
-    return lora_notes(plan_loras(config, facts))
+        notes += lora_notes(plan_loras(config, facts))
+    return notes
 
 
 def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:

@@ -66,7 +66,7 @@ def check_configuration(folder: Path, settings: Mapping[str, Any]) -> None:
             raise InvalidInput(f"{folder / name} says that these weights are quantised: {_ADVICE}.")
 
 
-def check_plain(tensors: Mapping[str, Any], where: Path) -> None:
+def check_plain(tensors: Mapping[str, Any], where: Path | str) -> None:
     """Refuse tensors that are not plain weights.
 
     Args:

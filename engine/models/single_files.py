@@ -9,10 +9,12 @@ from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_header, read_index
+from engine.models.prefixes import split_parts
+from engine.models.quantised import check_plain
 
 _INDEX = ".index.json"
 _PICKLED = (".pth", ".pt", ".ckpt", ".bin")
-_DTYPES = ("F64", "F32", "BF16", "F16")
+_SAFETENSORS = (".safetensors", ".sft")
 _ADVICE = "download it again, or correct model.single_files"
 
 
@@ -48,17 +50,24 @@ def check_single_files(config: Config, facts: ModelFacts, replica_size: int) -> 
                 "use shard_weights=false, or have it in model.path."
             )
         for file in files_of(path):
-            _check_file(file)
+            _check_file(file, component)
 
 
-def _check_file(file: Path) -> None:
-    if file.suffix == ".safetensors":
-        for name, entry in read_header(file, _ADVICE).items():
-            if entry.get("dtype") not in _DTYPES:
-                raise InvalidInput(
-                    f"{file} holds {name} as {entry.get('dtype')}, but Lockstep runs no quantised weights: use "
-                    "the file in bf16, fp16 or fp32."
-                )
+def is_safetensors(file: Path) -> bool:
+    """Whether a file is in the safetensors format, by its name."""
+    return file.suffix in _SAFETENSORS
+
+
+def _check_file(file: Path, component: str) -> None:
+    if is_safetensors(file):
+        header = read_header(file, _ADVICE)
+        own, _ = split_parts(header, component)  # other parts are not loaded
+        check_plain({name: header[name] for name in own}, file)
+    elif file.suffix == ".gguf":
+        raise InvalidInput(
+            f"model.single_files names {file}, but Lockstep runs no GGUF files, which are quantised: use the file in "
+            "safetensors, in bf16, fp16 or fp32."
+        )
     elif file.suffix not in _PICKLED:
         raise InvalidInput(
             f"model.single_files names {file}, which ends neither in .safetensors nor in {', '.join(_PICKLED)}: "

@@ -177,10 +177,10 @@ UNFIT: dict[str, tuple[Change, list[str]]] = {
     ),
     "one is not the model's": (
         lambda tensors: tensors | {"vace_blocks.0.weight": torch.zeros(2)},
-        ["vace_blocks.0.weight", "does not have"],
+        ["vace_blocks.0.weight is unknown"],
     ),
-    "another model": (lambda tensors: {"model.weight": torch.zeros(2)}, ["is missing"]),
-    "nothing": (lambda tensors: {}, ["is missing"]),
+    "another model": (lambda tensors: {"model.weight": torch.zeros(2)}, ["are missing", "and weight is unknown"]),
+    "nothing": (lambda tensors: {}, ["are missing"]),
 }
 
 
@@ -225,6 +225,12 @@ def test_files_components_and_layouts(models: dict[str, Path], files: dict[str, 
     torch.save({"state_dict": {"a": 3}}, numbers)
     quantised = tmp_path / "fp8.safetensors"
     save_file({"head.head.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, quantised)
+    quantised_pth = tmp_path / "fp8.pth"
+    torch.save({"decoder.head.2.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)}, quantised_pth)
+    twice = tmp_path / "twice.safetensors.index.json"
+    for name in "ab":
+        save_file({"head.bias": torch.zeros(2), name: torch.zeros(2)}, tmp_path / f"{name}.safetensors")
+    twice.write_text(json.dumps({"weight_map": {name: f"{name}.safetensors" for name in "ab"}}))
     one, several = files["wan.safetensors"], tmp_path / "gone.safetensors.index.json"
     several.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
     for model, given, overrides, ranks, words in (
@@ -238,6 +244,9 @@ def test_files_components_and_layouts(models: dict[str, Path], files: dict[str, 
         ("wan", {"vae": code}, (), 1, ["code.pth", "unpickled safely"]),
         ("wan", {"vae": numbers}, (), 1, ["numbers.pth", "no plain table of tensors"]),
         ("wan", {"transformer": quantised}, (), 1, ["fp8.safetensors", "F8_E4M3", "quantised"]),
+        ("wan", {"vae": quantised_pth}, (), 1, ["fp8.pth", "float8_e4m3fn", "quantised"]),
+        ("wan", {"transformer": tmp_path / "wan-Q4_K_M.gguf"}, (), 1, ["wan-Q4_K_M.gguf", "GGUF", "quantised"]),
+        ("wan", {"transformer": twice}, (), 1, ["twice.safetensors.index.json", "head.bias is in two of the files"]),
         ("wan", {"transformer_2": one}, (), 1, ["transformer_2", "this model has none"]),
         ("hunyuan", {"vae": files["vae.pth"]}, (), 1, ["vae", "HunyuanVideo", "cannot convert"]),
         (
