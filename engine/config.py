@@ -94,7 +94,14 @@ class SamplingConfig(Section):
         allow_inf_nan=False,
         description="Flow shift, in the place of the model folder's: above 1, more steps at high noise.",
     )
-    fps: int = Field(16, gt=0, le=240, description="Frames per second of the file; does not change the frames.")
+    fps: float = Field(
+        16.0,
+        ge=0.1,
+        le=240,
+        allow_inf_nan=False,
+        description="Frames per second of the file; does not change the frames. 23.976, 29.97 and so on are the rates "
+        "of television, 24000/1001 and 30000/1001.",
+    )
     max_sequence_length: int = Field(
         512,
         gt=0,

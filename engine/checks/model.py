@@ -56,6 +56,10 @@ def check_size(sampling: SamplingConfig, facts: ModelFacts) -> None:
                 f"sampling.{name} is {size}, but this model needs a multiple of {multiple}: "
                 f"use {_neighbours(size, multiple)}."
             )
+        if size % 2:
+            raise InvalidInput(
+                f"sampling.{name} is {size}, which no H.264 file has: use {size - 1 or 2} or {size + 1}."
+            )
     grid = facts.token_grid(sampling.frames, sampling.height, sampling.width)
     for name, tokens in zip(("frames", "height", "width"), grid, strict=True):
         if facts.rope_max_seq_len is not None and tokens > facts.rope_max_seq_len:

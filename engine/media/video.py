@@ -21,7 +21,7 @@ from parallel.ranks import Ranks
 _BT709, _LIMITED_RANGE = 1, 1
 
 
-def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, width: int) -> None:
+def write_video(chunks: Iterable[Tensor], path: Path, fps: float, height: int, width: int) -> None:
     """Write frames as H.264 in MP4, one chunk after the other.
 
     Colours are converted by the matrix of BT.709 and tagged so: a player would take an untagged file by BT.601 or
@@ -30,10 +30,15 @@ def write_video(chunks: Iterable[Tensor], path: Path, fps: int, height: int, wid
 
     Args:
         chunks: uint8 [frames, height, width, 3] each, on the CPU.
+        fps: frames per second, as :func:`frame_rate` takes them.
+        height, width: even, since yuv420p keeps one colour for two by two pixels.
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: the height or the width is odd.
     """
+    if height % 2 or width % 2:
+        raise ValueError(f"A video of {width}×{height} pixels cannot be written: both have to be even.")
     with _VideoFile(path) as file:
         try:
             _encode(chunks, file, fps, height, width)
@@ -70,9 +75,9 @@ class _VideoFile(io.FileIO):
         return done
 
 
-def _encode(chunks: Iterable[Tensor], file: _VideoFile, fps: int, height: int, width: int) -> None:
+def _encode(chunks: Iterable[Tensor], file: _VideoFile, fps: float, height: int, width: int) -> None:
     with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps))
+        stream = container.add_stream("libx264", rate=frame_rate(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # x264's macroblock tree reads memory that it has not written on frames as small as the small model's:
         # with it the same frames gave another file each time
@@ -84,6 +89,15 @@ def _encode(chunks: Iterable[Tensor], file: _VideoFile, fps: int, height: int, w
             for frame in frames:
                 container.mux(stream.encode(_to_yuv(frame)))
         container.mux(stream.encode())
+
+
+def frame_rate(fps: float) -> Fraction:
+    """Frames per second as the file counts them: 24000/1001 for 23.976 and 23.98, 30000/1001 for 29.97, 60000/1001 for
+    59.94 (SMPTE ST 12-1), and any other decimal as it is, to a denominator of 10000."""
+    television = Fraction(round(fps) * 1000, 1001)
+    if fps != round(fps) and abs(fps - television) < 0.005:
+        return television
+    return Fraction(str(fps)).limit_denominator(10_000)
 
 
 def _to_yuv(frame: Tensor) -> av.VideoFrame:
