@@ -79,7 +79,7 @@ class Engine:
         progress.stage("join")
         ranks = join(config.parallel.degrees, pick_device(config.runtime.device), config.runtime.load_timeout_seconds)
         progress.stage("load")
-        model = load_model(config, ranks)
+        model = load_model(config, ranks, progress)
         return cls(replace(model, load_seconds=time.perf_counter() - started), progress)
 
     @property

@@ -17,11 +17,17 @@ class Progress:
         """A stage begins: "join", "load", "encode", "denoise", "decode", "write",
         "wait" (for other replicas) or "refine" (of a calibration)."""
 
+    def loading(self, part: str) -> None:
+        """Within loading, the weights of this part are read now: "transformer", "VAE" or "text encoder"."""
+
     def doing(self, name: str) -> None:
         """Within a stage, this rank now works for the stage ``name``: decoding and writing alternate."""
 
     def step(self, index: int, total: int, action: str) -> None:
         """Denoise step ``index`` (from 0) of ``total`` is done, and was a "warmup", "compute" or "skip"."""
+
+    def decoded(self, frames: int, total: int) -> None:
+        """That many frames, of ``total``, of a video are decoded; on the rank that writes it."""
 
     def saved(self, seconds: float) -> None:
         """A checkpoint of this rank is on the disk; to write it took so long, most of it beside the denoise steps."""

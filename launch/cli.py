@@ -9,6 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
+from launch.process.life import give_sign_of_life
 from launch.process.quiet import quiet_libraries
 from launch.process.running import leave, run
 from launch.process.signals import Interrupted, become_rank, is_rank, raise_when_interrupted, say
@@ -24,6 +25,7 @@ def main() -> NoReturn:
     _have_streams()
     quiet_libraries()
     spin_briefly()
+    give_sign_of_life(sys.argv[1:])
     try:
         from launch.commands.app import app  # only now, so that an early Ctrl-C prints no traceback of an import
 

@@ -16,6 +16,7 @@ from engine.execution.imports import import_ahead
 from engine.execution.residency import Residency, fits, weight_bytes
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
+from engine.progress import Progress
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
@@ -75,8 +76,11 @@ class LoadedModel:
             yield
 
 
-def load_model(config: Config, ranks: Ranks) -> LoadedModel:
+def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -> LoadedModel:
     """Load this rank's share of the model that ``config`` names.
+
+    Args:
+        progress: told which part is read.
 
     Raises:
         InvalidInput: the folder is not a model that Lockstep runs, or an adapter cannot be applied to it.
@@ -89,10 +93,15 @@ def load_model(config: Config, ranks: Ranks) -> LoadedModel:
     parts = parts_of(facts.family)
     check_tensors(config, facts)
     loras = plan_loras(config, facts)
+    progress = progress or Progress()
+    progress.loading("transformer" if len(facts.transformers) == 1 else f"{len(facts.transformers)} transformers")
     experts, residency = load_experts(config, ranks, facts, parts, sharded, loras)
+    progress.loading("VAE")
     autoencoder = parts.video_decoder(config, ranks)
     conditioner = parts.image_conditioner if facts.image_input != "none" else None
     all_encode = sharded and facts.family.shards_text_encoder
+    if is_first or all_encode:
+        progress.loading("text encoder")
     return LoadedModel(
         config=config,
         ranks=ranks,

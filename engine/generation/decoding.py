@@ -39,7 +39,8 @@ def decode_videos(
     """
     videos = []
     for path, sample in zip(numbered(output, len(latents)), latents, strict=True):
-        with closing(_decoded(model, sample, metrics)) as chunks:
+        total = sampling.frames - model.facts.dropped_frames
+        with closing(_decoded(model, sample, total, metrics)) as chunks:
             if model.is_first:
                 frames_hash = FramesHash()
                 with metrics.timed("write"):
@@ -52,8 +53,10 @@ def decode_videos(
     return videos
 
 
-def _decoded(model: LoadedModel, sample: Tensor, metrics: RequestMetrics) -> Generator[Tensor, None, None]:
-    """Chunks of frames of one sample; the time spent here counts as decoding, also while the writer waits for it."""
+def _decoded(model: LoadedModel, sample: Tensor, total: int, metrics: RequestMetrics) -> Generator[Tensor, None, None]:
+    """Chunks of frames of one sample, ``total`` in all; the time spent here counts as decoding, also while the writer
+    waits for it."""
+    count = 0
     decoded = model.autoencoder.decode(sample, metrics.meter)
     with closing(drop_frames(decoded, model.facts.dropped_frames)) as chunks:
         while True:
@@ -61,6 +64,8 @@ def _decoded(model: LoadedModel, sample: Tensor, metrics: RequestMetrics) -> Gen
                 frames = next(chunks, None)
             if frames is None:
                 return
+            count += len(frames)
+            metrics.note_decoded(count, total)
             yield frames
 
 

@@ -79,6 +79,10 @@ class RequestMetrics:
         if around:
             self._progress.doing(around)
 
+    def note_decoded(self, frames: int, total: int) -> None:
+        """That many frames, of ``total``, of a video are decoded."""
+        self._progress.decoded(frames, total)
+
     def note_cache_bytes(self, num_bytes: int) -> None:
         """That many bytes are kept for later steps now; the most of a request is reported."""
         self._cache_bytes = max(self._cache_bytes, num_bytes)

@@ -56,7 +56,8 @@ def supervise(arguments: Sequence[str]) -> int:
         # one that is killed is not started again: somebody wants it to end
         if stopping or code in (0, ORDERLY, -signal.SIGKILL, -signal.SIGTERM) or died > _MAX_DEATHS:
             return max(code, 0)
-        print(f"the server died (exit code {code}): it is started again", file=sys.stderr, flush=True)
+        died_at = time.strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{died_at} the server died (exit code {code}): it is started again", file=sys.stderr, flush=True)
         arguments = [f"--patience={_PATIENCE_SECONDS:g}", *(a for a in arguments if not a.startswith((_REPLY, _LOG)))]
 
 

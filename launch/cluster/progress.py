@@ -48,6 +48,9 @@ class GangProgress(Progress):
         self._phase, self._begun = name, None
         self._show_stage(name)
 
+    def loading(self, part: str) -> None:
+        self._show_note(f"loading weights: {part}")
+
     def step(self, index: int, total: int, action: str) -> None:
         known = self._actions if len(self._actions) >= index else self._before  # resumed from a checkpoint
         if len(known) < index:  # of steps that the ranks had no time to report

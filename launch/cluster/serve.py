@@ -123,7 +123,7 @@ def _connect(closing: ExitStack, address: str | None, ranks: int, patience_secon
 
 
 def _failed(answer: Reply, message: str, code: int) -> int:
-    say(message)
+    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
     answer.tell("failed", message=message, code=code)
     return ORDERLY
 

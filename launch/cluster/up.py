@@ -47,7 +47,7 @@ def bring_up(setup: Setup, address: str | None, state: Path) -> int:
         os.close(writing)
         try:
             with ExitStack() as drawing:
-                progress = display(sys.stderr, drawing)
+                progress = display(sys.stderr, drawing, setup.ranks)
                 for told in listen(pipe):
                     match told["kind"]:
                         case "stage":

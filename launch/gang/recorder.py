@@ -71,6 +71,12 @@ class Recorder(Progress):
     def stage(self, name: str) -> None:
         self._tell("stage", name)
 
+    def loading(self, part: str) -> None:
+        self._tell("loading", part)
+
+    def decoded(self, frames: int, total: int) -> None:
+        self._tell("decoded", frames, total)
+
     def doing(self, name: str) -> None:
         self._keeper.doing(name)
         self.moved()

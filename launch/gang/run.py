@@ -37,7 +37,7 @@ def run_on_ray(job: Job, check: Callable[[Place, bool], Job], ranks: int | None,
     with connection(address, job.degrees.world_size):
         failure: Failure | None = None
         with ExitStack() as drawing:  # ends before anything else is printed
-            progress = display(stderr, drawing)
+            progress = display(stderr, drawing, ranks or job.degrees.world_size)
             try:
                 reports = _JobOnRay(job, check, ranks, progress).run()
             except JobFailure as error:

@@ -37,6 +37,9 @@ class PhaseKeeper(Progress):
         self.doing(name)
         self._display.stage(name)
 
+    def loading(self, part: str) -> None:
+        self._display.loading(part)
+
     def doing(self, name: str) -> None:
         self._enter("denoise step 0" if name == "denoise" else name)
 
@@ -46,6 +49,9 @@ class PhaseKeeper(Progress):
 
     def saved(self, seconds: float) -> None:
         self._display.saved(seconds)
+
+    def decoded(self, frames: int, total: int) -> None:
+        self._display.decoded(frames, total)
 
     def done(self) -> None:
         self._suffix = ""

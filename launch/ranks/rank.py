@@ -35,7 +35,7 @@ def run_part(
     with ExitStack() as closing:
         stdout, stderr = own_streams(closing) if ranks > 1 else (sys.stdout, sys.stderr)
         with ExitStack() as drawing:  # ends before anything else is printed
-            progress = PhaseKeeper(display(stderr, drawing) if rank == 0 else Progress())
+            progress = PhaseKeeper(display(stderr, drawing, place.ranks, place.nodes) if rank == 0 else Progress())
             failure: Failure | None = None
             try:
                 outcome = work(progress)
@@ -54,13 +54,17 @@ def run_part(
     return 0
 
 
-def display(stderr: IO[str], closing: ExitStack) -> Progress:
-    """Progress as a person sees it, until ``closing`` ends."""
-    from launch.screens.progress import ProgressDisplay
+def display(stderr: IO[str], closing: ExitStack, ranks: int | None = None, machines: int | None = None) -> Progress:
+    """Progress as a person sees it, until ``closing`` ends.
 
-    drawn = ProgressDisplay(stderr)
-    closing.callback(drawn.close)
-    return drawn
+    Args:
+        ranks: the world size, if it is known. machines: that they are on, if that is known.
+    """
+    from launch.screens.progress import display_on
+
+    shown = display_on(stderr, ranks, machines)
+    closing.callback(shown.close)
+    return shown
 
 
 def summarise(reports: list[dict[str, Any]], stdout: IO[str]) -> None:

@@ -43,6 +43,14 @@ def make_console(stream: IO[str]) -> Console:
     return _SafeConsole(file=stream, width=width, soft_wrap=not stream.isatty())
 
 
+def is_watched(stream: IO[str]) -> bool:
+    """Whether somebody may watch the stream on a terminal that can be drawn on again: no pipe or file, no dumb terminal
+    (TERM), and no service that builds or tests (CI), whose terminal is a log."""
+    plain = os.environ.get("TERM", "").lower() in ("", "dumb", "unknown")
+    is_service = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    return stream.isatty() and not plain and not is_service
+
+
 def restore_terminal() -> None:
     """Show the cursor again on stderr, and clear its line, after a process with a progress bar was killed."""
     if os.isatty(2):

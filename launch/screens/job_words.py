@@ -7,7 +7,7 @@ from datetime import datetime
 
 from launch.process.printable import printable
 from launch.queue.records import GangRecord, JobRecord, State, Wish
-from launch.screens.progress import stage_in_words
+from launch.screens.stages import stage_in_words
 from launch.screens.summary import count_actions, draw_timeline
 
 

@@ -15,7 +15,7 @@ from launch.queue.records import GangRecord, JobRecord, State
 from launch.screens import job_words as words
 from launch.screens.console import draws_unicode, make_console
 from launch.screens.job_words import duration, moment, one_line
-from launch.screens.progress import stage_in_words
+from launch.screens.stages import stage_in_words
 
 _COLOURS = {State.RUNNING: "cyan", State.SUCCEEDED: "green", State.FAILED: "red"}
 _WIDEST = 1_000_000  # columns, where the output is no terminal

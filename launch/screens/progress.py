@@ -1,4 +1,4 @@
-"""The progress of a run on stderr: a bar on a terminal, elsewhere one line for each stage."""
+"""The progress of a run on stderr: a bar on a terminal that somebody watches, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,28 +17,22 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from engine.progress import Progress
-from launch.screens.console import make_console
-
-_STAGES = {
-    "start": "starting",
-    "join": "joining ranks",
-    "load": "loading weights",
-    "encode": "encoding prompt",
-    "denoise": "denoising",
-    "decode": "decoding video",
-    "write": "writing files",
-    "refine": "trying lists of steps",
-    "wait": "waiting for other replicas",
-}
+from launch.screens.console import is_watched, make_console
+from launch.screens.progress_lines import ProgressLines
+from launch.screens.stages import stage_in_words
 
 
-def stage_in_words(phase: str) -> str:
-    """The words for a stage, or for a phase of it such as "denoise step 3"."""
-    return _STAGES.get(phase.partition(" ")[0], phase)
+def display_on(stream: IO[str], ranks: int | None = None, machines: int | None = None) -> ProgressBar | ProgressLines:
+    """The progress of one run as ``stream`` can show it; to be closed before anything else is printed.
+
+    Args:
+        ranks: the world size, which lines begin with. machines: that they are on, if that is known.
+    """
+    return ProgressBar(stream) if is_watched(stream) else ProgressLines(stream, ranks, machines)
 
 
-class ProgressDisplay(Progress):
-    """Draws the progress of one run."""
+class ProgressBar(Progress):
+    """Draws the progress of one run on a terminal."""
 
     def __init__(self, stream: IO[str]) -> None:
         console = make_console(stream)
@@ -54,10 +48,9 @@ class ProgressDisplay(Progress):
             console=console,
             refresh_per_second=4,  # drawing more often would take time from the ranks
             transient=True,
-            disable=not console.is_terminal,
         )
         self._bars.start()
-        self._task = self._bars.add_task(_STAGES["start"], total=None, skipped="")
+        self._task = self._bars.add_task(stage_in_words("start"), total=None, skipped="")
         self._skipped = 0
         self._prefix = ""
 
@@ -69,15 +62,12 @@ class ProgressDisplay(Progress):
         self._prefix = f"video {index} (of {count}): " if count > 1 else ""
 
     def note(self, line: str) -> None:
-        self._print(Text(line))
+        with suppress(OSError):  # a terminal that is gone must not end the run
+            self._console.print(Text(line), highlight=False)
 
     def stage(self, name: str) -> None:
-        label = self._prefix + _STAGES.get(name, name)
-        if self._console.is_terminal:
-            self._skipped = 0
-            self._bars.reset(self._task, description=label, total=None, skipped="")
-        else:
-            self._print(label)
+        self._skipped = 0
+        self._bars.reset(self._task, description=self._prefix + stage_in_words(name), total=None, skipped="")
 
     def step(self, index: int, total: int, action: str) -> None:
         self._skipped += action == "skip"
@@ -86,7 +76,3 @@ class ProgressDisplay(Progress):
 
     def done(self) -> None:
         self._prefix = ""
-
-    def _print(self, line: str | Text) -> None:
-        with suppress(OSError):  # stderr may be a file on a full disk, which must not end the run
-            self._console.print(line, highlight=False)

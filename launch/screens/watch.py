@@ -13,7 +13,7 @@ from rich.text import Text
 from launch.queue.records import JobRecord, State
 from launch.queue.submissions import Submissions
 from launch.screens import job_words as words
-from launch.screens.console import draws_unicode, make_console
+from launch.screens.console import draws_unicode, is_watched, make_console
 
 _LOOK_SECONDS = 0.5
 
@@ -32,7 +32,7 @@ def watch(queue: Submissions, id: int, stream: IO[str], look_seconds: float = _L
     for model in words.unserved([first], queue.gangs()):
         console.print(Text(words.hint(model)))
     looks = _looks(queue, first, look_seconds)
-    ended = _draw(looks, console) if console.is_terminal else _tell(looks, console)
+    ended = _draw(looks, console) if is_watched(stream) else _tell(looks, console)
     end = f"job {id} {ended.described_state}"
     if took := words.ran(ended, ended.submitted):
         end += f" after {took}"

@@ -1,10 +1,15 @@
 """Progress and summary, on a terminal and elsewhere."""
 
 import io
+import time
 from typing import Any
 
-from launch.screens.progress import ProgressDisplay
+import pytest
+
+from launch.screens.progress import display_on
+from launch.screens.progress_lines import ProgressLines
 from launch.screens.summary import list_lines, print_summary, summary_lines
+from tests.support.shell import without_time
 
 
 def report(actions: dict[tuple[int, str], str], **totals: Any) -> dict[str, Any]:
@@ -64,26 +69,125 @@ def test_a_list_has_a_line_for_each_video() -> None:
     assert lines[2][1].startswith("1.43×"), "the mean of what was executed, not of the speed-ups"
 
 
-def test_progress_of_a_list_names_the_video() -> None:
-    stream = io.StringIO()
-    display = ProgressDisplay(stream)
-    display.video(1, 3)
-    display.stage("denoise")
-    display.done()
-    display.stage("wait")
-    assert stream.getvalue().splitlines() == ["video 1 (of 3): denoising", "waiting for other replicas"]
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
-def test_progress_without_a_terminal_is_a_line_for_each_stage() -> None:
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def said(stream: io.StringIO) -> list[str]:
+    lines = stream.getvalue().splitlines()
+    assert all(line[:19] == without_time_of(line) for line in lines), lines
+    return [without_time(line) for line in lines]
+
+
+def without_time_of(line: str) -> str:
+    """The time that a line begins with."""
+    return line.removesuffix(without_time(line)).strip()
+
+
+def test_progress_of_a_list_names_the_video(clock: Clock) -> None:
     stream = io.StringIO()
-    display = ProgressDisplay(stream)
-    display.note("layout: cfg 2 [of 2]")
-    for name in ("load", "denoise"):
-        display.stage(name)
-    for step in range(5):
-        display.step(step, 5, "skip")
-    display.close()
-    assert stream.getvalue() == "layout: cfg 2 [of 2]\nloading weights\ndenoising\n"
+    lines = ProgressLines(stream, clock=clock)
+    lines.video(1, 3)
+    lines.stage("denoise")
+    lines.step(0, 1, "skip")
+    lines.done()
+    lines.stage("wait")
+    lines.close()
+    assert said(stream) == [
+        "video 1 (of 3): denoising",
+        "video 1 (of 3): denoising: step 1 of 1, 1 skipped",
+        "waiting for other replicas",
+    ]
+
+
+def test_lines_of_a_short_run(clock: Clock) -> None:
+    """Every tenth of the steps, with what is left by the steps of this run after its first."""
+    stream = io.StringIO()
+    lines = ProgressLines(stream, ranks=8, machines=2, clock=clock)
+    lines.note("layout: cfg 2 [of 2]")
+    lines.stage("load")
+    lines.loading("VAE")
+    lines.stage("denoise")
+    for step in range(20, 50):  # resumed
+        clock.seconds += 2
+        lines.step(step, 50, "skip" if step % 2 else "compute")
+    lines.stage("decode")
+    for frames in range(4, 84, 4):
+        lines.decoded(frames, 81)
+    lines.close()
+    assert said(stream) == [
+        "8 ranks on 2 machines",
+        "layout: cfg 2 [of 2]",
+        "loading weights",
+        "loading weights: VAE",
+        "denoising",
+        "denoising: step 25 of 50, 2 skipped, 50 s left",
+        "denoising: step 30 of 50, 5 skipped, 40 s left",
+        "denoising: step 35 of 50, 7 skipped, 30 s left",
+        "denoising: step 40 of 50, 10 skipped, 20 s left",
+        "denoising: step 45 of 50, 12 skipped, 10 s left",
+        "denoising: step 50 of 50, 15 skipped, 0 s left",
+        "decoding video",
+    ], "decoding that takes no time needs no lines"
+
+
+def test_lines_of_a_long_run_come_every_half_minute(clock: Clock) -> None:
+    stream = io.StringIO()
+    lines = ProgressLines(stream, ranks=1, clock=clock)
+    lines.stage("load")
+    for _ in range(25):
+        clock.seconds += 4
+        lines.tick()
+    lines.stage("denoise")
+    for step in range(3):
+        for _ in range(5):
+            clock.seconds += 10
+            lines.tick()
+        lines.step(step, 1000, "compute")
+    lines.stage("decode")
+    for chunk in range(1, 6):
+        clock.seconds += 12
+        lines.decoded(4 * chunk, 400)
+        lines.tick()
+    lines.close()
+    assert said(stream) == [
+        "1 rank",
+        "loading weights",
+        "loading weights: 32 s so far",
+        "loading weights: 1:04 so far",
+        "loading weights: 1:36 so far",
+        "denoising",
+        "denoising: 30 s so far",  # before its first step is done
+        "denoising: step 1 of 1000, 0 skipped",
+        "denoising: step 1 of 1000, 0 skipped",
+        "denoising: step 2 of 1000, 0 skipped, 13:51:20 left",
+        "denoising: step 2 of 1000, 0 skipped, 13:50:50 left",
+        "decoding video",
+        "decoding video: frame 12 of 400",
+    ]
+
+
+def test_a_step_that_never_ends_is_said_too() -> None:
+    """Not by the thread that works, which may wait for other ranks in C++."""
+    stream, clock = io.StringIO(), Clock()
+    lines = ProgressLines(stream, clock=clock)
+    clock.seconds += 31
+    deadline = time.monotonic() + 10
+    while not stream.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    lines.close()
+    assert said(stream) == ["starting: 31 s so far"]
 
 
 class Terminal(io.StringIO):
@@ -93,8 +197,9 @@ class Terminal(io.StringIO):
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch: Any) -> None:
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("CI", raising=False)
     stream = Terminal()
-    display = ProgressDisplay(stream)
+    display = display_on(stream, ranks=2)
     display.note("layout: cfg 2 [of 2]")
     display.stage("denoise")
     for step in range(5):
@@ -105,12 +210,33 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: Any) -> None:
     assert "denoising" in text and "5/5" in text and "4 skipped" in text
 
 
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": ""}, {"TERM": "xterm", "CI": "true"}])
+def test_a_terminal_that_nobody_watches_gets_lines(environment: dict[str, str], monkeypatch: Any) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal()
+    display = display_on(stream, ranks=2)
+    display.stage("load")
+    display.close()
+    assert said(stream) == ["2 ranks", "loading weights"]
+
+
+def test_a_pipe_stays_a_pipe_where_colours_are_forced(monkeypatch: Any) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = io.StringIO()
+    display = display_on(stream)
+    display.stage("load")
+    display.close()
+    assert said(stream) == ["loading weights"]
+
+
 def test_a_reader_that_has_gone_is_no_failure() -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    display = ProgressDisplay(Gone())
+    display = display_on(Gone())
     display.stage("load")
     display.close()
     print_summary([report({(0, "cond"): "w"})], Gone())

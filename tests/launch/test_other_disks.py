@@ -11,12 +11,12 @@ from engine.progress import Progress
 from launch.process import quiet
 from launch.process.phase import PhaseKeeper
 from launch.process.signals import PARENT_PID
-from launch.screens.progress import ProgressDisplay
+from launch.screens.progress import display_on
 
 
 def test_progress_on_a_full_disk_does_not_end_the_run() -> None:
     with open("/dev/full", "w", buffering=1) as full:
-        display = ProgressDisplay(full)
+        display = display_on(full)
         display.stage("load")
         display.note("a line")
         display.step(0, 2, "compute")
