@@ -18,6 +18,8 @@ from launch.process.signals import ENDING
 
 ORDERLY = 70
 """Exit code of a server that has reported why it cannot go on."""
+RAY_LOST = 71
+"""Exit code of a server whose Ray is gone, and which is started again at once."""
 _REPLY, _LOG = "--reply=", "--log="  # options for the first server alone
 _PATIENCE_SECONDS = 600.0  # how long a server that is started again waits for the cluster
 _MAX_DEATHS = 5  # in a row
@@ -56,8 +58,9 @@ def supervise(arguments: Sequence[str]) -> int:
         # one that is killed is not started again: somebody wants it to end
         if stopping or code in (0, ORDERLY, -signal.SIGKILL, -signal.SIGTERM) or died > _MAX_DEATHS:
             return max(code, 0)
-        died_at = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{died_at} the server died (exit code {code}): it is started again", file=sys.stderr, flush=True)
+        why = "has lost its Ray" if code == RAY_LOST else f"died (exit code {code})"
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{when} the server {why}: it is started again", file=sys.stderr, flush=True)
         arguments = [f"--patience={_PATIENCE_SECONDS:g}", *(a for a in arguments if not a.startswith((_REPLY, _LOG)))]
 
 

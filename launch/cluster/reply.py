@@ -19,6 +19,11 @@ class Reply:
         """
         self._descriptor = descriptor
 
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody waits for the next message."""
+        return self._descriptor is not None
+
     def tell(self, kind: str, **values: Any) -> None:
         """Send one message."""
         if self._descriptor is None:

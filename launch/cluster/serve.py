@@ -5,16 +5,17 @@ It writes a line to stderr for each event.
 
 from __future__ import annotations
 
-import sys
+import os
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.errors import InvalidInput, sentence
-from launch.cluster.__main__ import ORDERLY
+from launch.cluster.__main__ import ORDERLY, RAY_LOST
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup
 from launch.cluster.stopping import StopRequest
@@ -24,6 +25,9 @@ from launch.process.running import leave, run
 from launch.process.signals import Interrupted, die_with_parent, say
 from launch.process.threads import spin_briefly
 from launch.queue.records import GangState
+
+if TYPE_CHECKING:
+    from launch.gang.connection import RayConnection
 
 _RETRY_SECONDS = 5.0
 
@@ -55,7 +59,12 @@ def serve(
         return _failed(answer, str(interrupted), interrupted.exit_code)
     except Exception as error:
         from launch.gang.monitor import GangFailure
+        from launch.gang.watch import RayLost
 
+        if isinstance(error, RayLost):
+            starting = answer.is_open
+            _failed(answer, str(error), 1)
+            return ORDERLY if starting else RAY_LOST
         if not isinstance(error, GangFailure):
             raise
         return _failed(answer, str(error.failure), error.failure.exit_code)
@@ -67,7 +76,7 @@ def _serve(
 ) -> None:
     stop = StopRequest()
     stop.listen()
-    stream = sys.stderr  # kept, for while Ray is connected sys.stderr leads nowhere
+    stream = os.fdopen(os.dup(2), "w", errors="backslashreplace")  # for while Ray is connected stderr is Ray's
 
     def write(line: str) -> None:
         with suppress(OSError):  # a full disk must not end the gang
@@ -78,6 +87,7 @@ def _serve(
     from launch.cluster.progress import GangProgress
     from launch.cluster.registration import GangRegistration
     from launch.cluster.server import Server
+    from launch.gang.connection import connected
     from launch.queue.store import Queue
 
     def tell(line: str) -> None:
@@ -93,10 +103,12 @@ def _serve(
             if log:
                 with suppress(OSError):  # some mounts rename no open file: then it keeps its name
                     log.rename(log.with_name(f"{registration.name}.log"))
-            _connect(closing, address, ranks, patience_seconds)
+            ray_log = state / "logs" / f"{registration.name}-ray.log"
+            head_timeout = job.config.ray.head_timeout_seconds
+            ray = _connect(closing, lambda: connected(address, ranks, head_timeout, ray_log), patience_seconds, write)
             stop.listen()  # again, for Ray has replaced the handlers
             progress = GangProgress(tell, lambda name: answer.tell("stage", name=name))
-            loaded = LoadedGang(setup, progress)
+            loaded = LoadedGang(setup, progress, ray.watch)
             closing.callback(loaded.stop)
             loaded.start()
         write(f"{registration.name} is ready: {len(loaded.node_ids)} ranks, {job.model_path}")
@@ -108,17 +120,23 @@ def _serve(
         registration.set_state(GangState.STOPPING)
 
 
-def _connect(closing: ExitStack, address: str | None, ranks: int, patience_seconds: float) -> None:
-    from launch.gang.connection import connected
-
+def _connect(
+    closing: ExitStack,
+    connect: Callable[[], AbstractContextManager[RayConnection]],
+    patience_seconds: float,
+    write: Callable[[str], None],
+) -> RayConnection:
     deadline = time.monotonic() + patience_seconds
+    said = ""
     while True:
         try:
-            closing.enter_context(connected(address, ranks))
-            return
-        except InvalidInput:
+            return closing.enter_context(connect())
+        except InvalidInput as error:
             if time.monotonic() >= deadline:
                 raise
+            if str(error) != said:
+                said = str(error)
+                write(f"waiting up to {deadline - time.monotonic():.0f} s for Ray: {said}")
             time.sleep(_RETRY_SECONDS)
 
 

@@ -16,8 +16,10 @@ from launch.cluster.stopping import StopRequest
 from launch.gang.gang import JobResult
 from launch.gang.monitor import GangFailure
 from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attempt_again
+from launch.gang.watch import RayLost
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
+from launch.process.failures import Failure
 from launch.queue.records import GangState, JobProgress, JobRecord, State, Wish
 from launch.queue.store import LeaseLost, Queue
 from parallel.control import Control
@@ -70,6 +72,7 @@ class Server:
 
         Raises:
             Interrupted: the process was asked to end while the ranks were being started again.
+            RayLost: Ray is gone.
             GangFailure, InvalidInput: the ranks cannot be started again. A job that the gang still has goes back into
                 the queue when the gang is unregistered.
         """
@@ -116,6 +119,9 @@ class Server:
             return self._finish(record, State.FAILED, sentence(error))
         try:
             attempt_again(lambda: self._attempt(record), budget, lambda error: self._start_again(record, error))
+        except RayLost as error:  # this process ends, and the job goes back into the queue
+            self._count_loss(record, budget, error)
+            raise
         except FolderInUse as error:
             self._log(f"job {record.id}: {error}")
             self._queue.release(record.id, record.attempts)
@@ -144,6 +150,14 @@ class Server:
                 raise
             raise JobRefused(str(error.failure)) from None
         self._settle(record, job, self._loaded.gang.generate(lambda: self._look(record)))
+
+    def _count_loss(self, record: JobRecord, budget: RestartBudget, error: RayLost) -> None:
+        """Fail a job on which Ray was lost too often: it may be the cause."""
+        failure = Failure(0, self._progress.job.phase, str(error), time.time_ns())
+        if budget.take(GangFailure(failure, lost=True)):
+            self._queue.count_restart(record.id, record.attempts, preempted=False)
+        else:
+            self._finish(record, State.FAILED, str(failure))
 
     def _start_again(self, record: JobRecord, error: GangFailure) -> None:
         self._log(f"job {record.id}: {error.failure}: all ranks are started again")
@@ -188,8 +202,8 @@ class Server:
         self._queue.finish(record.id, record.attempts, state, error)
         if state is State.FAILED:
             JobFolder.beside(record.video).remove_unless_begun()
-        self._metrics.ended(state)
         self._log(f"job {record.id} {state.value}" + (f": {error}" if error else ""))
+        self._metrics.ended(state)
 
     def _restart(self) -> None:
         """Start all ranks again, several times if that fails.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import socket
+import time
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +21,15 @@ from ray.util.placement_group import (
 
 from engine.errors import InvalidInput
 from launch.gang.ray_private import free_resources_by_node
+from launch.gang.watch import RayWatch
+from launch.process.bounded import within
 
 Resources = Mapping[str, float]
 """Amounts by Ray's name of the resource: CPU, GPU."""
 _CONNECT_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
+_FIRST_TOLD_SECONDS = 2.0
+_TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -82,27 +89,52 @@ def _answers(node: Mapping[str, Any]) -> bool:
     return True
 
 
-def reserve(ranks: int, resources: Resources, timeout_seconds: float) -> RankBundles:
+def reserve(
+    ranks: int, resources: Resources, timeout_seconds: float, ray_watch: RayWatch, note: Callable[[str], None]
+) -> RankBundles:
     """Reserve a bundle for each rank: all on one node if one has room now, else on as few nodes as Ray finds.
 
     Args:
         resources: of each bundle.
+        note: takes a line every ten seconds while there is no room, with what is missing.
 
     Raises:
         InvalidInput: there was no room in that time; the message says what is missing.
+        RayLost: Ray is gone.
     """
-    strategy = "STRICT_PACK" if any(_room(free, resources) >= ranks for free in free_resources_by_node()) else "PACK"
-    group = placement_group([dict(resources)] * ranks, strategy=strategy)
+    free = ray_watch.call(free_resources_by_node)
+    strategy = "STRICT_PACK" if any(_room(each, resources) >= ranks for each in free) else "PACK"
+    group = ray_watch.call(lambda: placement_group([dict(resources)] * ranks, strategy=strategy))
     try:
-        if not group.wait(timeout_seconds):
-            raise InvalidInput(_what_is_missing(ranks, resources, timeout_seconds))
-        where = placement_group_table(group)["bundles_to_node_id"]
-        names = {node["NodeID"]: name_of(node) for node in ray.nodes()}
+        _await_room(group, ranks, resources, timeout_seconds, ray_watch, note)
+        where = ray_watch.call(lambda: placement_group_table(group)["bundles_to_node_id"])
+        names = {node["NodeID"]: name_of(node) for node in ray_watch.call(ray.nodes)}
         order = order_by_node(where, ray.get_runtime_context().get_node_id())
         return RankBundles(group, [BundleOnNode(index, where[index], names.get(where[index], "?")) for index in order])
     except BaseException:
-        remove_placement_group(group)
+        with suppress(Exception):  # what is not removed here, Ray removes when this process has ended
+            within(_CONNECT_SECONDS, lambda: remove_placement_group(group))
         raise
+
+
+def _await_room(
+    group: PlacementGroup,
+    ranks: int,
+    resources: Resources,
+    timeout_seconds: float,
+    ray_watch: RayWatch,
+    note: Callable[[str], None],
+) -> None:
+    began = time.monotonic()
+    tell_at = began + _FIRST_TOLD_SECONDS
+    while not ray_watch.call(lambda: group.wait(min(_LOOK_SECONDS, timeout_seconds))):
+        waited = time.monotonic() - began
+        if waited >= timeout_seconds:
+            raise InvalidInput(ray_watch.call(lambda: _no_room(ranks, resources, timeout_seconds)))
+        if time.monotonic() >= tell_at:
+            tell_at = time.monotonic() + _TELL_SECONDS
+            missing = ray_watch.call(lambda: what_is_missing(ranks, resources, *_amounts()))
+            note(f"waiting for room in the Ray cluster: {missing} ({waited:.0f} of {timeout_seconds:g} s)")
 
 
 def order_by_node(where: Mapping[int, str], first: str) -> list[int]:
@@ -134,7 +166,29 @@ def _room(free: Mapping[str, float], resources: Resources) -> int:
     return min(int(free.get(name, 0) // amount) for name, amount in resources.items())
 
 
-def _what_is_missing(ranks: int, resources: Resources, timeout_seconds: float) -> str:
+def _amounts() -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """What all nodes have, and what of it is free."""
+    return ray.cluster_resources(), ray.available_resources()
+
+
+def what_is_missing(ranks: int, resources: Resources, has: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """What a gang waits for, in words: "1 of 2 GPU are free".
+
+    Args:
+        resources: of each rank.
+        has: what all nodes of the cluster have. free: what of it is free.
+    """
+    parts = []
+    for name, amount in resources.items():
+        needed, there, left = ranks * amount, has.get(name, 0), free.get(name, 0)
+        if there < needed:
+            parts.append(f"the cluster has {there:g} of {needed:g} {name}")
+        elif left < needed:
+            parts.append(f"{left:g} of {needed:g} {name} are free")
+    return ", ".join(parts) or "what is free is not on one node together"
+
+
+def _no_room(ranks: int, resources: Resources, timeout_seconds: float) -> str:
     has, free = ray.cluster_resources(), ray.available_resources()
     each = " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
     there = ", ".join(f"{has.get(name, 0):g} {name} of which {free.get(name, 0):g} are free" for name in resources)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from engine.progress import Progress
@@ -18,13 +19,18 @@ from launch.gang.assignment import ActorInfo, assign, carried_environment
 from launch.gang.bundles import BundleOnNode, RankBundles, Resources
 from launch.gang.member import STATUS_GROUP, Member
 from launch.gang.monitor import GangFailure, Monitor
+from launch.gang.watch import RayWatch
 from launch.jobs.config import JobConfig
 from launch.jobs.job import Job
+from launch.process.bounded import within
 from launch.process.failures import Failure
 from launch.ranks.local import checkout_environment
 from parallel.control import Control
 
 _LOOPBACK = "127.0.0.1"
+_STOP_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
+_TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,9 @@ class Gang:
     Ray neither restarts an actor nor repeats a call: a rank that is restarted alone could not join the others again.
     """
 
-    def __init__(self, bundles: RankBundles, resources: Resources, config: JobConfig, progress: Progress) -> None:
+    def __init__(
+        self, bundles: RankBundles, resources: Resources, config: JobConfig, progress: Progress, ray_watch: RayWatch
+    ) -> None:
         """
         Args:
             bundles: one for each rank.
@@ -53,6 +61,7 @@ class Gang:
         self._bundles = bundles
         self._config = config
         self._progress = progress
+        self._ray_watch = ray_watch
         self._jobs = 0
         carried = carried_environment()
         self._carried = carried
@@ -94,7 +103,7 @@ class Gang:
         order, assignments = assign(actors, os.getcwd())
         self._actors = [self._actors[index] for index in order]
         self._by_rank = [self._by_rank[index] for index in order]
-        self._monitor = Monitor(self._actors, self._by_rank, self._config, self._progress)
+        self._monitor = Monitor(self._actors, self._by_rank, self._config, self._progress, self._ray_watch)
         # the port is chosen where it is opened, and held from then on
         address = _LOOPBACK if len(set(self._bundles.node_ids)) == 1 else actors[order[0]].address
         first, *_ = self._monitor.watch(
@@ -142,15 +151,36 @@ class Gang:
         self._monitor.watch([actor.ping.remote() for actor in self._actors])
 
     def stop(self) -> None:
-        """Kill all ranks, whatever they wait for."""
-        for actor in self._actors:
-            ray.kill(actor, no_restart=True)
+        """Kill all ranks, whatever they wait for; in bounded time, and also where Ray is gone."""
+        actors, self._actors = self._actors, []
+        with suppress(RayError, TimeoutError):
+            within(_STOP_SECONDS, lambda: [ray.kill(actor, no_restart=True) for actor in actors])
+        if self._ray_watch.is_lost:  # nobody else would end them for as long as their nodes wait for the head
+            with suppress(RayError, TimeoutError):
+                within(_STOP_SECONDS, lambda: ray.wait([actor.leave.remote() for actor in actors], timeout=1.0))
+
+    def _await(self, answers: Sequence[Any], deadline: float) -> None:
+        """Wait for the answers until a time, and say now and then how many have not come.
+
+        Args:
+            deadline: in monotonic seconds.
+        """
+        since = told = time.monotonic()
+        pending = list(answers)
+        while pending and (now := time.monotonic()) < deadline:
+            self._ray_watch.check()
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=min(_LOOK_SECONDS, deadline - now))
+            if pending and time.monotonic() - told > _TELL_SECONDS:
+                told = time.monotonic()
+                count = f"{len(answers) - len(pending)} of {len(answers)} ranks have started"
+                self._progress.note(f"waiting for processes on Ray: {count}, after {told - since:.0f} s")
 
     def _describe_actors(self) -> list[ActorInfo]:
         """Wait until all actors have started, and ask each where it is."""
         limit = self._config.ray.start_timeout_seconds
         deadline = time.monotonic() + limit
         answers = [actor.describe.remote() for actor in self._actors]
+        self._await(answers, deadline)
         actors = []
         for rank, (bundle, answer) in enumerate(zip(self._by_rank, answers, strict=True)):
             try:

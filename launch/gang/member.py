@@ -48,10 +48,10 @@ class Outcome:
 
 
 class Member:
-    """Called in the order describe, become_rank, load, and then accept and generate for each job; status and stack at
-    any time.
+    """Called in the order describe, become_rank, load, and then accept and generate for each job; status, stack and
+    leave at any time.
 
-    All but those two run in one thread, since torch keeps the current CUDA device for each thread.
+    All but those three run in one thread, since torch keeps the current CUDA device for each thread.
     """
 
     def __init__(self) -> None:
@@ -175,6 +175,11 @@ class Member:
         """
         self._control = number, control
         return self._recorder.status(seen)
+
+    @ray.method(concurrency_group=STATUS_GROUP)
+    def leave(self) -> None:
+        """End this process at once, since Ray, which would do so, is gone."""
+        os._exit(1)
 
     @ray.method(concurrency_group=STATUS_GROUP)
     def stack(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from engine.progress import Progress
 from launch.gang.bundles import BundleOnNode, living
 from launch.gang.member import Outcome
 from launch.gang.recorder import Status
+from launch.gang.watch import RayWatch
 from launch.jobs.config import JobConfig
 from launch.process.failures import Failure
 from parallel.control import Control
@@ -60,12 +62,18 @@ class Monitor:
     """Monitors one gang, and passes on the progress of its first rank."""
 
     def __init__(
-        self, actors: Sequence[Any], bundles: Sequence[BundleOnNode], config: JobConfig, progress: Progress
+        self,
+        actors: Sequence[Any],
+        bundles: Sequence[BundleOnNode],
+        config: JobConfig,
+        progress: Progress,
+        ray_watch: RayWatch,
     ) -> None:
         start = Status("start", 0.0, 0, ())
         self._ranks = [_MonitoredRank(i, *pair, start) for i, pair in enumerate(zip(actors, bundles, strict=True))]
         self._config = config
         self._progress = progress
+        self._ray_watch = ray_watch
         self._number = 0
         self._control = Control.RUN
 
@@ -84,6 +92,7 @@ class Monitor:
 
         Raises:
             GangFailure: one of the ranks failed, died, does not answer or makes no progress.
+            RayLost: Ray is gone.
         """
         self._number, self._control = number, Control.RUN
         for watched in self._ranks:  # time before this work does not count as idle
@@ -93,6 +102,7 @@ class Monitor:
         consequences: list[Failure] = []
         deadline = float("inf")
         while pending:
+            self._ray_watch.check()
             done, _ = ray.wait(list(pending), num_returns=len(pending), timeout=_LOOK_SECONDS)
             raised: list[Failure] = []
             for work in done:
@@ -114,7 +124,9 @@ class Monitor:
         try:
             return ray.get(work)
         except RayActorError as error:
-            failure = self._failure(rank, _why_it_died(error, rank.bundle))
+            self._ray_watch.check_now()
+            why = self._ray_watch.call(partial(_why_it_died, error, rank.bundle))
+            failure = self._failure(rank, why)
             raise GangFailure(failure, lost=True, preempted=bool(getattr(error, "preempted", False))) from None
         except RayError as error:
             text = " ".join(str(error).split())[:300]

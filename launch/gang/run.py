@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -14,10 +13,14 @@ from launch.gang.gang import Gang
 from launch.gang.monitor import GangFailure
 from launch.gang.reservation import Reservation
 from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attempt_again
+from launch.gang.watch import RayLost, RayWatch
 from launch.jobs.job import Job
 from launch.process.failures import Failure, print_failure
+from launch.process.signals import Interrupted, say
 from launch.ranks.rank import display, summarise
 from parallel.place import Place
+
+_NO_CHECKPOINTS = "Nothing is left of it: with `checkpoint.every` it could go on."
 
 
 def run_on_ray(job: Job, check: Callable[[Place, bool], Job], ranks: int | None, address: str | None) -> int:
@@ -33,60 +36,109 @@ def run_on_ray(job: Job, check: Callable[[Place, bool], Job], ranks: int | None,
     Raises:
         InvalidInput: there is no cluster, or no room in it.
     """
-    stderr = sys.stderr
-    with connection(address, job.degrees.world_size):
-        failure: Failure | None = None
-        with ExitStack() as drawing:  # ends before anything else is printed
-            progress = display(stderr, drawing, ranks or job.degrees.world_size)
+    try:
+        failure = _connect_and_run(job, check, ranks, address)
+    except _Made:
+        return 0
+    except RayLost as error:
+        say(f"lockstep: {error}" + ("" if job.config.checkpoint.every else f" {_NO_CHECKPOINTS}"))
+        return 1
+    print_failure(failure)
+    return failure.exit_code
+
+
+def _connect_and_run(job: Job, check: Callable[[Place, bool], Job], ranks: int | None, address: str | None) -> Failure:
+    """Why the job failed.
+
+    Raises:
+        _Made: it has succeeded, and the summary is printed, whatever has happened to Ray since.
+        RayLost: Ray is gone.
+    """
+    made = False
+    try:
+        with (
+            connection(address, job.degrees.world_size, job.config.ray.head_timeout_seconds) as ray,
+            ExitStack() as drawing,
+        ):
+            progress = display(ray.stderr, drawing, ranks or job.degrees.world_size)
+
+            def succeed(reports: list[dict[str, Any]]) -> None:
+                nonlocal made
+                made = True
+                drawing.close()  # before anything else is printed
+                with suppress(OSError):  # a full or closed stdout; the files are written
+                    summarise(reports, ray.stdout)
+                    ray.stdout.flush()
+
             try:
-                reports = _JobOnRay(job, check, ranks, progress).run()
+                _JobOnRay(job, check, ranks, progress, ray.watch, succeed).run()
             except JobFailure as error:
-                failure = error.failure
-    if failure is not None:
-        print_failure(failure)
-        return failure.exit_code
-    with suppress(OSError):  # a full or closed stdout; the files are written
-        summarise(reports, sys.stdout)
-    return 0
+                ray.logs.keep = True
+                return error.failure
+            except RayLost as error:
+                ray.logs.keep = True
+                raise RayLost(f"{error}{ray.logs.in_words}") from None
+    except (Exception, Interrupted):
+        if made:  # Ray may be gone by now, or somebody does not wait for the clean-up
+            raise _Made from None
+        raise
+    raise _Made
+
+
+class _Made(Exception):
+    """All files of the job are written."""
 
 
 class _JobOnRay:
     """One job, attempted on one gang after another in the same bundles as long as their nodes are up."""
 
-    def __init__(self, job: Job, check: Callable[[Place, bool], Job], ranks: int | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        job: Job,
+        check: Callable[[Place, bool], Job],
+        ranks: int | None,
+        progress: Progress,
+        ray_watch: RayWatch,
+        succeed: Callable[[list[dict[str, Any]]], None],
+    ) -> None:
+        """
+        Args:
+            succeed: called with the run reports of all videos once their files are written, before the ranks are ended.
+        """
         self._job = job
         self._check = check
         self._progress = progress
-        self._reservation = Reservation(job, ranks)
+        self._ray_watch = ray_watch
+        self._succeed = succeed
+        self._reservation = Reservation(job, ranks, ray_watch, progress.note)
         self._begun = False
 
-    def run(self) -> list[dict[str, Any]]:
-        """The run reports of all videos.
-
+    def run(self) -> None:
+        """
         Raises:
             JobFailure: a rank raised an error, or more ranks were lost than is allowed.
+            RayLost: Ray is gone.
         """
         config = self._job.config
         # without checkpoints another attempt would begin from nothing
         budget = RestartBudget.of(config) if config.checkpoint.every else RestartBudget(0, 0)
         try:
-            return attempt_again(self._attempt, budget, self._start_again)
+            attempt_again(self._attempt, budget, self._start_again)
         finally:
             self._reservation.release()
 
-    def _attempt(self) -> list[dict[str, Any]]:
+    def _attempt(self) -> None:
         config, bundles = self._job.config, self._reservation.bundles()
         machines, ranks_each = machines_of(bundles.node_ids)
         place = Place(self._reservation.ranks, local_ranks=ranks_each, nodes=machines, elsewhere=True)
         job = self._check(place, self._begun)
         for line in job.notes:
             self._progress.note(line)
-        with Gang(bundles, self._reservation.resources, config, self._progress) as gang:
+        with Gang(bundles, self._reservation.resources, config, self._progress, self._ray_watch) as gang:
             gang.load(job)
             gang.accept(job)
-            reports = gang.generate().reports
-        job.clean_up()
-        return reports
+            self._succeed(gang.generate().reports)
+            job.clean_up()
 
     def _start_again(self, error: GangFailure) -> None:
         self._progress.note(f"{error.failure}: starting all ranks again, from the newest checkpoint")

@@ -33,6 +33,14 @@ class RayConfig(Section):
         allow_inf_nan=False,
         description="The run waits this long for room in the cluster, and then for its processes to start.",
     )
+    head_timeout_seconds: float = Field(
+        60,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="How long the head of the Ray cluster may be silent, for one that is started again with fault "
+        "tolerance; then the run ends, and can be resumed from its checkpoint.",
+    )
     silence_timeout_seconds: float = Field(
         60,
         ge=1,

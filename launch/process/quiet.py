@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -48,6 +49,40 @@ def own_streams(closing: ExitStack) -> tuple[IO[str], IO[str]]:
     if file and PARENT_PID in os.environ:
         return stdout, _take(sys.stderr, Path(file).with_name("stderr.log"), closing)
     return stdout, sys.stderr
+
+
+@contextmanager
+def output_to_file(file: str | Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """Inside, what any library writes to stdout or stderr goes to the file, also from C++ and from other threads.
+
+    Yields:
+        Streams that still write to the original stdout and stderr.
+    """
+    with ExitStack() as closing:
+        owns = []
+        for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+            stream.flush()
+            closing.callback(_restore, stream, os.dup(descriptor), descriptor)
+            own = os.fdopen(os.dup(descriptor), "w", encoding=stream.encoding, errors="backslashreplace", buffering=1)
+            closing.callback(_close, own)
+            owns.append(own)
+        try:
+            replacement = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:  # no disk for it
+            replacement = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(replacement, descriptor)
+        os.close(replacement)
+        yield owns[0], owns[1]
+
+
+def _restore(stream: TextIO, kept: int, descriptor: int) -> None:
+    try:
+        stream.flush()  # what Python has still to write belongs into the file
+    except OSError:
+        pass
+    os.dup2(kept, descriptor)
+    os.close(kept)
 
 
 def _take(stream: TextIO, instead: str | Path, closing: ExitStack) -> IO[str]:

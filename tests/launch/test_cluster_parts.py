@@ -137,11 +137,12 @@ def test_a_gang_makes_one_video_at_a_time() -> None:
 def test_what_the_configuration_leaves_open_or_has_under_old_names_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     bundles = SimpleNamespace(node_ids=("a", "a"))
     reservation = SimpleNamespace(bundles=lambda: bundles, ranks=2, resources={})
-    monkeypatch.setattr("launch.cluster.loaded.Reservation", lambda job, ranks: reservation)
+    monkeypatch.setattr("launch.cluster.loaded.Reservation", lambda *arguments: reservation)
     monkeypatch.setattr("launch.cluster.loaded.Gang", lambda *arguments: SimpleNamespace(load=lambda job: None))
     said: list[str] = []
     setup = Setup(str(CONFIG), ["runtime.device=cpu", "parallel=auto", "cache.gamma_max=2.0"], 2)
-    LoadedGang(setup, GangProgress(said.append, lambda name: None)).start()
+    watch: Any = None
+    LoadedGang(setup, GangProgress(said.append, lambda name: None), watch).start()
     assert said[:2] == ["cache.gamma_max is now cache.estimator.gamma_max", "layout: cfg 2"]
 
 
