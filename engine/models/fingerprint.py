@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from engine.models.sums import SUMS
+
 _SAMPLE_BYTES = 1 << 16
 _NOT_THE_MODEL = (".py", ".pyc", ".md")
-"""Files that do not change the model, and are left out."""
+"""Files that do not change the model, and are left out, as the list of sums is."""
 _SMALL = (".json", ".txt", ".model")
 
 
 def fingerprint(path: str | Path) -> str:
     """SHA-256 of a file, or of all files in a folder. Configurations, tokenizers and indexes are hashed whole; of
-    weights the size, the first and the last 64 KiB. Hidden files, Python code and Markdown are left out.
+    weights the size, the first and the last 64 KiB. Hidden files, Python code, Markdown and sums are left out.
 
     Raises:
         OSError: a file cannot be read.
@@ -25,6 +27,7 @@ def fingerprint(path: str | Path) -> str:
         relative = file.relative_to(root)
         if (
             file.suffix not in _NOT_THE_MODEL
+            and file.name != SUMS
             and file.is_file()
             and not any(part.startswith(".") for part in relative.parts)
         ):

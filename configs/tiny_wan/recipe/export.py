@@ -10,8 +10,10 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
+from engine.models.sums import SUMS, write_sums
+
 FLOW_SHIFT = 3.0
-PARTS = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+PARTS = ("model_index.json", "scheduler", "text_encoder", "tokenizer", "transformer", "vae", SUMS)
 
 
 def build_scheduler() -> UniPCMultistepScheduler:
@@ -78,6 +80,7 @@ def export_pipeline(
     for path in staging.rglob("*config.json"):
         drop_keys(path, ("_name_or_path", "name_or_path"))
     drop_keys(staging / "model_index.json", ("_name_or_path",))
+    write_sums(staging, list(staging.rglob("*.safetensors")))
     folder.mkdir(parents=True, exist_ok=True)
     for name in PARTS:
         old = folder / f".{name}.old"
