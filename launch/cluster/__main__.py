@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from launch.process.signals import ENDING
+from launch.process.stamps import stamped
 
 ORDERLY = 70
 """Exit code of a server that has reported why it cannot go on."""
@@ -59,8 +60,7 @@ def supervise(arguments: Sequence[str]) -> int:
         if stopping or code in (0, ORDERLY, -signal.SIGKILL, -signal.SIGTERM) or died > _MAX_DEATHS:
             return max(code, 0)
         why = "has lost its Ray" if code == RAY_LOST else f"died (exit code {code})"
-        when = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{when} the server {why}: it is started again", file=sys.stderr, flush=True)
+        print(stamped(f"the server {why}: it is started again"), file=sys.stderr, flush=True)
         arguments = [f"--patience={_PATIENCE_SECONDS:g}", *(a for a in arguments if not a.startswith((_REPLY, _LOG)))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from launch.queue.records import State
 
+_REFRESH_SECONDS = 2.0
 _SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
 
 
@@ -30,6 +32,7 @@ class Metrics:
         self._skip_share = Gauge("lockstep_skip_share", "Share of skipped steps in the newest finished job.", ("gang",))
         self._queued = Gauge("lockstep_queue_length", "Jobs that wait, whichever gang they wait for.", ("gang",))
         self._newest_share: float | None = None
+        self._refreshed_at = 0.0
         for metric in (self._jobs, self._restarts, self._preemptions, self._steps, self._skip_share, self._queued):
             metric.set_default_tags(tags)
 
@@ -41,13 +44,17 @@ class Metrics:
         """Count a restart of a job's ranks."""
         (self._preemptions if preempted else self._restarts).inc()
 
-    def refresh(self, queued: int) -> None:
-        """Set all gauges, since Ray forgets a gauge that is not set for a while.
+    def refresh(self, queued: int | None) -> None:
+        """Set all gauges now and then, since Ray forgets a gauge that is not set for a while.
 
         Args:
-            queued: jobs that wait.
+            queued: jobs that wait, as far as that is known.
         """
-        self._queued.set(queued)
+        if time.monotonic() - self._refreshed_at < _REFRESH_SECONDS:
+            return
+        self._refreshed_at = time.monotonic()
+        if queued is not None:
+            self._queued.set(queued)
         if self._newest_share is not None:
             self._skip_share.set(self._newest_share)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -19,10 +19,10 @@ from launch.cluster.__main__ import ORDERLY, RAY_LOST
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup
 from launch.cluster.stopping import StopRequest
-from launch.process.printable import printable
 from launch.process.quiet import quiet_libraries
 from launch.process.running import leave, run
 from launch.process.signals import Interrupted, die_with_parent, say
+from launch.process.stamps import stamped
 from launch.process.threads import spin_briefly
 from launch.queue.records import GangState
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from launch.gang.connection import RayConnection
 
 _RETRY_SECONDS = 5.0
+_LOCK_SECONDS = 5.0  # for which a call to the queue waits for others; it is made again after that
+
+T = TypeVar("T")
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -80,15 +83,17 @@ def _serve(
 
     def write(line: str) -> None:
         with suppress(OSError):  # a full disk must not end the gang
-            print(time.strftime("%Y-%m-%d %H:%M:%S"), printable(line), file=stream, flush=True)
+            print(stamped(line), file=stream, flush=True)
 
     from launch.cluster.loaded import LoadedGang  # imports ray, which takes seconds
     from launch.cluster.metrics import Metrics
+    from launch.cluster.outage import Outage
     from launch.cluster.progress import GangProgress
     from launch.cluster.registration import GangRegistration
     from launch.cluster.server import Server
     from launch.gang.connection import connected
     from launch.queue.store import Queue
+    from launch.queue.trouble import QueueAway
 
     def tell(line: str) -> None:
         write(line)
@@ -97,15 +102,28 @@ def _serve(
     with ExitStack() as closing:
         with stop.interrupting():
             job = setup.job(setup.ranks)
-            queue, ranks = Queue(state), setup.ranks or job.degrees.world_size
-            registration = GangRegistration(queue, ranks, job.model_path)
+            queue, ranks = Queue(state, wait_seconds=_LOCK_SECONDS), setup.ranks or job.degrees.world_size
+            outage = Outage(write)
+            registration = _patiently(
+                lambda: GangRegistration(queue, ranks, job.model_path, outage),
+                "the queue",
+                QueueAway,
+                patience_seconds,
+                write,
+            )
             closing.callback(registration.unregister)
             if log:
                 with suppress(OSError):  # some mounts rename no open file: then it keeps its name
                     log.rename(log.with_name(f"{registration.name}.log"))
             ray_log = state / "logs" / f"{registration.name}-ray.log"
             head_timeout = job.config.ray.head_timeout_seconds
-            ray = _connect(closing, lambda: connected(address, ranks, head_timeout, ray_log), patience_seconds, write)
+            ray: RayConnection = _patiently(
+                lambda: closing.enter_context(connected(address, ranks, head_timeout, ray_log)),
+                "Ray",
+                InvalidInput,
+                patience_seconds,
+                write,
+            )
             stop.listen()  # again, for Ray has replaced the handlers
             progress = GangProgress(tell, lambda name: answer.tell("stage", name=name))
             loaded = LoadedGang(setup, progress, ray.watch)
@@ -115,33 +133,41 @@ def _serve(
         answer.tell("ready", name=registration.name, ranks=len(loaded.node_ids), model=job.model_path)
         answer.close()
         registration.set_state(GangState.READY)
-        Server(queue, registration, loaded, progress, stop, Metrics(registration.name), write).serve()
+        Server(queue, registration, loaded, progress, stop, Metrics(registration.name), write, outage).serve()
         write(f"{registration.name} ends")
         registration.set_state(GangState.STOPPING)
 
 
-def _connect(
-    closing: ExitStack,
-    connect: Callable[[], AbstractContextManager[RayConnection]],
+def _patiently(
+    begin: Callable[[], T],
+    what: str,
+    passing: type[InvalidInput],
     patience_seconds: float,
     write: Callable[[str], None],
-) -> RayConnection:
+) -> T:
+    """Begin something that may not be possible yet, again and again for a while.
+
+    Args:
+        what: it is for, in words.
+        passing: the errors after which another try may succeed.
+        write: told once of each error.
+    """
     deadline = time.monotonic() + patience_seconds
     said = ""
     while True:
         try:
-            return closing.enter_context(connect())
-        except InvalidInput as error:
+            return begin()
+        except passing as error:
             if time.monotonic() >= deadline:
                 raise
             if str(error) != said:
                 said = str(error)
-                write(f"waiting up to {deadline - time.monotonic():.0f} s for Ray: {said}")
+                write(f"waiting up to {deadline - time.monotonic():.0f} s for {what}: {said}")
             time.sleep(_RETRY_SECONDS)
 
 
 def _failed(answer: Reply, message: str, code: int) -> int:
-    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}")
+    say(stamped(message))
     answer.tell("failed", message=message, code=code)
     return ORDERLY
 

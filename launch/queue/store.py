@@ -98,6 +98,19 @@ class Queue(Submissions):
                 if row["gang"] == gang:
                     release_job(db, row["id"], job_wish(row["wish"]), self._clock())
 
+    def release_strays(self, gang: str) -> None:
+        """Put back every job that the queue has as the gang's, for a gang that runs none. There is one where a commit
+        was made although it failed halfway."""
+        with self._database.reading() as db:
+            select = "SELECT id FROM jobs WHERE state = ? AND gang = ?"
+            strays = [int(row["id"]) for row in db.execute(select, (State.RUNNING, gang))]
+        for id in strays:
+            with self._database.changing() as db:
+                self._gang(db, gang)
+                job = self._find(db, id)
+                if job.state is State.RUNNING and job.gang == gang:
+                    release_job(db, id, job.wish, self._clock())
+
     def claim(
         self, gang: str, fits: Callable[[JobRecord], bool], passed_over: set[int] | None = None
     ) -> JobRecord | None:

@@ -160,7 +160,7 @@ class OnlyTheQueue:
         return all(job.state is not State.QUEUED for job in self._queue.jobs())
 
     def __getattr__(self, name: str) -> Any:
-        assert name in ("check", "set_state", "ended", "begin_job"), f"{name} is of a job that begins"
+        assert name in ("ensure", "set_state", "ended", "begin_job", "over"), f"{name} is of a job that begins"
         return lambda *arguments: None
 
 
@@ -178,7 +178,7 @@ def test_a_job_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     )
     rest: Any = OnlyTheQueue(queue)
     log: list[str] = []
-    Server(queue, rest, rest, rest, rest, rest, log.append).serve()
+    Server(queue, rest, rest, rest, rest, rest, log.append, rest).serve()
     first, second = queue.jobs()
     assert first.state is second.state is State.FAILED
     assert "another version of Lockstep (cache.threshold is 0.1, but cache.quality is high" in (first.error or "")

@@ -1,0 +1,200 @@
+"""Runs one job of the queue on a loaded gang, until it has ended or goes back into the queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from engine.errors import InvalidInput, sentence
+from launch.cluster.endings import EndingWriter
+from launch.cluster.loaded import LoadedGang
+from launch.cluster.metrics import Metrics
+from launch.cluster.outage import Outage
+from launch.cluster.progress import GangProgress
+from launch.cluster.registration import GangRegistration, HeldJob
+from launch.cluster.setup import FolderInUse, prepare_for
+from launch.cluster.starting import RankStarter
+from launch.cluster.stopping import StopRequest
+from launch.gang.gang import JobResult
+from launch.gang.monitor import GangFailure
+from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attempt_again
+from launch.gang.watch import RayLost
+from launch.jobs.folder import JobFolder
+from launch.jobs.job import Job
+from launch.process.failures import Failure
+from launch.queue.records import JobRecord, State, Wish
+from launch.queue.store import LeaseLost, Queue
+from launch.queue.trouble import QueueUnusable
+from parallel.control import Control
+
+_SHORTEST_WAIT = 1 / 6  # of a lease, for which the queue may be away before a job is paused, however slow its steps are
+_CONTROLS = {Wish.RUN: Control.RUN, Wish.PAUSE: Control.PAUSE, Wish.CANCEL: Control.CANCEL}
+
+
+class JobRefused(Exception):
+    """A rank cannot do the job. None has begun, so the gang can take another job."""
+
+
+class JobRunner:
+    """Runs jobs on one gang, one after the other."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        registration: GangRegistration,
+        loaded: LoadedGang,
+        progress: GangProgress,
+        stop: StopRequest,
+        metrics: Metrics,
+        log: Callable[[str], None],
+        outage: Outage,
+        starter: RankStarter,
+    ) -> None:
+        """
+        Args:
+            loaded: started.
+            progress: told what the gang's rank 0 reports.
+            log: takes one line for each event.
+        """
+        self._queue = queue
+        self._registration = registration
+        self._loaded = loaded
+        self._progress = progress
+        self._stop = stop
+        self._metrics = metrics
+        self._log = log
+        self._outage = outage
+        self._starter = starter
+        self._endings = EndingWriter(queue, outage, stop)
+
+    def run(self, record: JobRecord) -> None:
+        """Run a job that was claimed, with restarts of the ranks if they are lost.
+
+        Raises:
+            LeaseLost: the job belongs to another attempt by now. No rank works at it any more.
+            QueueUnusable: this process is asked to end, and the queue is away.
+            RayLost: Ray is gone.
+            GangFailure, InvalidInput, Interrupted: as of :meth:`launch.cluster.starting.RankStarter.start_again`.
+        """
+        self._log(f"job {record.id}, attempt {record.attempts}: {record.video}")
+        self._progress.begin_job(record.progress)
+        try:
+            budget = RestartBudget.of(record.parsed_config, record.restarts, record.preemptions)
+        except InvalidInput as error:  # a job of another version of Lockstep, which no gang can run
+            return self._finish(record, State.FAILED, sentence(error))
+        try:
+            attempt_again(lambda: self._attempt(record), budget, lambda error: self._start_again(record, error))
+        except RayLost as error:  # this process ends, and the job goes back into the queue
+            self._count_loss(record, budget, error)
+            raise
+        except FolderInUse as error:
+            self._log(f"job {record.id}: {error}")
+            self._release(record)
+        except JobRefused as error:
+            self._finish(record, State.FAILED, str(error))
+        except JobFailure as error:
+            self._log(f"job {record.id}: {error.failure}: all ranks are started again")
+            self._finish(record, State.FAILED, str(error.failure))
+            self._starter.start_again()
+
+    def _attempt(self, record: JobRecord) -> None:
+        """
+        Raises:
+            FolderInUse: another process is still writing to the job's folder.
+            JobRefused: the job cannot work on this gang.
+            GangFailure: a rank failed or was lost.
+            LeaseLost: as of :meth:`run`.
+        """
+        try:
+            job = prepare_for(record, self._loaded.job, self._loaded.node_ids, DYING_SECONDS)
+        except InvalidInput as error:
+            raise JobRefused(sentence(error)) from None
+        try:
+            self._loaded.gang.accept(job)
+        except GangFailure as error:
+            if error.lost:
+                raise
+            raise JobRefused(str(error.failure)) from None
+        self._is_hurried = False
+        try:
+            with self._registration.holding(record, lambda: self._progress.job) as held:
+                result = self._loaded.gang.generate(lambda: self._look(held))
+        except LeaseLost:
+            self._log(f"job {record.id}: all ranks are ended, since another gang may have it")
+            self._starter.start_again()
+            raise
+        self._settle(record, job, result)
+
+    def _count_loss(self, record: JobRecord, budget: RestartBudget, error: RayLost) -> None:
+        """Fail a job on which Ray was lost too often: it may be the cause."""
+        failure = Failure(0, self._progress.job.phase, str(error), time.time_ns())
+        if budget.take(GangFailure(failure, lost=True)):
+            self._count_restart(record)
+        else:
+            self._finish(record, State.FAILED, str(failure))
+
+    def _count_restart(self, record: JobRecord, preempted: bool = False) -> None:
+        try:
+            self._queue.count_restart(record.id, record.attempts, preempted)
+        except QueueUnusable as error:
+            self._outage.failed(error)  # the count is not worth waiting for
+
+    def _start_again(self, record: JobRecord, error: GangFailure) -> None:
+        self._log(f"job {record.id}: {error.failure}: all ranks are started again")
+        self._metrics.restarted(error.preempted)
+        self._count_restart(record, error.preempted)
+        self._starter.start_again()
+
+    def _look(self, held: HeldJob) -> Control:
+        """What is asked of the running job. Never waits for the queue.
+
+        Raises:
+            LeaseLost: the job belongs to another gang by now.
+        """
+        self._registration.check()
+        if held.lost is not None:
+            raise held.lost
+        self._metrics.refresh(self._registration.waiting)
+        asked = _CONTROLS[held.wish]
+        if self._stop.asked or self._has_to_hurry(held):
+            asked = max(asked, Control.PAUSE)
+        return asked
+
+    def _has_to_hurry(self, held: HeldJob) -> bool:
+        """Whether the lease ends so soon that the job has to be paused now for its checkpoint to be written in time.
+
+        Afterwards it is decided: ranks that were asked to pause cannot be asked to go on.
+        """
+        left = self._registration.seconds_left
+        needed = min(self._progress.seconds_to_pause, self._registration.lease_seconds * (1 - _SHORTEST_WAIT))
+        if not self._is_hurried and left < needed:
+            self._is_hurried = True
+            self._log(f"job {held.id} is paused, for its lease ends in {left:.0f} s and the queue cannot be reached")
+        return self._is_hurried
+
+    def _settle(self, record: JobRecord, job: Job, result: JobResult) -> None:
+        if result.stopped is Control.PAUSE:
+            self._log(f"job {record.id} is paused")
+            return self._release(record)
+        if result.stopped is Control.CANCEL:
+            job.clean_up()
+            return self._finish(record, State.CANCELLED)
+        self._finish(record, State.SUCCEEDED)
+        job.clean_up()  # after the queue knows: a gang that is killed in between would leave the job to be made again
+        for report in result.reports:
+            self._metrics.made(report)
+
+    def _release(self, record: JobRecord) -> None:
+        self._endings.write(record, State.QUEUED, lambda: self._queue.release(record.id, record.attempts))
+
+    def _finish(self, record: JobRecord, state: State, error: str | None = None) -> None:
+        def change() -> None:
+            if state is State.SUCCEEDED:
+                self._queue.progress(record.id, record.attempts, self._progress.job)
+            self._queue.finish(record.id, record.attempts, state, error)
+
+        self._endings.write(record, state, change)
+        if state is State.FAILED:
+            JobFolder.beside(record.video).remove_unless_begun()
+        self._log(f"job {record.id} {state.value}" + (f": {error}" if error else ""))
+        self._metrics.ended(state)
