@@ -9,6 +9,7 @@ from typing import Any
 
 from engine.config import HUB_ID
 from engine.errors import InvalidInput
+from engine.files import without_parents
 
 # keys whose value names a file or folder, and may be relative
 _PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
@@ -33,7 +34,7 @@ def anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False
             continue
         anchored = Path.cwd() / folder / expand_home(Path(values[key]))
         if _exists(anchored) or not (only_existing or _may_be_hub_id(tree, values, key)):
-            values[key] = os.path.normpath(anchored)
+            values[key] = os.path.normpath(without_parents(anchored))
 
 
 def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[Any, str]]:

@@ -33,6 +33,7 @@ class StagedFiles:
 
     def stage(self, path: Path, private: bool = False) -> Path:
         """Create an empty temporary file beside ``path`` and return its path; missing folders are created.
+        An output that is a symbolic link is written through.
 
         Args:
             private: the file is none of the user's results, and gets the mode of :mod:`engine.private`.
@@ -40,6 +41,8 @@ class StagedFiles:
         Raises:
             OSError: the folder cannot be written to.
         """
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))  # a rename would replace the link, not the file that it names
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         if private:
@@ -146,6 +149,21 @@ def numbered(output: Path, count: int) -> list[Path]:
     if count == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+
+
+def without_parents(path: Path) -> Path:
+    """The path without ".." behind a folder, as the system reads it: ".." behind a symbolic link is the parent of the
+    folder that the link names. Behind a folder that does not exist yet, it takes that folder away."""
+    parts = path.parts
+    behind = [index for index, part in enumerate(parts) if part == ".." and any(each != ".." for each in parts[:index])]
+    if not behind:
+        return path
+    try:
+        head, tail = Path(*parts[: behind[-1] + 1]), parts[behind[-1] + 1 :]
+        plain, real = os.path.normpath(head), os.path.realpath(head)
+        return Path(plain if os.path.realpath(plain) == real else real, *tail)
+    except (OSError, ValueError):
+        return path  # it cannot be used, which is said where it is checked
 
 
 def sync(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -138,13 +138,15 @@ class Outputs:
     report: Path | None = None
     latents: Path | None = None
     checkpoint: Path | None = None  # folder of checkpoints, from which an interrupted run is resumed
+    replaces: bool = True  # an older video and report; else a number is added to their names
 
     def numbered(self, count: int) -> list[Outputs]:
         """The outputs of ``count`` videos: out.mp4 becomes out-0.mp4, out-1.mp4 and so on, unless there is only one."""
         paths = (self.video, self.report, self.latents)
         columns = [numbered(path, count) if path else [None] * count for path in paths]
         folders = [self.checkpoint / f"video-{i}" if self.checkpoint else None for i in range(count)]
-        return [Outputs(*row) for row in zip(*columns, folders, strict=True)]
+        rows = zip(*columns, folders, strict=True)
+        return [replace(self, video=row[0], report=row[1], latents=row[2], checkpoint=row[3]) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def check_outputs(outputs: Outputs, model: Path) -> None:
     wanted += [("--latents", outputs.latents, ".safetensors")] if outputs.latents else []
     for option, path, suffix in wanted:
         _check_output(option, path, suffix)
-        if path.resolve().is_relative_to(model.resolve()):
+        if _is_inside(path, model):
             raise InvalidInput(f"{option} is {str(path)!r}, which is inside the model folder: choose another.")
 
 
@@ -38,8 +38,12 @@ def check_folder(option: str, folder: Path, model: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise InvalidInput(f"{option} is {str(folder)!r}, which is a file: give a folder.")
     _check_output(option, folder / "results.json", ".json")
-    if folder.resolve().is_relative_to(model.resolve()):
+    if _is_inside(folder, model):
         raise InvalidInput(f"{option} is {str(folder)!r}, which is inside the model folder: choose another.")
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _check_output(option: str, path: Path, suffix: str) -> None:
@@ -51,11 +55,13 @@ def _check_output(option: str, path: Path, suffix: str) -> None:
     if path.suffix.lower() != suffix:
         raise refuse(f"but it must end in {suffix}: rename it")
     try:
+        if os.path.islink(os.path.realpath(path)):
+            raise refuse("a symbolic link that leads back to itself: choose another")
         if path.is_dir():
             raise refuse("which is a folder: add a file name")
         if path.exists() and not path.is_file():
             raise refuse("which is not an ordinary file: choose another")
-        folder = existing_folder(path)
+        folder = existing_folder(Path(os.path.realpath(path)) if path.is_symlink() else path)
         if not folder.is_dir():
             raise refuse(f"but {folder} is a file, not a folder: choose another")
         if (error := _refusal_in(folder)) is not None:

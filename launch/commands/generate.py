@@ -57,11 +57,7 @@ def _make(
         raise InvalidInput(f"--ray-address is {ray_address}, but --launcher is {named}: add --launcher ray.")
     place = find_place(launcher, ranks)
     if launcher is Launcher.RAY:
-        options = read()
-        repeated = Resume.AUTO if resume in (Resume.AUTO, Resume.ONLY) else Resume.FOLDER
-        return _run_on_ray(
-            lambda place, again: prepare(options, place, repeated if again else resume), ranks, ray_address
-        )
+        return _run_on_ray(read(), ranks, ray_address, resume)
     if place.rank is not None:
         return run_on_ranks(place, lambda place: prepare(read(), place, resume), make_videos, summarise)
     job = prepare(read(), place, resume)
@@ -70,17 +66,19 @@ def _make(
     return run_on_ranks(place, lambda place: job, make_videos, summarise, Job.hint_unless_finished)
 
 
-def _run_on_ray(check: Callable[[Place, bool], Job], ranks: int | None, address: str | None) -> int:
-    """Check a job, then run it on a Ray cluster. Returns the exit code.
-
-    Args:
-        check: as of :func:`launch.gang.run.run_on_ray`.
-    """
+def _run_on_ray(options: Options, ranks: int | None, address: str | None, resume: Resume) -> int:
+    """Check a job, then run it on a Ray cluster. Returns the exit code."""
     from launch.gang.address import check_address
 
-    job = check(Place(ranks, elsewhere=True), False)
+    job = prepare(options, Place(ranks, elsewhere=True), resume)
     if not job.tasks_left:
         return _say_made(job)
+    repeated = Resume.AUTO if resume in (Resume.AUTO, Resume.ONLY) else Resume.FOLDER
+    named = job.options  # each attempt writes the same files
+
+    def check(place: Place, again: bool) -> Job:
+        return prepare(named, place, repeated if again else resume)
+
     check_address(address)
     with job.hint_unless_finished():
         from launch.gang.run import run_on_ray  # imports ray, which takes seconds

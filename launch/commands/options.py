@@ -41,7 +41,10 @@ LastImage = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", help="The .mp4 file; outputs/<prompt>.mp4 by default. An older file is replaced."),
+    typer.Option(
+        "--output",
+        help="The .mp4 file; an older one is replaced. By default outputs/PROMPT-seedN-HASH.mp4, which replaces none.",
+    ),
 ]
 Report = Annotated[
     Path | None, typer.Option("--report", help="The run report; by default the video's name with .json.")

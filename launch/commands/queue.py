@@ -28,7 +28,7 @@ def submit(options: Options, state: opt.StateFolder = None, group: opt.Group = F
     from launch.screens.job_words import hint, one_line, unserved
 
     queue = _queue(state)
-    submitted = prepare_jobs(options)
+    submitted = prepare_jobs(options, queue.claims)
     prepare_state_folder(queue.folder, group, announce)
     ids = queue.submit(submitted)
     stdout = _stdout()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,17 @@ class Options:
     latents: Path | None = None
     audit: bool = False
     overrides: Sequence[str] = field(default_factory=tuple)
+    videos: Sequence[Path] = ()
+    """The file of each video, in the order of the tasks, where the user named none:
+    :func:`launch.jobs.names.with_video_names`. It replaces no other file."""
 
     @property
     def video_path(self) -> Path:
-        """The path of the video; if there are several, the path that theirs are made from."""
-        if self.output:
-            return self.output
-        named_after = self.prompts[0] if self.prompts else self.prompts_file.stem if self.prompts_file else ""
-        return Path("outputs") / f"{slug(named_after)}.mp4"
+        """The path of the video; if there are several, the path that theirs are made from, or that of the first.
+
+        It is to be named before, by the user or by :func:`launch.jobs.names.with_video_names`.
+        """
+        return self.output or self.videos[0]
 
     @property
     def report_path(self) -> Path:
@@ -49,28 +51,37 @@ class Options:
         return (*self.overrides, "runtime.audit=true") if self.audit else self.overrides
 
     def tasks(self, config: Config, outputs: Outputs) -> list[Task]:
-        """Every prompt with every seed, prompts in order and seeds in order within each.
+        """Every prompt with every seed, prompts in order and seeds in order within each, once the prompts are read.
 
         Args:
             outputs: what their names are made of.
 
         Raises:
-            InvalidInput: the file of prompts cannot be read, or something cannot be used.
+            InvalidInput: something cannot be used.
         """
         from engine.request import make_tasks  # pydantic, which the queue can do without
 
         images = (self.image, self.last_image)
-        return make_tasks(self.all_prompts(), self.negative_prompt, self.seeds, config.sampling, outputs, *images)
+        tasks = make_tasks(self.prompts, self.negative_prompt, self.seeds, config.sampling, outputs, *images)
+        if self.output or not self.videos:
+            return tasks
+        return [self._named(*each) for each in zip(tasks, self.videos, strict=True)]
 
-    def all_prompts(self) -> tuple[str, ...]:
-        """The prompts of the options, then those of the file.
+    def _named(self, task: Task, video: Path) -> Task:
+        report = task.outputs.report if self.report else video.with_suffix(".json")
+        return replace(task, outputs=replace(task.outputs, video=video, report=report, replaces=False))
+
+    def with_prompts_read(self) -> Options:
+        """The options without a file of prompts, whose prompts come after the others. A pipe can be read only once.
 
         Raises:
             InvalidInput: the file cannot be read, or holds no prompt.
         """
         from engine.request import read_prompts
 
-        return (*self.prompts, *(read_prompts(self.prompts_file) if self.prompts_file else ()))
+        if self.prompts_file is None:
+            return self
+        return replace(self, prompts=(*self.prompts, *read_prompts(self.prompts_file)), prompts_file=None)
 
 
 _PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents")
@@ -89,10 +100,6 @@ def options_from_json(text: str) -> Options:
     """
     values: dict[str, Any] = json.loads(text)
     paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
-    return Options(**values | paths | {name: tuple(values[name]) for name in _LISTS})
-
-
-def slug(prompt: str) -> str:
-    """A file name for a prompt: its first words, lower case, with dashes; file systems count bytes, not letters."""
-    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
-    return words[:60].encode()[:120].decode(errors="ignore").rstrip("-") or "video"
+    lists = {name: tuple(values[name]) for name in _LISTS}
+    videos = tuple(map(Path, values.get("videos", ())))  # versions before 0.2 had none
+    return Options(**values | paths | lists | {"videos": videos})

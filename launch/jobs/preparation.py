@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import InvalidInput
+from engine.files import without_parents
 from engine.request import Outputs
 from launch.jobs.checked import check_work
 from launch.jobs.config import load_job_config
 from launch.jobs.continuation import plan_continuation
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
+from launch.jobs.names import with_video_names
 from launch.jobs.options import Options
 from launch.jobs.resuming import Resume
 from parallel.place import Place
@@ -30,14 +31,13 @@ def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> J
     """
     notes: list[str] = []
     given = load_job_config(options.config, options.settings, notes.append)
-    paths = (options.video_path, options.report_path, options.latents)
-    outputs = Outputs(*(_plain(path) if path else None for path in paths))
+    files = (options.config, options.prompts_file)
+    options = with_video_names(_without_parents(options.with_prompts_read()), given)
+    outputs = Outputs(options.video_path, options.report_path, options.latents)
     folder = None
     if given.checkpoint.every or resume in (Resume.AUTO, Resume.ONLY, Resume.FOLDER):
         folder = JobFolder.beside(options.video_path)
         outputs = replace(outputs, checkpoint=folder.path)
-    files = (options.config, options.prompts_file)
-    options = replace(options, prompts=options.all_prompts(), prompts_file=None, output=options.video_path)
     tasks = options.tasks(given, outputs)
     work = check_work(given, tasks, place)
     if place.is_launcher and work.checked.degrees.world_size > 1:
@@ -49,11 +49,16 @@ def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> J
     return Job(work.config, given, tasks, options, notes, folder, finished, sets_aside)
 
 
+def _without_parents(options: Options) -> Options:
+    """The options with outputs that are written where they are checked, though folders are made in between."""
+    return replace(
+        options,
+        output=options.output and without_parents(options.output),
+        report=options.report and without_parents(options.report),
+        latents=options.latents and without_parents(options.latents),
+    )
+
+
 def _refuse_pipe(path: str | Path | None) -> None:
     if path is not None and not Path(path).expanduser().is_file():
         raise InvalidInput(f"{path} is a pipe, which can be read only once, but every rank reads it: give a file.")
-
-
-def _plain(path: Path) -> Path:
-    """The path without "..": through a folder that does not exist yet it would be checked elsewhere than written."""
-    return Path(os.path.normpath(path))

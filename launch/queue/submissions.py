@@ -13,6 +13,7 @@ from launch.queue.database import WAIT_SECONDS, Database
 from launch.queue.lost_gangs import finish_job, is_lost, registered
 from launch.queue.records import GangRecord, GangWish, JobRecord, NewJob, State, Wish
 from launch.queue.rows import gang_number, gang_record, job_record, job_values, output_paths
+from launch.queue.trouble import NoQueue
 
 _LARGEST_ID = 2**63 - 1
 
@@ -63,6 +64,19 @@ class Submissions:
                     self._refuse_taken(db, path, ids)
                     db.execute("INSERT INTO outputs VALUES (?, ?)", (path, ids[-1]))
         return ids
+
+    def claims(self, path: Path) -> bool:
+        """Whether a job that is not finished will write that file.
+
+        Args:
+            path: absolute.
+        """
+        name = os.fsencode(os.path.realpath(path))
+        try:
+            with self._database.reading() as db:
+                return db.execute("SELECT 1 FROM outputs WHERE path = ?", (name,)).fetchone() is not None
+        except NoQueue:
+            return False
 
     def _refuse_taken(self, db: sqlite3.Connection, path: bytes, ids: Sequence[int]) -> None:
         taken = db.execute("SELECT job FROM outputs WHERE path = ?", (path,)).fetchone()

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from engine.files import without_parents
 from engine.request import Outputs, Task
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
+from launch.jobs.names import with_video_names
 from launch.jobs.options import Options
 from launch.queue.records import NewJob
 from parallel.config import ParallelConfig
 from parallel.place import Place
 
 
-def prepare_jobs(options: Options) -> list[NewJob]:
+def prepare_jobs(options: Options, claimed: Callable[[Path], bool]) -> list[NewJob]:
     """One job for each video, that is for every prompt with every seed. Everything is checked but what depends on the
     gang: ranks, layout and devices.
+
+    Args:
+        claimed: whether a job that is not finished will write that file.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
     """
     given = load_job_config(options.config, options.settings, announce)
-    whole = _in_full(options)
+
+    def taken(path: Path) -> bool:
+        return os.path.lexists(path) or claimed(_absolute(path))
+
+    whole = _in_full(with_video_names(options.with_prompts_read(), given, taken))
     tasks = whole.tasks(given, Outputs(whole.video_path, whole.report_path, whole.latents))
     if given.checkpoint.every:
         for video in (task.outputs.video for task in tasks):
@@ -44,15 +54,15 @@ def _in_full(options: Options) -> Options:
         config=str(_absolute(Path(options.config).expanduser())),
         image=options.image and _absolute(options.image),
         last_image=options.last_image and _absolute(options.last_image),
-        output=_absolute(options.video_path),
-        report=_absolute(options.report_path),
+        output=options.output and _absolute(options.output),
+        report=options.report and _absolute(options.report),
+        videos=tuple(map(_absolute, options.videos)),
         latents=options.latents and _absolute(options.latents),
     )
 
 
 def _absolute(path: Path) -> Path:
-    # without "..": in a folder that does not exist yet, ".." would be resolved differently for the check
-    return Path(os.path.normpath(Path.cwd() / path))
+    return Path(os.path.normpath(without_parents(Path.cwd() / path)))
 
 
 def _new_job(options: Options, config: JobConfig, task: Task) -> NewJob:
@@ -60,9 +70,9 @@ def _new_job(options: Options, config: JobConfig, task: Task) -> NewJob:
     alone = replace(
         options,
         prompts=request.prompts,
-        prompts_file=None,
         seeds=(request.seed,),
-        output=outputs.video,
+        output=outputs.video if outputs.replaces else None,
+        videos=(outputs.video,) if not outputs.replaces and outputs.video else (),
         report=outputs.report,
         latents=outputs.latents,
         audit=False,  # it is in config, as all other settings are

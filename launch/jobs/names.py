@@ -1,0 +1,64 @@
+"""The files of videos for which the user named none: a name says what was made, and no older file is replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from engine.config import Config
+from engine.request import GenerationRequest, Outputs
+from launch.jobs.options import Options
+
+_FOLDER = Path("outputs")
+
+
+def with_video_names(options: Options, config: Config, taken: Callable[[Path], bool] = os.path.lexists) -> Options:
+    """The options with a file for each video, in the order of the tasks; unchanged where the user named one.
+
+    A name is made of the prompt, the seed and a hash of everything that decides what the video shows:
+    ``a-red-circle-seed0-1f0c3a52.mp4``. Where that video or its report is there already, a number is added.
+
+    Args:
+        config: as it was given.
+        taken: whether something has or will have this path.
+
+    Raises:
+        InvalidInput: a prompt, a seed or an image cannot be used.
+    """
+    if options.output or options.videos:
+        return options
+    videos: list[Path] = []
+    for task in options.tasks(config, Outputs()):
+        stem = f"{slug(task.request.prompts[0])}-seed{task.request.seed}-{_hash(task.request, config)}"
+        videos.append(_free(stem, lambda path: path in videos or taken(path)))
+    return replace(options, videos=tuple(videos))
+
+
+def _free(stem: str, taken: Callable[[Path], bool]) -> Path:
+    for number in count(1):
+        video = _FOLDER / f"{stem}-{number}.mp4" if number > 1 else _FOLDER / f"{stem}.mp4"
+        if not taken(video) and not taken(video.with_suffix(".json")):
+            return video
+    raise AssertionError("count has no end")
+
+
+def _hash(request: GenerationRequest, config: Config) -> str:
+    """Eight hexadecimal digits."""
+    decides = {
+        "request": request.model_dump(mode="json"),
+        "model": config.model.model_dump(mode="json"),
+        "cache": config.cache.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def slug(prompt: str) -> str:
+    """A file name for a prompt: its first words, lower case, with dashes; file systems count bytes, not letters."""
+    words = re.sub(r"[^\w]+", "-", prompt[:1000].lower()).strip("-")
+    return words[:60].encode()[:120].decode(errors="ignore").rstrip("-") or "video"
