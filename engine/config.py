@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from PIL import ImageColor
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dicache.config import CacheConfig
@@ -124,6 +123,10 @@ class SamplingConfig(Section):
             raise ValueError("sampling.background is empty: put a colour that begins with # into quotes.")
         if not isinstance(value, str):
             return value  # refused as no text
+        if value == cls.model_fields["background"].default:
+            return value
+        from PIL import ImageColor  # takes numpy with it, which commands that only ask can do without
+
         try:
             colour = ImageColor.getrgb(value)
         except ValueError:

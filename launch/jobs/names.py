@@ -13,12 +13,15 @@ from pathlib import Path
 
 from engine.config import Config
 from engine.request import GenerationRequest, Outputs
+from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 
 _FOLDER = Path("outputs")
 
 
-def with_video_names(options: Options, config: Config, taken: Callable[[Path], bool] = os.path.lexists) -> Options:
+def with_video_names(
+    options: Options, config: Config, taken: Callable[[Path], bool] = os.path.lexists, again: bool = False
+) -> Options:
     """The options with a file for each video, in the order of the tasks; unchanged where the user named one.
 
     A name is made of the prompt, the seed and a hash of everything that decides what the video shows:
@@ -27,6 +30,8 @@ def with_video_names(options: Options, config: Config, taken: Callable[[Path], b
     Args:
         config: as it was given.
         taken: whether something has or will have this path.
+        again: the run may go on with an earlier run of the same job, so it takes the newest names that such a run has
+            used; what is finished of them is not made anew.
 
     Raises:
         InvalidInput: a prompt, a seed or an image cannot be used.
@@ -36,15 +41,19 @@ def with_video_names(options: Options, config: Config, taken: Callable[[Path], b
     videos: list[Path] = []
     for task in options.tasks(config, Outputs()):
         stem = f"{slug(task.request.prompts[0])}-seed{task.request.seed}-{_hash(task.request, config)}"
-        videos.append(_free(stem, lambda path: path in videos or taken(path)))
+        videos.append(_choose(stem, lambda path: path in videos or taken(path), again))
     return replace(options, videos=tuple(videos))
 
 
-def _free(stem: str, taken: Callable[[Path], bool]) -> Path:
+def _choose(stem: str, taken: Callable[[Path], bool], again: bool) -> Path:
+    newest: Path | None = None
     for number in count(1):
         video = _FOLDER / f"{stem}-{number}.mp4" if number > 1 else _FOLDER / f"{stem}.mp4"
-        if not taken(video) and not taken(video.with_suffix(".json")):
-            return video
+        if taken(video) or taken(video.with_suffix(".json")):
+            newest = video
+            continue
+        begun = JobFolder.beside(video).holds_job
+        return newest if again and newest and not begun else video
     raise AssertionError("count has no end")
 
 

@@ -32,7 +32,8 @@ def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> J
     notes: list[str] = []
     given = load_job_config(options.config, options.settings, notes.append)
     files = (options.config, options.prompts_file)
-    options = with_video_names(_without_parents(options.with_prompts_read()), given)
+    again = resume in (Resume.AUTO, Resume.ONLY)
+    options = with_video_names(_without_parents(options.with_prompts_read()), given, again=again)
     outputs = Outputs(options.video_path, options.report_path, options.latents)
     folder = None
     if given.checkpoint.every or resume in (Resume.AUTO, Resume.ONLY, Resume.FOLDER):

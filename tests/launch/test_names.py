@@ -82,6 +82,27 @@ def test_a_default_name_passes_over_what_is_there(taken: str, tmp_path: Path, mo
     assert named(options) == [first.replace(".mp4", "-3.mp4")]
 
 
+def test_a_run_that_is_repeated_takes_the_names_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options, config = Options(CONFIG, ["a"]), load_job_config(CONFIG, [], print)
+
+    def repeated() -> str:
+        return str(with_video_names(options, config, again=True).videos[0])
+
+    (first,) = named(options)
+    assert repeated() == first, "nothing was begun"
+    Path("outputs").mkdir()
+    Path(first).touch()
+    assert repeated() == first, "finished"
+    second = first.replace(".mp4", "-2.mp4")
+    JobFolder.beside(Path(second)).write(replace(options, videos=[Path(second)]), config)
+    assert repeated() == second, "begun"
+    Path(second).touch()
+    assert repeated() == second, "finished, and not yet cleaned up"
+
+
 def test_a_job_folder_keeps_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_job_config(CONFIG, [], print)

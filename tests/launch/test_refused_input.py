@@ -246,9 +246,9 @@ def test_no_new_options() -> None:
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
-        (cluster["up"], ["ranks", "ray-address", "state", "set"]),
+        (cluster["up"], ["ranks", "ray-address", "state", "group", "set"]),
         (cluster["down"], ["state", "timeout"]),
-        (group.commands["submit"], [*names, "state"]),  # type: ignore[attr-defined]
+        (group.commands["submit"], [*names, "state", "group"]),  # type: ignore[attr-defined]
         *((group.commands[name], ["state"]) for name in queue - {"submit"}),  # type: ignore[attr-defined]
     ):
         options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
