@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from engine.config import Config
-from engine.media.images import read_image
 from engine.models.facts import ModelFacts
 from engine.models.samplers import sampler_notes
 from engine.request import GenerationRequest
@@ -28,5 +27,7 @@ def image_notes(request: GenerationRequest) -> list[str]:
     said: list[str] = []
     for option, path in (("--image", request.image), ("--last-image", request.last_image)):
         if path is not None:
+            from engine.media.images import read_image  # imports numpy
+
             read_image(path, option, request.sampling.background, said.append)
     return said
