@@ -33,6 +33,7 @@ from engine.request import Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
 from parallel.place import Place
 from parallel.ranks import Ranks
+from tests.support.adapter_files import Maker, Model
 from tests.support.bare_model import edit_json
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.gang import Gang
@@ -187,11 +188,19 @@ def gather_weights(ranks: Ranks, config: Config) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_parts_of_weights_get_their_parts(
-    gang: Gang, name: str, models: dict[str, Path], loras: dict[str, list[Path]]
+    gang: Gang, name: str, models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: Path
 ) -> None:
-    config = configured(
-        models[name], [{"path": str(path), "scale": 0.7} for path in loras[name]], "model.dtype=bfloat16"
-    )
+    """Of every kind of change; some need the whole weight, of which each rank has a part."""
+    family, blocks = {WAN: ("wan", 3), HUNYUAN: ("hunyuan", 2)}[name]
+    model = Model(family, blocks, load_file(next((models[name] / "transformer").glob("*.safetensors"))))
+    files, tensors = list(loras[name]), set[str]()
+    for seed in range(8):
+        adapter = Maker(model, seed).make()
+        files.append(adapter.write(tmp_path / str(seed)))
+        tensors |= adapter.tensors.keys()
+    for kind in ("hada_w1_a", "lokr_w", "dora_scale", ".diff", ".set_weight", "lora_B", "lora_up"):
+        assert any(kind in tensor for tensor in tensors), kind
+    config = configured(models[name], [{"path": str(path), "scale": 0.7} for path in files], "model.dtype=bfloat16")
     whole = dict(load_model(config, Ranks()).adapter.transformer.named_parameters())
     for gathered in gang.run(gather_weights, Degrees(ring=3), config):
         assert gathered.keys() == whole.keys()

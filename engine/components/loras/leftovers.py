@@ -34,12 +34,13 @@ class Leftovers:
         ]
 
 
-def absent_part(key: Key, names: LayerNames) -> str | None:
-    """The part of a model that only some of the family have, if the tensor is for one."""
-    for name in candidates(key):
-        for pattern, words in names.optional:
-            if re.fullmatch(pattern, name):
-                return words
+def absent_part(key: Key, names: LayerNames, layers: Mapping[str, Layer]) -> str | None:
+    """The part that other models of the family have and this one has not, if the tensor is for one."""
+    if refused_kind(key.name):
+        return None
+    for pattern, words in names.optional:
+        if any(re.fullmatch(pattern, name) for name in candidates(key)):
+            return None if any(re.fullmatch(pattern, name) for name in layers) else words
     return None
 
 

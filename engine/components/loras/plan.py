@@ -18,6 +18,8 @@ from engine.models.loras import lora_file
 
 _RANKED = ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
 """Kinds of tensors whose first dim is the rank."""
+_WHOLE = ("diff", "diff_b", "set_weight", "set_bias", "reshape_weight")
+"""Kinds that no alpha is for."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def plan_lora(lora: LoraConfig, names: LayerNames, layers: Mapping[str, Layer]) 
     changes, applied, no_alpha = [], 0, False
     for group in groups:
         kinds = {kind: name for kind, name in group.keys.items() if kind != "alpha"}
+        factors = [name for kind, name in kinds.items() if kind not in _WHOLE]
         check_layer(file, group.layer, kinds)
         rank = next((file.shapes[kinds[kind]][0] for kind in _RANKED if kind in kinds), None)
         scaling = 1.0
@@ -78,8 +81,9 @@ def plan_lora(lora: LoraConfig, names: LayerNames, layers: Mapping[str, Layer]) 
             alpha = file.number(alpha_key)
             scaling = alpha / rank if rank else 1.0  # as LyCORIS has it for factors that are whole
             if not scaling:
-                left.add("change nothing, since they are multiplied by an alpha of 0", *kinds.values())
-        elif file.settings and not kinds.keys() <= {"diff", "diff_b", "set_weight", "set_bias"}:
+                left.add("have no effect with an alpha of 0", *factors)
+                applied -= len(factors)
+        elif file.settings and factors:
             scaling = file.settings.scaling(group.path, rank)
         elif rank is not None:
             no_alpha = no_alpha or file.noted_alpha != rank
@@ -108,7 +112,7 @@ def _for_transformer(
             left.add(f"are for {expert}, and this adapter is added to {lora.transformer}", name)
         elif layer is not None:
             yield key, layer
-        elif absent := absent_part(key, names):
+        elif absent := absent_part(key, names, layers):
             left.add(f"are for {absent}, which this model does not have", name)
         elif 0 in file.shapes[name]:
             left.add("are empty", name)
