@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
@@ -11,6 +12,7 @@ import typer
 
 from launch.jobs.options import Options
 from launch.jobs.resuming import Resume
+from launch.queue.records import State
 from launch.ranks.place import Launcher
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/tiny-wan.yaml.")]
@@ -125,6 +127,34 @@ Job = Annotated[int, typer.Argument(metavar="JOB", parser=whole_number, help="Th
 AnyJob = Annotated[
     int | None, typer.Argument(metavar="[JOB]", parser=whole_number, help="Show everything of this one.")
 ]
+StatesShown = Annotated[
+    list[State] | None,
+    typer.Option("--state-is", case_sensitive=False, help="Show only jobs of this state. Can be repeated."),
+]
+Last = Annotated[
+    int | None,
+    typer.Option("--last", metavar="N", parser=whole_number, help="Show the newest N jobs; else 50 and all that run."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document with everything, for programs (docs/cluster.md).")
+]
+
+
+def age_seconds(text: str) -> float:
+    """The seconds of a number with a unit: 30d, 12h, 45m."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip().lower())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no age: give a number and a unit, as in 30d, 12h or 45m")
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
+
+
+OlderThan = Annotated[
+    float,
+    typer.Option(
+        "--older-than", metavar="AGE", parser=age_seconds, help="How long ago they ended, at least: 30d, 12h, 45m."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 Jobs = Annotated[list[int], typer.Argument(metavar="JOB...", parser=whole_number, help="The jobs' numbers.")]
 CalibrationFile = Annotated[Path, typer.Option("--output", help="The .json file to write; an older one is replaced.")]
 Nodes = Annotated[int, typer.Option("--nodes", parser=whole_number, help="Machines.")]

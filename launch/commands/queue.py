@@ -1,4 +1,4 @@
-"""The commands of the queue: submit, jobs, watch, cancel, pause and unpause."""
+"""The commands of the queue: submit, jobs, watch, cancel, pause, unpause and prune."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from launch.process.signals import Interrupted, say
 from launch.queue.records import JobRecord, State, Wish
 from launch.queue.state_folder import state_folder
 from launch.queue.submissions import Submissions
+
+_SHOWN = 50  # jobs, where the user does not say how many
 
 
 @opt.taking(opt.video_options)
@@ -39,16 +41,71 @@ def submit(options: Options, state: opt.StateFolder = None, group: opt.Group = F
     return 0
 
 
-def jobs(job: opt.AnyJob = None, state: opt.StateFolder = None) -> int:
-    """Show all jobs and gangs, or everything of one job."""
-    from launch.screens.jobs import print_job, print_jobs
+def jobs(
+    job: opt.AnyJob = None,
+    state_is: opt.StatesShown = None,
+    last: opt.Last = None,
+    json: opt.AsJson = False,
+    state: opt.StateFolder = None,
+) -> int:
+    """Show the newest jobs and all gangs, or everything of one job."""
+    from launch.screens.job_tables import print_jobs
+    from launch.screens.jobs import print_job
+    from launch.screens.jobs_json import print_jobs_json
 
-    queue = _queue(state)
-    if job is None:
-        print_jobs(queue.jobs(), queue.gangs(), time.time(), _stdout())
+    if job is not None and (state_is or last is not None):
+        raise InvalidInput(f"--state-is and --last choose among all jobs: leave them out to see job {job}.")
+    if last is not None and last < 1:
+        raise InvalidInput(f"--last is {last}: give how many jobs to show, 1 or more.")
+    queue, stdout, now = _queue(state), _stdout(), time.time()
+    if json:
+        ids = [queue.job(job).id] if job is not None else queue.newest(last, state_is or ())
+        print_jobs_json(queue.each(ids), queue.gangs(), stdout)
+    elif job is not None:
+        print_job(queue.job(job), queue.gangs(), now, stdout)
     else:
-        print_job(queue.job(job), queue.gangs(), time.time(), _stdout())
+        shown, left_out = _chosen(queue, state_is or (), last)
+        print_jobs(shown, queue.gangs(), now, stdout, left_out)
     return 0
+
+
+def _chosen(queue: Submissions, states: Sequence[State], last: int | None) -> tuple[list[JobRecord], dict[str, int]]:
+    """The jobs to show, and how many of each state are left out, where the user has not said how many to show."""
+    ids = queue.newest(last or _SHOWN, states)
+    if last is None and not states:
+        ids = sorted({*ids, *queue.newest(_SHOWN, (State.RUNNING,))})
+    shown = list(queue.each(ids))
+    counts = {} if last is not None else queue.counts()
+    for job in shown:
+        if job.state in counts:
+            counts[job.state] -= 1
+    return shown, {state: count for state, count in counts.items() if count > 0 and (not states or state in states)}
+
+
+def prune(older_than: opt.OlderThan, dry_run: opt.DryRun = False, state: opt.StateFolder = None) -> int:
+    """Remove jobs that ended long ago from the queue, and logs of gangs that did. Videos and other results stay."""
+    from launch.queue.pruning import old_logs
+
+    queue, before = _queue(state), time.time() - older_than
+    gangs = [gang.name for gang in queue.gangs()]  # before the logs are listed: a new gang's log is new
+    logs = old_logs(queue.folder, gangs, before)
+    if dry_run:
+        print(f"would remove {_counted(queue.count_ended(before), 'job')} and {_counted(len(logs), 'log')}")
+        return 0
+    removed = queue.remove_ended(before)
+    for log in logs:
+        try:
+            log.unlink(missing_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"{_counted(removed, 'job')} removed, but {log} cannot be ({error.strerror}): see to its permissions."
+            ) from None
+    print(f"removed {_counted(removed, 'job')} and {_counted(len(logs), 'log')}")
+    return 0
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def watch(job: opt.Job, state: opt.StateFolder = None) -> int:
@@ -79,7 +136,7 @@ def unpause(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
     return _ask(jobs, Wish.RUN, state)
 
 
-COMMANDS = (submit, jobs, watch, cancel, pause, unpause)
+COMMANDS = (submit, jobs, watch, cancel, pause, unpause, prune)
 
 
 def _ask(ids: Sequence[int], wish: Wish, state: Path | None) -> int:

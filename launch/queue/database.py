@@ -17,6 +17,7 @@ FILE = "queue.db"
 WAIT_SECONDS = 30.0
 """How long a command waits for other processes: transactions take milliseconds, but a machine may be busy."""
 _SILENT_SECONDS = 3.0  # of that wait
+_PAGES = 1000  # of 4 KiB, that one transaction gives back
 
 T = TypeVar("T")
 
@@ -101,6 +102,20 @@ class Database:
                     connection.execute("BEGIN")
                 self._check_identity(connection)
                 yield connection
+
+    def give_back_pages(self) -> bool:
+        """Take some unused pages from the end of the file, in a short transaction. Returns whether there may be more.
+
+        A file that an earlier version has made keeps its pages, and uses them again for the next jobs.
+
+        Raises:
+            QueueUnusable: the file cannot be used.
+        """
+        with self._errors_in_a_sentence(), self._open("rw") as connection:
+            before: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+            # executescript, since execute takes one step, which is one page
+            connection.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
+            return 0 < connection.execute("PRAGMA freelist_count").fetchone()[0] < before
 
     def stay_with(self, connection: sqlite3.Connection) -> None:
         """Refuse any other file from now on: in an empty mount point somebody may make a new queue while ours is away,

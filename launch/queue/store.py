@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 
 from launch.queue.lost_gangs import (
@@ -19,10 +19,8 @@ from launch.queue.lost_gangs import (
 )
 from launch.queue.processes import own_host, own_pid_namespace, start_ticks
 from launch.queue.records import GangState, GangWish, JobProgress, JobRecord, State, Wish
-from launch.queue.rows import gang_name, gang_number, gang_wish, job_record, job_wish, storable
-from launch.queue.submissions import Submissions
-
-_PAGE = 100  # jobs that are read at once
+from launch.queue.rows import gang_name, gang_number, gang_wish, job_wish, storable
+from launch.queue.submissions import PAGE, Submissions
 
 
 class LeaseLost(Exception):
@@ -134,8 +132,8 @@ class Queue(Submissions):
             waiting = [int(row["id"]) for row in db.execute(select, held)]
         unfit.intersection_update(waiting)
         new = [id for id in waiting if id not in unfit]
-        for first in range(0, len(new), _PAGE):
-            for job in self._read(new[first : first + _PAGE]):
+        for first in range(0, len(new), PAGE):
+            for job in self.read(new[first : first + PAGE]):
                 if job.damage:
                     self._give_up(job)
                 elif not fits(job):
@@ -143,11 +141,6 @@ class Queue(Submissions):
                 elif taken := self._take(gang, job.id):
                     return taken
         return None
-
-    def _read(self, ids: Sequence[int]) -> list[JobRecord]:
-        marks = ", ".join("?" * len(ids))
-        with self._database.reading() as db:
-            return [job_record(row) for row in db.execute(f"SELECT * FROM jobs WHERE id IN ({marks}) ORDER BY id", ids)]
 
     def _give_up(self, job: JobRecord) -> None:
         """Fail a waiting job whose row cannot be read."""

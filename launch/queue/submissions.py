@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from engine.errors import InvalidInput
+from launch.queue import pruning
 from launch.queue.database import WAIT_SECONDS, Database
 from launch.queue.lost_gangs import finish_job, is_lost, registered
 from launch.queue.records import GangRecord, GangWish, JobRecord, NewJob, State, Wish
@@ -16,6 +17,8 @@ from launch.queue.rows import gang_number, gang_record, job_record, job_values, 
 from launch.queue.trouble import NoQueue
 
 _LARGEST_ID = 2**63 - 1
+PAGE = 100
+"""How many jobs are read at once."""
 
 
 class Submissions:
@@ -122,6 +125,55 @@ class Submissions:
         """All jobs, the oldest first."""
         with self._database.reading() as db:
             return [job_record(row) for row in db.execute("SELECT * FROM jobs ORDER BY id")]
+
+    def newest(self, count: int | None = None, states: Collection[State] = ()) -> list[int]:
+        """The ids of the newest jobs, the oldest of them first. It reads an index alone.
+
+        Args:
+            count: at most so many; None for all.
+            states: only of these; of any if there is none.
+        """
+        where = f"WHERE state IN ({', '.join('?' * len(states))}) " if states else ""
+        limit = -1 if count is None else min(count, _LARGEST_ID)
+        with self._database.reading() as db:
+            rows = db.execute(f"SELECT id FROM jobs {where}ORDER BY id DESC LIMIT ?", (*states, limit))
+            return [row["id"] for row in rows][::-1]
+
+    def read(self, ids: Sequence[int]) -> list[JobRecord]:
+        """Those jobs that there are, the oldest first."""
+        marks = ", ".join("?" * len(ids))
+        with self._database.reading() as db:
+            return [job_record(row) for row in db.execute(f"SELECT * FROM jobs WHERE id IN ({marks}) ORDER BY id", ids)]
+
+    def each(self, ids: Sequence[int]) -> Iterator[JobRecord]:
+        """The same, a page at a time, and without holding a lock in between: whoever takes them may be slow."""
+        for first in range(0, len(ids), PAGE):
+            yield from self.read(ids[first : first + PAGE])
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are of each state."""
+        with self._database.reading() as db:
+            rows = db.execute("SELECT state, count(*) AS jobs FROM jobs GROUP BY state ORDER BY state").fetchall()
+            return {str(row["state"]): row["jobs"] for row in rows}
+
+    def count_ended(self, before: float) -> int:
+        """How many jobs ended before that time, in unix seconds."""
+        with self._database.reading() as db:
+            return pruning.count_ended(db, before)
+
+    def remove_ended(self, before: float) -> int:
+        """Remove the jobs that ended before that time, in unix seconds, and give their room back to the disk. Returns
+        how many. Gangs go on meanwhile: each transaction is short."""
+        removed = 0
+        while True:
+            with self._database.changing() as db:
+                some = pruning.remove_ended(db, before)
+            if not some:
+                break
+            removed += some
+        while removed and self._database.give_back_pages():
+            pass
+        return removed
 
     def job(self, id: int) -> JobRecord:
         """

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from launch.process.printable import printable
-from launch.queue.records import GangRecord, JobRecord, State, Wish
+from launch.process.printable import printable, shortened
+from launch.queue.records import GangRecord, JobRecord, State
 from launch.screens.stages import stage_in_words
 from launch.screens.summary import count_actions, draw_timeline
+
+LONGEST = 2000
+"""Characters of any one text of a job that a screen shows; ``lockstep jobs --json`` has all of it."""
+_READ = 20_000  # characters at each end of a text that are looked at
 
 
 def duration(seconds: float) -> str:
@@ -72,28 +76,49 @@ def in_a_line(job: JobRecord) -> str:
     elif job.state is State.QUEUED and job.attempts:
         parts.append(f"after {job.attempts} attempt{'' if job.attempts == 1 else 's'}")
     parts += [mishaps(job)] if mishaps(job) else []
-    return ", ".join(parts)
+    return one_line(", ".join(parts))
 
 
 def ending(job: JobRecord) -> str:
     """The result of a finished job: its video, or its error."""
     if job.state is State.SUCCEEDED:
         return one_line(str(job.video))
-    return one_line(job.error or "")
+    return one_line(error_of(job))
 
 
-def one_line(text: str) -> str:
-    """The text without line breaks and control characters."""
-    return printable(" ".join(text.split()))
+def one_line(text: str, length: int = LONGEST) -> str:
+    """The text in one line of at most ``length`` characters, without control characters. Its middle is left out if it
+    is longer: prompts, errors and paths may be as long as a book, and lists have to be drawn twice a second."""
+    if len(text) > _READ * 2:
+        text = f"{text[:_READ]}…{text[-_READ:]}"
+    return printable(shortened(" ".join(text.split()), length))
+
+
+def error_of(job: JobRecord) -> str:
+    """Why a job failed, or what of it cannot be read; empty if nothing is wrong."""
+    return job.error or (f"damaged in the queue: {job.damage}" if job.damage else "")
+
+
+def gang_of(job: JobRecord, gangs: Sequence[GangRecord]) -> str:
+    """The gang of the newest attempt, and whether it was lost."""
+    if job.state is State.RUNNING and job.gang not in {gang.name for gang in gangs if gang.alive}:
+        return f"{job.gang} (lost)"
+    return job.gang or ""
+
+
+def left(job: JobRecord) -> str:
+    """How long a running job will denoise, where that is known."""
+    seconds = job.progress.seconds_left if job.progress and job.state is State.RUNNING else None
+    return "" if seconds is None else duration(seconds)
 
 
 def unserved(jobs: Sequence[JobRecord], gangs: Sequence[GangRecord]) -> list[str]:
     """The models that waiting jobs need and no gang has loaded, in the order of the jobs."""
     served = {gang.model for gang in gangs if gang.alive}
-    waiting = [job.model for job in jobs if job.state is State.QUEUED and job.wish is Wish.RUN]
+    waiting = [job.model for job in jobs if job.described_state == State.QUEUED]
     return [model for model in dict.fromkeys(waiting) if model not in served]
 
 
 def hint(model: str) -> str:
     """What to do about a model that no gang has loaded."""
-    return f"no gang is up for {model}: start one with lockstep cluster up CONFIG"
+    return f"no gang is up for {one_line(model, 200)}: start one with lockstep cluster up CONFIG"

@@ -72,7 +72,7 @@ def _picture(job: JobRecord, console: Console) -> Group:
     now = time.time()
     parts: list[Text] = [
         Text.assemble((f"job {job.id}", "bold"), f" {words.in_a_line(job)}"),
-        Text(words.one_line(job.prompt), "dim", no_wrap=True, overflow="ellipsis"),
+        Text(words.one_line(job.prompt, 500), "dim", no_wrap=True, overflow="ellipsis"),
     ]
     if drawn := words.timeline(job, unicode):
         parts.append(Text(drawn))
