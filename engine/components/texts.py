@@ -64,7 +64,9 @@ def unread_note(name: str, text: str, tokenizer: Any, read: str) -> str | None:
     if not ids:
         return f"{name} {text[:_SHOWN]!r} has no effect: nothing is left of it once it is cleaned"
     places = zip(ids, encoded["offset_mapping"], strict=True)
+    # a tokenizer may not know the mark that it puts before a word, which stands for no letter
     unknown = [read[start:end] for id, (start, end) in places if id == tokenizer.unk_token_id]
+    unknown = [word for word in unknown if word.strip()]
     if not unknown:
         return None
     named = ", ".join(excerpt(word) for word in list(dict.fromkeys(unknown))[:5])

@@ -14,6 +14,7 @@ from engine.checks.preflight import preflight
 from engine.components.hunyuan_video.image_to_video import HunyuanVideoImagePromptEncoder
 from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
 from engine.components.hunyuan_video15.prompt_encoder import HunyuanVideo15PromptEncoder
+from engine.components.texts import unread_note
 from engine.components.wan.prompt_encoder import WanPromptEncoder
 from engine.engine import Engine
 from engine.errors import InvalidInput
@@ -85,6 +86,16 @@ def test_words_that_the_tokenizer_does_not_know() -> None:
     assert "does not know: 'zebra', '\U0001f984'" in line
     (line,) = made.notes(asked("zebra"), 2)
     assert "has no effect: the model knows nothing of it ('zebra')" in line
+
+
+def test_a_mark_before_a_word_that_the_tokenizer_does_not_know_is_no_word() -> None:
+    class Marks:
+        unk_token_id = 0
+
+        def __call__(self, text: str, **options: Any) -> dict[str, Any]:
+            return {"input_ids": [0, 5, 0, 6], "offset_mapping": [(0, 0), (0, 3), (3, 4), (4, 10)]}
+
+    assert unread_note("--prompt", "red circle", Marks(), "red circle") is None
 
 
 @pytest.fixture(scope="module")
