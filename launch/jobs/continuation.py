@@ -55,6 +55,8 @@ def plan_continuation(
             folder.refuse_if_running()
     if folder is None:
         return Continuation()
+    if acts_for_all:
+        folder.refuse_if_foreign()
     match resume:
         case Resume.REFUSE:
             if acts_for_all:

@@ -197,6 +197,19 @@ class JobFolder:
                     f"{self.path} and start anew."
                 )
 
+    def refuse_if_foreign(self) -> None:
+        """Refuse a folder that is none of ours: it would be removed once the job is finished.
+
+        Raises:
+            InvalidInput: it holds files, and none of a job.
+        """
+        ours = (self.path / name for name in (_OPTIONS, _CONFIG, _LOCK))
+        with suppress(OSError):  # there is no folder, or it cannot be listed, which is said where it is written to
+            if any(self.path.iterdir()) and not any(file.exists() for file in ours):
+                raise InvalidInput(
+                    f"{self.path}, where checkpoints would be written, holds other files: give another --output."
+                )
+
     @property
     def holds_job(self) -> bool:
         """Whether a job has begun here, be there a checkpoint or not."""

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from engine.config import Config
-from engine.request import GenerationRequest, Outputs
+from engine.errors import InvalidInput
+from engine.request import GenerationRequest, Outputs, Task
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 
@@ -65,6 +66,29 @@ def _hash(request: GenerationRequest, config: Config) -> str:
         "cache": config.cache.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def refuse_foreign_reports(options: Options, tasks: Sequence[Task]) -> None:
+    """Refuse to replace a file that the user has not named: the report is written beside the video, where a file of its
+    name may be anything.
+
+    Raises:
+        InvalidInput: there is such a file, and it is no run report.
+    """
+    for report in (task.outputs.report for task in tasks if options.report is None):
+        if report and report.is_file() and not _is_report(report):
+            raise InvalidInput(
+                f"{report}, where the run report would be written, is another file: name one with --report, or give "
+                "another --output."
+            )
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"schema", "steps", "output"} <= set(content)
 
 
 def slug(prompt: str) -> str:

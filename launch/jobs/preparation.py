@@ -13,7 +13,7 @@ from launch.jobs.config import load_job_config
 from launch.jobs.continuation import plan_continuation
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
-from launch.jobs.names import with_video_names
+from launch.jobs.names import refuse_foreign_reports, with_video_names
 from launch.jobs.options import Options
 from launch.jobs.resuming import Resume
 from parallel.place import Place
@@ -40,6 +40,8 @@ def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> J
         folder = JobFolder.beside(options.video_path)
         outputs = replace(outputs, checkpoint=folder.path)
     tasks = options.tasks(given, outputs)
+    if place.acts_for_all:
+        refuse_foreign_reports(options, tasks)
     work = check_work(given, tasks, place)
     if place.is_launcher and work.checked.degrees.world_size > 1:
         for path in files:

@@ -12,7 +12,7 @@ from engine.request import Outputs, Task
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
-from launch.jobs.names import with_video_names
+from launch.jobs.names import refuse_foreign_reports, with_video_names
 from launch.jobs.options import Options
 from launch.queue.records import NewJob
 from parallel.config import ParallelConfig
@@ -36,6 +36,7 @@ def prepare_jobs(options: Options, claimed: Callable[[Path], bool]) -> list[NewJ
 
     whole = _in_full(with_video_names(options.with_prompts_read(), given, taken))
     tasks = whole.tasks(given, Outputs(whole.video_path, whole.report_path, whole.latents))
+    refuse_foreign_reports(options, tasks)
     if given.checkpoint.every:
         for video in (task.outputs.video for task in tasks):
             folder = JobFolder.beside(video or whole.video_path)

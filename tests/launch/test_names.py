@@ -16,8 +16,11 @@ from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.names import with_video_names
 from launch.jobs.options import Options, options_from_json, options_to_json
+from launch.jobs.preparation import prepare
+from launch.jobs.resuming import Resume
 from launch.queue.submissions import Submissions
 from launch.queue.submit import prepare_jobs
+from parallel.place import Place
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "tiny-wan.yaml")
 
@@ -183,3 +186,28 @@ def test_a_link_into_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> 
     (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     with pytest.raises(InvalidInput, match=r"loop\.mp4"):
         check_outputs(Outputs(tmp_path / "loop.mp4"), tmp_path / "model")
+
+
+def test_a_file_beside_the_video_that_is_no_report_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = Options(CONFIG, ["a"], output=tmp_path / "a.mp4")
+    queue = Submissions(tmp_path / "state")
+    notes = tmp_path / "a.json"
+    for content in ('{"my": "notes"}', "[1]", "no JSON", "[" * 100_000):
+        notes.write_text(content)
+        for check in (lambda: prepare(options, Place(1)), lambda: prepare_jobs(options, queue.claims)):
+            with pytest.raises(InvalidInput, match=r"a\.json, where the run report would be written"):
+                check()
+    prepare(replace(options, report=notes), Place(1))
+    notes.write_text('{"schema": 1, "steps": [], "output": {}}')
+    prepare(options, Place(1))
+
+
+def test_a_folder_in_the_place_of_the_checkpoints_is_kept(tmp_path: Path) -> None:
+    options = Options(CONFIG, ["a"], output=tmp_path / "a.mp4", overrides=["checkpoint.every=2"])
+    (tmp_path / "a.checkpoint").mkdir()
+    prepare(options, Place(1))
+    (tmp_path / "a.checkpoint" / "weights.pt").touch()
+    for resume in Resume:
+        with pytest.raises(InvalidInput, match=r"a\.checkpoint, where checkpoints would be written, holds other files"):
+            prepare(options, Place(1), resume)

@@ -239,7 +239,7 @@ def test_no_new_options() -> None:
     sweep = ["prompts", "output", "methods", "shares", "tune-prompts", "negative-prompt", "image", "last-image"]
     calibrate = ["prompts", "output", "negative-prompt", "image", "last-image"]
     for command, expected in (
-        (group.commands["generate"], [*names, "ranks", *ray]),  # type: ignore[attr-defined]
+        (group.commands["generate"], [*names, "ranks", *ray, "resume"]),  # type: ignore[attr-defined]
         (group.commands["resume"], ["ranks", "set", *ray]),  # type: ignore[attr-defined]
         (group.commands["calibrate"], [*calibrate, "ranks", "set"]),  # type: ignore[attr-defined]
         (group.commands["sweep"], [*sweep, "ranks", "set"]),  # type: ignore[attr-defined]
