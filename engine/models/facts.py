@@ -11,6 +11,7 @@ from engine.errors import InvalidInput
 from engine.models.families import FAMILIES, Family
 from engine.models.folder import check_chat_template, check_class, check_tokenizer, read_json
 from engine.models.samplers import NOISE_LEVELS, check_sampler
+from engine.models.vocabulary import check_vocabulary
 from engine.models.weights import check_weights
 
 
@@ -99,8 +100,9 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
     transformer = read_json(folder / "transformer" / "config.json")
     vae = read_json(folder / "vae" / "config.json")
     check_sampler(folder, index, family.name)
-    for component in family.tokenizers:
+    for component, encoder in zip(family.tokenizers, family.text_encoders, strict=False):
         check_tokenizer(folder, component)
+        check_vocabulary(folder, component, encoder)
     if family.chats:
         check_chat_template(folder, family.tokenizers[0])
     try:

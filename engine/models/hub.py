@@ -10,6 +10,7 @@ from engine.config import HUB_ID, Config
 from engine.errors import InvalidInput
 from engine.models.facts import family_of
 from engine.models.folder import read_json
+from engine.models.sums import SUMS
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -101,21 +102,30 @@ class _Finder:
             )
         index = read_json(index_file)
         family_of(index, self._path)
-        patterns = [_INDEX]
+        patterns, with_weights = [_INDEX, SUMS], []
         for component, entry in index.items():
             if isinstance(entry, list) and all(entry):  # a pair of nulls stands for a component that is left out
-                wanted = _SETTINGS if component in self._elsewhere else (*_SETTINGS, _WEIGHTS)
-                patterns += [f"{component}/{pattern}" for pattern in wanted]
-        return self._snapshot(patterns, local)
+                patterns += [f"{component}/{pattern}" for pattern in _SETTINGS]
+                with_weights += [component] if component not in self._elsewhere else []
+        folder = self._snapshot([*patterns, *(f"{component}/{_WEIGHTS}" for component in with_weights)], local)
+        # some are published as variants alone
+        bare = [
+            component
+            for component in with_weights
+            if Path(folder, component, "config.json").is_file() and not any(Path(folder, component).glob(_WEIGHTS))
+        ]
+        if bare and not local:
+            self._snapshot([f"{component}/{_WEIGHTS}" for component in bare], local, ignored=())
+        return folder
 
-    def _snapshot(self, patterns: list[str], local: bool) -> str:
+    def _snapshot(self, patterns: list[str], local: bool, ignored: tuple[str, ...] = _VARIANTS) -> str:
         from huggingface_hub import snapshot_download
 
         return snapshot_download(
             self._repository,
             revision=self._revision,
             allow_patterns=patterns,
-            ignore_patterns=list(_VARIANTS),
+            ignore_patterns=list(ignored),
             local_files_only=local,
         )
 

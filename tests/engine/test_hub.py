@@ -131,6 +131,20 @@ def test_a_download_brings_what_is_read_and_is_made_once(client: Client, hub: Hu
     assert not hub.downloads
 
 
+def test_weights_that_are_published_as_a_variant_alone_are_downloaded(client: Client, tmp_path: Path) -> None:
+    model = write_bare_model(tmp_path / "published")
+    encoder = model / "text_encoder" / "model.safetensors"
+    encoder.rename(encoder.with_name("model.fp16.safetensors"))
+    (model / "SHA256SUMS").write_text(f"{'0' * 64}  another file\n")
+    with serving(Hub({ID: model})) as hub:
+        client.endpoint = hub.url
+        folder = client.find(ID)
+    read_facts(folder)
+    assert (folder / "text_encoder" / "model.fp16.safetensors").is_file() and (folder / "SHA256SUMS").is_file()
+    client.endpoint = "http://127.0.0.1:9"
+    assert client.find(ID) == folder
+
+
 def test_a_download_brings_all_that_tokenizers_and_processors_read(client: Client, tmp_path: Path) -> None:
     """A template of chats among it."""
     model = write_hunyuan15_checkpoint(tmp_path / "published", images=True)

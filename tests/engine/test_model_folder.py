@@ -1,5 +1,6 @@
 """A model folder is looked at before anything is allocated: whatever is wrong with it is one sentence."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ INDEX = "model_index.json"
 SHARDS = "transformer/diffusion_pytorch_model.safetensors.index.json"
 SECOND_SHARD = "transformer/model-2.safetensors"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+TOKENS = "tokenizer/tokenizer.json"
 FLUX = ["diffusers", "FluxTransformer2DModel"]
 
 Damage = Callable[[Path], object]
@@ -57,6 +59,18 @@ def with_clip(then: Damage) -> Damage:
         write_json(folder / "image_encoder/config.json", {"architectures": ["CLIPVisionModel"]})
         write_json(folder / "image_processor/preprocessor_config.json", {})
         write_safetensors(folder / "image_encoder/model.safetensors", {"a": 3})
+        read_facts(folder)
+        then(folder)
+
+    return damage
+
+
+def with_words(rows: int, then: Damage) -> Damage:
+    """Give the table of the text encoder that many rows."""
+
+    def damage(folder: Path) -> None:
+        edit_json(folder / "text_encoder/config.json", vocab_size=rows)
+        put(TOKENS, json.dumps({"model": {"vocab": {str(number): number for number in range(rows)}}}))(folder)
         read_facts(folder)
         then(folder)
 
@@ -129,6 +143,22 @@ DAMAGED: dict[str, tuple[Damage, list[str]]] = {
     "heads in words": (edit("transformer/config.json", num_attention_heads="four"), ["four"]),
     "no scheduler": (remove("scheduler"), ["scheduler_config.json", "missing"]),
     "no tokenizer": (remove("tokenizer/tokenizer.json"), ["tokenizer.json"]),
+    "tokenizer of another model": (
+        with_words(2, put(TOKENS, '{"model": {"vocab": {"a": 0, "b": 2}}}')),
+        ["numbers its tokens up to 2", "text_encoder has 2 ", "different models"],
+    ),
+    "tokenizer of another model, a list": (
+        with_words(2, put(TOKENS, '{"model": {"vocab": [["a", 0.0], ["b", -1.0], ["c", -2.0]]}}')),
+        ["up to 2", "has 2 "],
+    ),
+    "tokenizer of another model, in another file": (
+        with_words(2, lambda folder: (remove(TOKENS)(folder), put("tokenizer/vocab.json", '{"a": 7}')(folder))),
+        ["up to 7", "has 2 "],
+    ),
+    "tokenizer with a token too many": (
+        with_words(9, put(TOKENS, '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 9}]}')),
+        ["up to 9", "has 9 "],
+    ),
     "tokenizer is cut short": (put("tokenizer/tokenizer.json", '{"model": {'), ["tokenizer.json", "cannot be read"]),
     "tokenizer has garbled settings": (
         put("tokenizer/tokenizer_config.json", "{"),
