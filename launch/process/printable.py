@@ -5,12 +5,18 @@ from __future__ import annotations
 _JOINERS = "\u200c\u200d"  # written inside words of several languages, and inside emoji
 
 
-def printable(text: str) -> str:
-    """The text in one line: white space as spaces, and each character that has no shape of its own as U+FFFD.
+LONGEST_LINE = 4000
+"""Characters of any line that is shown: it may quote a prompt, a path or a file that is as long as a book."""
+
+
+def printable(text: str, length: int = LONGEST_LINE) -> str:
+    """The text in one line of at most ``length`` characters: its middle is left out if it is longer, white space is
+    shown as spaces, and each character that has no shape of its own as U+FFFD.
 
     Among these are escape sequences, control characters, marks that change the direction of text, and bytes that are
     not UTF-8. File names, prompts and messages of libraries may hold them.
     """
+    text = shortened(text, length)
     if text.isprintable():
         return text
     return "".join(_shown(letter) for letter in text)

@@ -10,13 +10,12 @@ import threading
 import time
 from types import FrameType
 
-from launch.process.printable import printable, shortened
+from launch.process.printable import printable
 
 PARENT_PID = "LOCKSTEP_PARENT_PID"
 _TORCHRUN_ID = "TORCHELASTIC_RUN_ID"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
-_LONGEST_LINE = 4000  # characters
 
 
 def is_rank() -> bool:
@@ -120,6 +119,6 @@ def say(line: str) -> None:
     """
     try:
         sys.stderr.flush()
-        os.write(2, (printable(shortened(line, _LONGEST_LINE)) + "\n").encode("utf-8", "replace"))
+        os.write(2, (printable(line) + "\n").encode("utf-8", "replace"))
     except (OSError, ValueError):
         pass

@@ -97,7 +97,7 @@ class Database:
                     raise trouble.no_queue(self.folder)
                 if version != VERSION:
                     connection.execute("ROLLBACK")
-                    with self.changing():
+                    with suppress(trouble.QueueAway), self.changing():  # what cannot be changed is read as it is
                         pass
                     connection.execute("BEGIN")
                 self._check_identity(connection)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
-from launch.process.printable import printable
+from launch.process.printable import LONGEST_LINE, printable, shortened
 
 
 class _SafeConsole(Console):
     """A console that goes on without output when its pipe is closed: a run of hours must not end with `| head`.
 
-    It shows no control characters but its own: file names, prompts and errors may hold escape sequences.
+    It shows no control characters but its own: file names, prompts and errors may hold escape sequences. Of a text that
+    is too long to be read it shows both ends.
     """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_cut, objects), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -27,6 +32,14 @@ class _SafeConsole(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+
+
+def _cut(shown: Any) -> Any:
+    if isinstance(shown, str):
+        return shortened(shown, LONGEST_LINE)
+    if isinstance(shown, Text) and len(shown) > LONGEST_LINE:
+        return Text(shortened(shown.plain, LONGEST_LINE))
+    return shown
 
 
 def draws_unicode(console: Console) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from launch.process.printable import printable, shortened
+from launch.process.printable import printable
 from launch.queue.records import GangRecord, JobRecord, State
 from launch.screens.stages import stage_in_words
 from launch.screens.summary import count_actions, draw_timeline
@@ -91,7 +91,7 @@ def one_line(text: str, length: int = LONGEST) -> str:
     is longer: prompts, errors and paths may be as long as a book, and lists have to be drawn twice a second."""
     if len(text) > _READ * 2:
         text = f"{text[:_READ]}…{text[-_READ:]}"
-    return printable(shortened(" ".join(text.split()), length))
+    return printable(" ".join(text.split()), length)
 
 
 def error_of(job: JobRecord) -> str:

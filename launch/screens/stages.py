@@ -1,5 +1,9 @@
 """The words for the stages of a run."""
 
+from launch.process.printable import printable
+
+_LONGEST = 200  # characters: a sweep names a stage after a curve, whose name is the user's
+
 _STAGES = {
     "start": "starting",
     "join": "joining ranks",
@@ -15,4 +19,4 @@ _STAGES = {
 
 def stage_in_words(phase: str) -> str:
     """The words for a stage, or for a phase of it such as "denoise step 3"."""
-    return _STAGES.get(phase.partition(" ")[0], phase)
+    return _STAGES.get(phase.partition(" ")[0]) or printable(phase, _LONGEST)

@@ -11,10 +11,13 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from launch.process.printable import printable, shortened
+from launch.process.printable import LONGEST_LINE, printable, shortened
 from launch.process.signals import say
+from launch.process.stamps import stamped
 from launch.screens.console import make_console
 from launch.screens.measurements import SweepResults, print_sweep
+from launch.screens.progress import ProgressBar
+from launch.screens.progress_lines import ProgressLines
 
 STEERING = "\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202e\u2066\x00"
 LEFT = "\x1b\x07\r\x08\x7f\x9b\u202e\u2066\x00"
@@ -67,6 +70,26 @@ def test_whatever_a_console_draws() -> None:
     drawn = stream.getvalue()
     assert not set(LEFT) & set(drawn)
     assert "row " in drawn and "label " in drawn and "end\n" in drawn and "| b |\n" in drawn
+
+
+def test_whatever_is_shown_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    """A line may quote a prompt, a list or a file that is as long as a book; both of its ends are shown."""
+    text = "begin " + "word " * 200_000 + "end"
+    stream = io.StringIO()
+    console = make_console(stream)
+    console.print(Text(text))
+    console.print(Text.assemble(("label ", "bold"), text))
+    console.print(text)
+    for kind in (ProgressBar, ProgressLines):
+        display = kind(stream)
+        display.note(text)
+        display.stage(text)
+        display.close()
+    print_sweep(SweepResults(Path("folder"), [text], f"| {text} |\n| b |"), stream)
+    stream.write(f"{stamped(text)}\n")
+    say(text)
+    shown = stream.getvalue() + capfd.readouterr().err
+    assert len(shown) < 10 * LONGEST_LINE and shown.count("begin word") >= 8 and shown.count("word end") >= 8
 
 
 def _on_a_terminal(*arguments: str) -> str:
