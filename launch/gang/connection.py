@@ -31,6 +31,7 @@ from launch.process.signals import ENDING, Interrupted
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 _LONGER_SECONDS = 60  # Ray ends the process so long after the watch has noticed that the head is gone
 _SHUTDOWN_SECONDS = 10.0
+_LOST_SECONDS = 2.0  # it hangs where the head is gone
 _SET_HERE = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", _RECONNECT)
 
 
@@ -97,16 +98,18 @@ def connected(
             assert logs.folder is not None, "a Ray of our own has one"
             closing.callback(own_ray.end_processes, logs.folder)
             with _starting("Ray cannot be started on this machine", logs):
-                closing.callback(_shut_down)
                 token = own_ray.start(logs.folder, ranks, **quiet)
         else:
             head = find_head(_resolve(address))
             address, token = str(head.address), head.token
             set_token_mode("token" if token else "disabled")
             with _starting(f"The Ray cluster at {address} cannot be used", logs):
-                closing.callback(_shut_down)
                 ray.init(address, **quiet)
-        watch = RayWatch.begin(token, address is None, head_timeout_seconds)
+        with ExitStack() as failing:
+            failing.callback(_shut_down, _SHUTDOWN_SECONDS)
+            watch = RayWatch.begin(token, address is None, head_timeout_seconds)
+            failing.pop_all()
+        closing.callback(lambda: _shut_down(_LOST_SECONDS if watch.is_lost else _SHUTDOWN_SECONDS))
         closing.callback(watch.stop)
         yield RayConnection(watch, logs, stdout, stderr, address)
 
@@ -141,18 +144,21 @@ def _starting(failed: str, logs: RayLogs) -> Iterator[None]:
     try:
         read_environment_again()
         yield
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except BaseException as error:
+        _shut_down(_SHUTDOWN_SECONDS)
+        if isinstance(error, SystemExit):  # of Ray's own handler, which it has put in place by now
+            raise Interrupted(signal.SIGTERM) from None
+        if not isinstance(error, OSError | RuntimeError | ValueError | RayError):
+            raise
         logs.keep = True
         reason = sentence(error).rstrip(".")
         raise InvalidInput(f"{failed} ({reason[:300]}).{logs.in_words}") from None
-    except SystemExit:  # Ray's own handler, which it has put in place by now
-        raise Interrupted(signal.SIGTERM) from None
 
 
-def _shut_down() -> None:
+def _shut_down(seconds: float) -> None:
     """Disconnect, and end a Ray that was started here: in bounded time, and whatever it raises."""
     with suppress(Exception):
-        within(_SHUTDOWN_SECONDS, ray.shutdown)
+        within(seconds, ray.shutdown)
 
 
 @contextmanager

@@ -154,10 +154,10 @@ class Gang:
         """Kill all ranks, whatever they wait for; in bounded time, and also where Ray is gone."""
         actors, self._actors = self._actors, []
         with suppress(RayError, TimeoutError):
-            within(_STOP_SECONDS, lambda: [ray.kill(actor, no_restart=True) for actor in actors])
-        if self._ray_watch.is_lost:  # nobody else would end them for as long as their nodes wait for the head
-            with suppress(RayError, TimeoutError):
+            if self._ray_watch.is_lost:  # nobody else would end them for as long as their nodes wait for the head
                 within(_STOP_SECONDS, lambda: ray.wait([actor.leave.remote() for actor in actors], timeout=1.0))
+            else:
+                within(_STOP_SECONDS, lambda: [ray.kill(actor, no_restart=True) for actor in actors])
 
     def _await(self, answers: Sequence[Any], deadline: float) -> None:
         """Wait for the answers until a time, and say now and then how many have not come.

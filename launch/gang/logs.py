@@ -35,7 +35,7 @@ class RayLogs:
             with suppress(InvalidInput):  # there is no place: then the lines are lost
                 folder = make_scratch_folder()
         if os.environ.get("LOCKSTEP_TRACEBACK"):
-            return cls(folder, None)
+            return cls(folder, None, keep=True)
         return cls(folder, file or (folder / _LOG if folder else Path(os.devnull)))
 
     @property

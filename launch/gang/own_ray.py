@@ -85,9 +85,18 @@ def end_processes(folder: Path) -> None:
     """Kill what ``ray.shutdown`` has left: it leaves agents and ranks behind where the raylet had died, and hangs where
     one is frozen."""
     left = []
-    for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get(_FAMILY) == str(folder) and process.pid != os.getpid():
+    for process in psutil.process_iter():
+        if process.pid != os.getpid() and _belongs(process, folder):
             with suppress(psutil.Error):
                 process.kill()
                 left.append(process)
     psutil.wait_procs(left, _END_SECONDS)
+
+
+def _belongs(process: psutil.Process, folder: Path) -> bool:
+    # agents and ranks write their names over their environment, but have log files open
+    with suppress(psutil.Error):
+        if process.environ().get(_FAMILY) == str(folder):
+            return True
+        return any(Path(file.path).is_relative_to(folder) for file in process.open_files())
+    return False

@@ -73,7 +73,6 @@ def _connect_and_run(job: Job, check: Callable[[Place, bool], Job], ranks: int |
             try:
                 _JobOnRay(job, check, ranks, progress, ray.watch, succeed).run()
             except JobFailure as error:
-                ray.logs.keep = True
                 return error.failure
             except RayLost as error:
                 ray.logs.keep = True

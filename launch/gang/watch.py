@@ -153,9 +153,7 @@ class RayWatch:
 
     def _of_node(self) -> str:
         if self._own:
-            return (
-                f"The Ray that was started for this run has died: its node at {self._raylet} does not listen any more."
-            )
+            return f"The Ray that was started for this run has died: nothing listens at {self._raylet} any more."
         return (
             f"The Ray node on this machine has ended: nothing listens at {self._raylet} any more. Start it again with "
             f"`ray start --address={self._head}`."
