@@ -98,6 +98,7 @@ class RayWatch:
         Raises:
             RayLost: Ray is gone.
         """
+        self.check()
         try:
             return within(self._timeout_seconds + _ANSWER_SECONDS, call, self.check)
         except TimeoutError:
