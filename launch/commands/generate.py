@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -80,7 +81,10 @@ def _run_on_ray(options: Options, ranks: int | None, address: str | None, resume
         return prepare(named, place, repeated if again else resume)
 
     check_address(address)
-    with job.hint_unless_finished():
+    again = ["--launcher=ray"]
+    again += [f"--ranks={ranks}"] if ranks is not None else []
+    again += [f"--ray-address={address}"] if address else []
+    with job.hint_unless_finished(shlex.join(again)):
         from launch.gang.run import run_on_ray  # imports ray, which takes seconds
 
         return run_on_ray(job, check, ranks, address)

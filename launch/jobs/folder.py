@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -230,13 +231,17 @@ class JobFolder:
         return any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*"))
 
     @contextmanager
-    def hint_unless_finished(self) -> Iterator[None]:
-        """At the end of the block, say how to resume the run if it has left something to resume from."""
+    def hint_unless_finished(self, options: str = "") -> Iterator[None]:
+        """At the end of the block, say how to resume the run if it has left something to resume from.
+
+        Args:
+            options: of the command that was run, which say where it goes on.
+        """
         try:
             yield
         finally:
             if self.holds_state:
-                say(f"go on with: lockstep resume {self.path}")
+                say(f"go on with: lockstep resume {shlex.quote(str(self.path))} {options}".rstrip())
 
 
 def conditions_of(task: Task) -> dict[str, Any] | None:

@@ -81,9 +81,9 @@ class Job:
             self.folder.write(self.options, self.config.model_copy(update={"parallel": self.given.parallel}))
             yield
 
-    def hint_unless_finished(self) -> AbstractContextManager[None]:
+    def hint_unless_finished(self, options: str = "") -> AbstractContextManager[None]:
         """A context that, at its end, says how to resume the run, if it has left something to resume from."""
-        return self.folder.hint_unless_finished() if self.folder else nullcontext()
+        return self.folder.hint_unless_finished(options) if self.folder else nullcontext()
 
     def clean_up(self) -> None:
         """Remove the folder of checkpoints, once all files are written."""
