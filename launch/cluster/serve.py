@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from engine.errors import InvalidInput, sentence
+from engine.private import create_private_file
 from launch.cluster.__main__ import ORDERLY, RAY_LOST
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup
@@ -116,6 +117,8 @@ def _serve(
                 with suppress(OSError):  # some mounts rename no open file: then it keeps its name
                     log.rename(log.with_name(f"{registration.name}.log"))
             ray_log = state / "logs" / f"{registration.name}-ray.log"
+            with suppress(OSError):  # Ray's lines are no reason to end
+                create_private_file(ray_log)  # for the group as well, where the folder is
             head_timeout = job.config.ray.head_timeout_seconds
             ray: RayConnection = _patiently(
                 lambda: closing.enter_context(connected(address, ranks, head_timeout, ray_log)),

@@ -10,7 +10,7 @@ from pathlib import Path
 from launch.queue.records import State
 
 _BATCH = 200  # jobs of one transaction: gangs wait for milliseconds
-_GANG_LOG = re.compile(r"(gang-\d+|starting-[0-9a-f]+)\.log")
+_GANG_LOG = re.compile(r"(gang-\d+|starting-[0-9a-f]+)(-ray)?\.log")
 # When a job ended; damaged rows may lack that, and a text is greater than every number.
 _ENDED = "CASE WHEN typeof(ended) IN ('real', 'integer') THEN ended ELSE submitted END"
 # A state that this program does not know ends with nothing else; a gang has what runs, and what waits is wanted.
@@ -40,6 +40,5 @@ def old_logs(folder: Path, gangs: Sequence[str], before: float) -> list[Path]:
         before: unix seconds.
     """
     logs = folder / "logs"
-    names = {f"{gang}.log" for gang in gangs}
-    found = [log for log in logs.iterdir() if _GANG_LOG.fullmatch(log.name)] if logs.is_dir() else []
-    return sorted(log for log in found if log.name not in names and log.lstat().st_mtime < before)
+    found = [(log, _GANG_LOG.fullmatch(log.name)) for log in logs.iterdir()] if logs.is_dir() else []
+    return sorted(log for log, name in found if name and name[1] not in gangs and log.lstat().st_mtime < before)

@@ -229,7 +229,8 @@ def test_ended_jobs_and_logs_are_pruned(queue: Queue, typed: Callable[..., Typed
         (tmp_path / name).write_text("a result")
     logs = queue.folder / "logs"
     logs.mkdir()
-    for name in (f"{gang}.log", "gang-77.log", "gang-78.log", "starting-00ff.log", "notes.txt"):
+    kept = [f"{gang}.log", f"{gang}-ray.log", "notes.txt", "gang-78.log"]
+    for name in (*kept, "gang-77.log", "gang-77-ray.log", "starting-00ff.log"):
         (logs / name).write_text("")
         if name != "gang-78.log":
             os.utime(logs / name, (now - 1e7, now - 1e7))
@@ -238,12 +239,12 @@ def test_ended_jobs_and_logs_are_pruned(queue: Queue, typed: Callable[..., Typed
         db.execute("UPDATE jobs SET ended = ? WHERE id IN (1, 2)", (now - 40 * 86400,))
         db.execute("UPDATE jobs SET state = 'asleep', ended = 'x' WHERE id = 6")
     said = typed("prune", "--older-than=30d", "--dry-run")
-    assert (said.code, said.out) == (0, "would remove 3 jobs and 2 logs\n")
-    assert len(queue.jobs()) == 6 and len(list(logs.iterdir())) == 5
+    assert (said.code, said.out) == (0, "would remove 3 jobs and 3 logs\n")
+    assert len(queue.jobs()) == 6 and len(list(logs.iterdir())) == 7
     said = typed("prune", "--older-than", "30d")
-    assert (said.code, said.out, said.err) == (0, "removed 3 jobs and 2 logs\n", "")
+    assert (said.code, said.out, said.err) == (0, "removed 3 jobs and 3 logs\n", "")
     assert [job.id for job in queue.jobs()] == [3, 4, 5]
-    assert sorted(log.name for log in logs.iterdir()) == sorted([f"{gang}.log", "gang-78.log", "notes.txt"])
+    assert sorted(log.name for log in logs.iterdir()) == sorted(kept)
     assert (tmp_path / "0.mp4").exists() and (tmp_path / "0.checkpoint").exists(), "results are the user's"
     queue.finish(4, 1, State.SUCCEEDED)
     assert typed("prune", "--older-than=0s").out == "removed 2 jobs and 1 log\n"
