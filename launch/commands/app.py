@@ -10,8 +10,8 @@ from launch.commands import generate, measure, queue, show
 from launch.commands.cluster import app as cluster_app
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Generate video with diffusion transformers on many GPUs, skipping steps in lockstep.",
 )
@@ -24,13 +24,15 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and end.")
     ] = False,
 ) -> None:
     """Generate video with diffusion transformers on many GPUs, skipping steps in lockstep."""
+    show.help_unless_command(context)
 
 
 for command in (

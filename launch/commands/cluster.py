@@ -6,18 +6,27 @@ from typing import Annotated
 
 import typer
 
+from launch.commands import completion as tab
 from launch.commands import options as opt
+from launch.commands import show
 from launch.queue.state_folder import state_folder
 
-app = typer.Typer(
-    add_completion=False, rich_markup_mode=None, help="Gangs that keep a model loaded and serve the queue of jobs."
-)
+app = typer.Typer(rich_markup_mode=None, help="Gangs that keep a model loaded and serve the queue of jobs.")
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Gangs, as `up` named them; all of them.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", autocompletion=tab.gangs, help="Gangs, as `up` named them; all of them."),
+]
 Timeout = Annotated[
     float,
     typer.Option("--timeout", min=0, help="Seconds after which a gang that has not ended is killed."),
 ]
+
+
+@app.callback(invoke_without_command=True)
+def cluster(context: typer.Context) -> None:
+    """Gangs that keep a model loaded and serve the queue of jobs."""
+    show.help_unless_command(context)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from launch.jobs.job import Job
 from launch.jobs.options import Options
 from launch.jobs.preparation import prepare
 from launch.jobs.resuming import Resume, choose_resume
+from launch.process.running import discard_stdout
 from launch.ranks.place import Launcher, find_place
 from launch.ranks.program import run_on_ranks
 from launch.ranks.rank import summarise
@@ -91,5 +92,9 @@ def _run_on_ray(options: Options, ranks: int | None, address: str | None, resume
 
 
 def _say_made(job: Job) -> int:
-    summarise(finish_made(job, announce), sys.stdout)
+    reports = finish_made(job, announce)
+    try:
+        summarise(reports, sys.stdout)
+    except OSError:  # a full or closed stdout; the files are written
+        discard_stdout()
     return 0

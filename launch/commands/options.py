@@ -10,12 +10,18 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hin
 
 import typer
 
+from launch.commands import completion as tab
 from launch.jobs.options import Options
 from launch.jobs.resuming import Resume
 from launch.queue.records import State
 from launch.ranks.place import Launcher
 
-ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, for example configs/tiny-wan.yaml.")]
+ConfigFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG", autocompletion=tab.config_files, help="YAML file, for example configs/tiny-wan.yaml."
+    ),
+]
 Prompts = Annotated[
     list[str] | None,
     typer.Option("--prompt", help="What to show. Repeat it for several videos."),
@@ -57,7 +63,9 @@ Audit = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override a key of CONFIG: --set cache.method=none. Can be repeated."),
+    typer.Option(
+        "--set", autocompletion=tab.keys, help="Override a key of CONFIG: --set cache.method=none. Can be repeated."
+    ),
 ]
 Ranks = Annotated[
     int | None,
@@ -96,6 +104,7 @@ ResumeChoice = Annotated[
     typer.Option(
         "--resume",
         parser=resume_choice,
+        autocompletion=tab.resume_choices,
         metavar="[auto|never|only]",
         help="What to do with what an earlier run of the same command has left: go on if there is something, begin "
         "anew, or refuse if there is nothing. By default auto where torchrun or a scheduler has restarted the command; "
@@ -103,7 +112,12 @@ ResumeChoice = Annotated[
     ),
 ]
 Folder = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="What a run that broke off has left beside its video: NAME.checkpoint.")
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        autocompletion=tab.checkpoint_folders,
+        help="What a run that broke off has left beside its video: NAME.checkpoint.",
+    ),
 ]
 Together = Annotated[
     int, typer.Option("--ranks", parser=whole_number, help="GPUs of one machine that make a video together.")
@@ -123,9 +137,20 @@ Group = Annotated[
         help="Share the folder of the queue with its group, which is remembered; else it is yours alone.",
     ),
 ]
-Job = Annotated[int, typer.Argument(metavar="JOB", parser=whole_number, help="The job's number.")]
+Job = Annotated[
+    int, typer.Argument(metavar="JOB", parser=whole_number, autocompletion=tab.running_jobs, help="The job's number.")
+]
 AnyJob = Annotated[
-    int | None, typer.Argument(metavar="[JOB]", parser=whole_number, help="Show everything of this one.")
+    int | None,
+    typer.Argument(
+        metavar="[JOB]", parser=whole_number, autocompletion=tab.any_jobs, help="Show everything of this one."
+    ),
+]
+Jobs = Annotated[
+    list[int],
+    typer.Argument(
+        metavar="JOB...", parser=whole_number, autocompletion=tab.unfinished_jobs, help="The jobs' numbers."
+    ),
 ]
 StatesShown = Annotated[
     list[State] | None,
@@ -155,7 +180,6 @@ OlderThan = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
-Jobs = Annotated[list[int], typer.Argument(metavar="JOB...", parser=whole_number, help="The jobs' numbers.")]
 CalibrationFile = Annotated[Path, typer.Option("--output", help="The .json file to write; an older one is replaced.")]
 Nodes = Annotated[int, typer.Option("--nodes", parser=whole_number, help="Machines.")]
 Devices = Annotated[int, typer.Option("--devices", parser=whole_number, help="Ranks on each machine.")]
@@ -169,6 +193,7 @@ Methods = Annotated[
     str | None,
     typer.Option(
         "--methods",
+        autocompletion=tab.methods,
         help="Names with commas between them, or a YAML file with a list of cache sections; by default every method "
         "that the model allows.",
     ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+import typer
+
 from launch.commands import options as opt
 from launch.jobs.checked import announce
 from launch.jobs.config import load_job_config
@@ -32,6 +34,12 @@ def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
 
     print_config(load_job_config(config, set_ or (), announce), sys.stdout)
     return 0
+
+
+def help_unless_command(context: typer.Context) -> None:
+    """Print the help of a command that has commands of its own, where none of them is named."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def describe_versions() -> str:

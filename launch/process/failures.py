@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import InvalidInput, PeerLost, sentence, speaks_for_itself
+from launch.process.packages import unfit_packages
 from launch.process.signals import PARENT_PID, say
 
 _KEY = "lockstep"  # our part of elastic's error file
@@ -75,7 +76,10 @@ def describe(error: BaseException, rank: int, phase: str) -> Failure:
         reason = _ADDRESS.sub("", _SOURCE_LOCATION.sub("", " ".join(str(error).split()))).split(". ")[0]
         message = f"lost contact with another rank ({_shorten(reason, 160)})"
         return Failure(rank, phase, message, now, consequence=True, traceback=trace)
-    return Failure(rank, phase, _shorten(sentence(error), _LONGEST_MESSAGE), now, traceback=trace)
+    message = _shorten(sentence(error), _LONGEST_MESSAGE)
+    if isinstance(error, ImportError) and (unfit := unfit_packages()):
+        message += f": {unfit}"
+    return Failure(rank, phase, message, now, traceback=trace)
 
 
 def record(failure: Failure) -> None:

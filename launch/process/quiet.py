@@ -19,6 +19,7 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "LOG_LEVEL": "error",  # xfuser
+    "PYTHONWARNINGS": "ignore",  # of processes that libraries start, such as multiprocessing's resource tracker
     "TOKENIZERS_PARALLELISM": "false",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "TQDM_DISABLE": "1",
@@ -26,9 +27,14 @@ _ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
+_TRACEBACK = "LOCKSTEP_TRACEBACK"
+
 
 def quiet_libraries() -> None:
     """Silence everything below ERROR, here and in the processes that this one starts. Before heavy imports."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and PARENT_PID not in os.environ and not os.environ.get(_TRACEBACK):
+        # torchrun leaves stderr to its ranks: what C++ logs when a rank is lost would bury the line that says why
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from launch.process.signals import say
+from launch.process.packages import unfit_packages
+from launch.process.signals import raise_if_interrupted, say
 
 if TYPE_CHECKING:
     import typer
@@ -35,6 +37,23 @@ def run(app: typer.Typer, argv: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # `lockstep config ... | head`
         return 0
+    except Exception as error:
+        raise_if_interrupted()  # a library may have caught what a signal raised
+        return explain(error)
+
+
+def explain(error: Exception) -> int:
+    """Say in one line what nobody has caught; returns the exit code. With LOCKSTEP_TRACEBACK=1 with its traceback."""
+    if os.environ.get("LOCKSTEP_TRACEBACK"):
+        say("".join(traceback.format_exception(error)).rstrip())
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    advice = "LOCKSTEP_TRACEBACK=1 shows where"
+    if isinstance(error, ImportError | AttributeError):
+        advice = unfit_packages() or advice
+    say(f"lockstep: {text}: {advice}.")
+    return 1
 
 
 def leave(code: int) -> NoReturn:
@@ -42,6 +61,14 @@ def leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except BrokenPipeError:
             pass  # its reader has closed the pipe
+        except (OSError, ValueError) as error:
+            if stream is sys.stdout and code == 0:
+                code = explain(error)
     os._exit(code)
+
+
+def discard_stdout() -> None:
+    """Forget what could not be written to stdout, and all that would come: the work itself is done."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115

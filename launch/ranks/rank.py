@@ -11,6 +11,7 @@ from engine.progress import Progress
 from launch.process.failures import Failure, describe, record, report_here
 from launch.process.phase import PhaseKeeper
 from launch.process.quiet import own_streams
+from launch.process.running import discard_stdout
 from launch.process.signals import raise_if_interrupted
 from parallel.place import Place
 
@@ -49,8 +50,8 @@ def run_part(
         if outcome is not None:
             try:
                 summarise(outcome, stdout)
-            except OSError:
-                pass  # a full or closed stdout; the files are written
+            except OSError:  # a full or closed stdout; the files are written
+                discard_stdout()
     return 0
 
 
