@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,17 +53,17 @@ def resume_choices(incomplete: str) -> list[str]:
 
 def any_jobs(context: typer.Context, incomplete: str) -> list[Offer]:
     """The newest jobs."""
-    return _jobs(context, incomplete, lambda job: True)
+    return _jobs(context, incomplete, State)
 
 
 def unfinished_jobs(context: typer.Context, incomplete: str) -> list[Offer]:
     """Jobs that wait or run."""
-    return _jobs(context, incomplete, lambda job: not job.state.is_final)
+    return _jobs(context, incomplete, [state for state in State if not state.is_final])
 
 
 def running_jobs(context: typer.Context, incomplete: str) -> list[Offer]:
     """Jobs that run, or else those that wait."""
-    return _jobs(context, incomplete, lambda job: job.state is State.RUNNING) or unfinished_jobs(context, incomplete)
+    return _jobs(context, incomplete, [State.RUNNING]) or unfinished_jobs(context, incomplete)
 
 
 def gangs(context: typer.Context, incomplete: str) -> list[Offer]:
@@ -72,10 +72,13 @@ def gangs(context: typer.Context, incomplete: str) -> list[Offer]:
     return [(gang.name, gang.state.value) for gang in found if gang.name.startswith(incomplete)]
 
 
-def _jobs(context: typer.Context, incomplete: str, fits: Callable[[JobRecord], bool]) -> list[Offer]:
-    found: list[JobRecord] = _ask(context, lambda queue: queue.jobs())
-    fitting = [job for job in reversed(found) if fits(job) and str(job.id).startswith(incomplete)]
-    return [(str(job.id), f"{job.described_state}: {job.video.name}") for job in fitting[:_MOST_JOBS]]
+def _jobs(context: typer.Context, incomplete: str, states: Iterable[State]) -> list[Offer]:
+    found: list[JobRecord] = _ask(context, lambda queue: queue.read(queue.newest(_MOST_JOBS, list(states))))
+    return [
+        (str(job.id), f"{job.described_state}: {job.video.name}")
+        for job in reversed(found)
+        if str(job.id).startswith(incomplete)
+    ]
 
 
 def _ask(context: typer.Context, ask: Callable[[Submissions], list[Record]]) -> list[Record]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from engine.errors import InvalidInput
 from launch.commands import options as opt
+from launch.commands.shared import taking
 from launch.jobs.checked import announce
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
@@ -23,7 +24,7 @@ from launch.ranks.videos import finish_made, make_videos
 from parallel.place import Place
 
 
-@opt.taking(opt.video_options)
+@taking(opt.video_options)
 def generate(
     options: Options,
     ranks: opt.Ranks = None,

@@ -11,6 +11,7 @@ from typing import IO
 
 from engine.errors import InvalidInput, sentence
 from launch.commands import options as opt
+from launch.commands.shared import taking
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 from launch.process.signals import Interrupted, say
@@ -21,7 +22,7 @@ from launch.queue.submissions import Submissions
 _SHOWN = 50  # jobs, where the user does not say how many
 
 
-@opt.taking(opt.video_options)
+@taking(opt.video_options)
 def submit(options: Options, state: opt.StateFolder = None, group: opt.Group = False) -> int:
     """Put videos into the queue, each as a job of its own, for the gangs of `lockstep cluster up` to make."""
     from launch.jobs.checked import announce

@@ -75,6 +75,7 @@ class Scene:
             "output": {"videos": [{"bytes": len("a video")}]},
         }
         outputs.checkpoint.mkdir(parents=True, exist_ok=True)
+        (self.folder.path / "job.json").write_text("{}")
         (outputs.checkpoint / DONE if in_folder else outputs.report).write_text(json.dumps(report))
 
     def plan(self, resume: Resume, tasks: list[Task], config: Config | None = None) -> Continuation:
