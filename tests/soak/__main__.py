@@ -3,7 +3,9 @@
     python -m tests.soak --kills 200 --seed 0
 
 First each rank of a gang is killed in each phase, then whatever the seed says, at any moment: ranks are killed, frozen
-or hung, drivers and nodes are killed. Prints a line now and then and one at the end; exit code 1 if anything is off.
+or hung, drivers and nodes are killed. Meanwhile one fault in five comes from outside: the disk of the queue is full,
+its file is locked, a driver is stopped, a raylet or the head of the cluster is killed. Prints a line now and then and
+one at the end; exit code 1 if anything is off.
 """
 
 import sys
@@ -11,17 +13,19 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from engine.errors import InvalidInput
 from launch.queue.records import JobRecord, State
 from launch.queue.store import Queue
 from tests.soak.gangs import Gang, nodes
-from tests.soak.plan import RANKS, STEPS, describe, share_out
+from tests.soak.plan import OUTSIDE, RANKS, STEPS, Trouble, describe, share_out, troubles
+from tests.soak.troubles import Troubles, small_disk
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.ray_nodes import PLAIN
 from tests.support.shell import Shell, hashes
@@ -55,7 +59,7 @@ class Verdict:
 
     def __str__(self) -> str:
         return (
-            f"jobs done {self.done}, kills {self.kills}, jobs lost {len(self.lost)}, duplicates "
+            f"jobs done {self.done}, faults {self.kills}, jobs lost {len(self.lost)}, duplicates "
             f"{len(self.duplicates)}, wrong videos {len(self.wrong)}, processes left {len(self.left)}"
         )
 
@@ -86,44 +90,57 @@ def soak(folder: Path, kills: int, gangs: int, seed: int, stall_seconds: float) 
     queue = Queue(folder / "state")
     state = f"--state={queue.folder}"
     wanted = _reference(shell)
+    outside = round(kills * OUTSIDE)
     with ExitStack() as closing:
+        can_mount = closing.enter_context(small_disk(queue.folder))
+        if not can_mount:
+            print("no disk can be mounted here, so none will be full: that takes root", flush=True)
         cluster = closing.enter_context(nodes(gangs))
         closing.callback(shell.stop)
         up = ["cluster", "up", *shell.options(*_LAYOUT, *_IMPATIENT), state, f"--ranks={RANKS}"]
-        plans = share_out(kills, gangs, seed)
+        plans = share_out(kills - outside, gangs, seed)
         serving = [
             Gang(shell, number, plan, [*up, f"--ray-address={cluster.address}"]) for number, plan in enumerate(plans)
         ]
+        planned = troubles(outside, seed, can_mount)
+        meeting = Troubles(
+            planned, queue.folder, cluster, lambda: [pid for each in serving for pid in each.servers()], seed
+        )
+        closing.callback(meeting.end)
         started = said = moved = time.monotonic()
         before: tuple[int, int] = (-1, -1)
         submitted = 0
+        jobs: Sequence[JobRecord] = ()
         while True:
+            if submitted:
+                meeting.go_on(time.monotonic())
             cluster.replace_lost()
             for gang in serving:
                 gang.keep_up()
-            met = [fault for gang in serving for fault in gang.met]
-            jobs = queue.jobs() if submitted else []
+            met = sum(len(gang.met) for gang in serving) + len(meeting.met)
+            with suppress(InvalidInput):  # it is locked just now, or away
+                jobs = queue.jobs() if submitted else ()
             ended = sum(job.state.is_final for job in jobs)
             now = time.monotonic()
             if now - said > _SAY_SECONDS:
                 said = now
-                print(f"{now - started:5.0f} s: {len(met)} of {kills} kills, {ended} of {len(jobs)} jobs", flush=True)
-            if (len(met), ended) != before:
-                before, moved = (len(met), ended), now
-            if len(met) == kills and ended == len(jobs) and jobs:
+                print(f"{now - started:5.0f} s: {met} of {kills} faults, {ended} of {len(jobs)} jobs", flush=True)
+            if (met, ended) != before:
+                before, moved = (met, ended), now
+            if met == kills and meeting.is_done and ended == len(jobs) and jobs:
                 break
             if now - moved > stall_seconds:
                 print(f"nothing has happened for {stall_seconds:.0f} s", flush=True)
                 break
-            if len(met) < kills and len(jobs) - ended < _FEWEST:
-                submitted += 1
-                _submit(shell, state, submitted)
+            if met < kills and len(jobs) - ended < _FEWEST:
+                submitted += _submit(shell, state, submitted + 1)
             time.sleep(_LOOK_SECONDS)
         left = _end(shell, state)
-    verdict = judge(queue.jobs(), serving, wanted, left)
+        logs = {file.name: file.read_text() for file in (*folder.glob("gang-*.log"), *queue.folder.glob("logs/*.log"))}
+        verdict = judge(queue.jobs(), serving, wanted, left, meeting.met)
     if not verdict.is_good:
-        for file in (*folder.glob("gang-*.log"), *queue.folder.glob("logs/*.log")):
-            print(f"== {file.name}\n{file.read_text()}", file=sys.stderr)
+        for name, text in logs.items():
+            print(f"== {name}\n{text}", file=sys.stderr)
     return verdict
 
 
@@ -134,12 +151,19 @@ def _reference(shell: Shell) -> list[list[str]]:
     return [hashes(shell.folder / f"whole-{seed}.mp4") for seed in range(_SEEDS)]
 
 
-def _submit(shell: Shell, state: str, batch: int) -> None:
-    """Jobs that each make one of the videos."""
+def _submit(shell: Shell, state: str, batch: int) -> bool:
+    """Jobs that each make one of the videos. Returns whether the queue took them; a full or locked one refuses."""
     seeds = [f"--seed={seed}" for seed in range(_SEEDS)]
     output = f"--output={shell.folder / 'videos' / f'{batch}.mp4'}"
     again = ["--prompt=x"] * (_REPEATS - 1)
-    _run(shell, "submit", *_options(shell, *_IMPATIENT, *seeds, *again, output), state)
+    command = ["submit", *_options(shell, *_IMPATIENT, *seeds, *again, output), state]
+    process = shell.lockstep(*command, **PLAIN)
+    out, err = process.communicate(timeout=600)
+    if process.returncode not in (0, 2):
+        raise RuntimeError(f"lockstep submit ended with {process.returncode}\n{out}\n{err}")
+    if process.returncode == 2:
+        print(err.strip(), flush=True)
+    return process.returncode == 0
 
 
 def _options(shell: Shell, *arguments: str) -> list[str]:
@@ -163,7 +187,11 @@ def _end(shell: Shell, state: str) -> list[str]:
 
 
 def judge(
-    jobs: Sequence[JobRecord], serving: Sequence[Gang], wanted: Sequence[list[str]], left: Sequence[str]
+    jobs: Sequence[JobRecord],
+    serving: Sequence[Gang],
+    wanted: Sequence[list[str]],
+    left: Sequence[str],
+    outside: Sequence[Trouble] = (),
 ) -> Verdict:
     lost = [f"job {job.id} is {job.state}: {job.error}" for job in jobs if job.state is not State.SUCCEEDED]
     made = Counter(video for gang in serving for word, _, video in gang.made if word == "made")
@@ -176,7 +204,9 @@ def judge(
         if job.state is State.SUCCEEDED and hashes(job.video) != wanted[job.options.seeds[0]]:
             wrong.append(f"job {job.id}: {job.video}")
     met = [fault for gang in serving for fault in gang.met]
-    return Verdict(len(jobs) - len(lost), f"{len(met)} ({describe(met)})", lost, duplicates, wrong, left)
+    return Verdict(
+        len(jobs) - len(lost), f"{len(met) + len(outside)} ({describe(met, outside)})", lost, duplicates, wrong, left
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.soak.plan import RANKS, Fault
 from tests.support.ray_nodes import NODE, PLAIN
@@ -18,30 +20,57 @@ _HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "
 
 
 class Nodes:
-    """A Ray cluster with room for some gangs, a node for each."""
+    """A Ray cluster with room for some gangs, a node for each. Its head is always at the same address."""
 
     def __init__(self, gangs: int) -> None:
         os.environ.update(PLAIN)  # before Ray is imported
-        from ray.cluster_utils import Cluster
-
-        self._cluster = Cluster()
-        self._cluster.add_node(**{**NODE, "num_cpus": 0}, _system_config=_HEALTH)
-        for _ in range(gangs):
-            self._cluster.add_node(**_NODE)
+        self._gangs = gangs
+        self._port = _free_port()
+        self._cluster: Any = None
+        self.start()
 
     @property
     def address(self) -> str:
-        return str(self._cluster.address)
+        return str(self._address)
+
+    def start(self) -> None:
+        """Start the head, and a node for each gang."""
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster()
+        cluster.add_node(**{**NODE, "num_cpus": 0}, gcs_server_port=self._port, _system_config=_HEALTH)
+        for _ in range(self._gangs):
+            cluster.add_node(**_NODE)
+        self._address, self._cluster = cluster.address, cluster
+
+    def lose_head(self) -> None:
+        """Kill all of the head's processes at once, and what is left of the cluster after it."""
+        cluster, self._cluster = self._cluster, None
+        cluster.remove_node(cluster.head_node, allow_graceful=False)
+        cluster.shutdown()
+
+    def raylets(self) -> list[int]:
+        """The processes of the nodes that gangs run on; none while there is no cluster."""
+        nodes = self._cluster.worker_nodes if self._cluster else ()
+        running = [process for node in nodes for kind, process in node.live_processes() if kind == "raylet"]
+        return [process.pid for process in running]
 
     def replace_lost(self) -> None:
         """A new node for each one whose raylet is gone."""
-        for node in list(self._cluster.worker_nodes):
+        for node in list(self._cluster.worker_nodes) if self._cluster else ():
             if not node.live_processes() or any(kind == "raylet" for kind, _ in node.dead_processes()):
                 self._cluster.remove_node(node, allow_graceful=False)
                 self._cluster.add_node(**_NODE)
 
     def stop(self) -> None:
-        self._cluster.shutdown()
+        if self._cluster:
+            self._cluster.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
 
 
 @contextmanager
@@ -78,15 +107,23 @@ class Gang:
             self._starting = self._shell.start(command, self._fault, stdout=log.fileno(), stderr=log.fileno(), **PLAIN)
 
     def _has_server(self) -> bool:
+        return bool(self._processes(b"\0launch.cluster"))  # the server, or what starts it again
+
+    def servers(self) -> list[int]:
+        """The processes of its server; none while there is none."""
+        return self._processes(b"\0launch.cluster.serve\0")
+
+    def _processes(self, word: bytes) -> list[int]:
+        found = []
         for pid in self._shell.family():
             process = Path("/proc", str(pid))
             try:
-                is_server = b"\0launch.cluster" in (process / "cmdline").read_bytes()  # or starts it again
-                if is_server and f"LOCKSTEP_FAULT={self._fault}" in (process / "environ").read_text().split("\0"):
-                    return True
+                is_ours = f"LOCKSTEP_FAULT={self._fault}" in (process / "environ").read_text().split("\0")
+                if is_ours and word in (process / "cmdline").read_bytes():
+                    found.append(pid)
             except OSError:
                 continue  # it has gone meanwhile
-        return False
+        return found
 
     @property
     def met(self) -> Sequence[Fault]:

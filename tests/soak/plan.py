@@ -6,12 +6,23 @@ from collections.abc import Iterator, Sequence
 
 RANKS = 2
 Fault = tuple[int, str, str, float]  # rank, where, how, seconds later, as in tests/support/injected
+Trouble = tuple[str, float]  # what, for how many seconds
 STEPS = 12  # of each video
 # a moment of each phase; the second rank writes no files, but may die while the first one does
 _PHASES = ("load", "warmup", "skip", "compute", "checkpoint", "decode")
 _WRITING = ((0, "frames"), (0, "commit"), (0, "renamed"), (1, "commit"))
 # of a hundred kills; to freeze, to hang and to lose a node takes longer to notice
 _HOW = {"kill": 82, "driver": 12, "freeze": 3, "hang": 1, "node": 2}
+# weight, and for how long: one that is stopped for longer than a lease has lost its job when it wakes up
+_TROUBLES = {
+    "full disk": (6, 1.0, 8.0),
+    "locked queue": (6, 1.0, 12.0),
+    "stopped driver": (4, 1.0, 75.0),
+    "raylet": (4, 0.0, 0.0),
+    "head": (1, 0.0, 5.0),
+}
+OUTSIDE = 0.2
+"""The share of all faults that are caused from outside."""
 _LATEST_SECONDS = 0.1  # about what a video takes once the model is loaded, so that any moment may be met
 
 
@@ -45,8 +56,21 @@ def share_out(kills: int, gangs: int, seed: int) -> list[list[Fault]]:
     raise AssertionError("at_random has no end")
 
 
-def describe(met: Sequence[Fault]) -> str:
-    """Kills by what was killed, in words."""
+def troubles(count: int, seed: int, can_mount: bool) -> list[Trouble]:
+    """Faults of what gangs stand on; equal for equal seeds, and with each kind among the first five.
+
+    Args:
+        can_mount: a disk can be mounted for the queue, and be filled.
+    """
+    draw = random.Random(seed)
+    kinds = [kind for kind in _TROUBLES if can_mount or kind != "full disk"]
+    weights = [_TROUBLES[kind][0] for kind in kinds]
+    names = [*kinds, *draw.choices(kinds, weights, k=count)][:count]
+    return [(name, round(draw.uniform(*_TROUBLES[name][1:]), 1)) for name in names]
+
+
+def describe(met: Sequence[Fault], outside: Sequence[Trouble] = ()) -> str:
+    """Faults by what met them, in words."""
     names = {"kill": "rank", "driver": "driver", "freeze": "frozen rank", "hang": "hung rank", "node": "node"}
-    counts = Counter(names[how] for _, _, how, _ in met)
-    return ", ".join(f"{name} {counts[name]}" for name in names.values() if counts[name])
+    counts = Counter([*(names[how] for _, _, how, _ in met), *(what for what, _ in outside)])
+    return ", ".join(f"{name} {counts[name]}" for name in (*names.values(), *_TROUBLES) if counts[name])

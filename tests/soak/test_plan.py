@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from launch.jobs.options import Options
+from launch.queue.lost_gangs import LEASE_SECONDS
 from launch.queue.records import JobRecord, State, Wish
 from tests.soak.__main__ import judge
 from tests.soak.gangs import Gang
-from tests.soak.plan import RANKS, every_phase, share_out
+from tests.soak.plan import RANKS, describe, every_phase, share_out, troubles
 
 WANTED = [["latents 0", "frames 0"], ["latents 1", "frames 1"]]
 
@@ -27,6 +28,16 @@ def test_every_rank_is_killed_in_every_phase_and_then_by_chance() -> None:
     assert {how for _, _, how, _ in (*first, *second)} == {"kill", "driver", "freeze", "hang", "node"}
     assert share_out(200, 2, seed=3) == [first, second] != share_out(200, 2, seed=4)
     assert share_out(5, 1, seed=0) == [every_phase()[:5]]
+
+
+def test_every_trouble_is_met_and_then_by_chance() -> None:
+    planned = troubles(40, 3, can_mount=True)
+    assert len(planned) == 40 and planned == troubles(40, 3, can_mount=True) != troubles(40, 4, can_mount=True)
+    kinds = {"full disk", "locked queue", "stopped driver", "raylet", "head"}
+    assert {what for what, _ in planned[:5]} == kinds == {what for what, _ in planned}
+    assert {what for what, _ in troubles(40, 3, can_mount=False)} == kinds - {"full disk"}
+    assert max(seconds for what, seconds in planned if what == "stopped driver") > LEASE_SECONDS
+    assert describe([(0, "load", "kill", 0.0)], planned[:2]) == "rank 1, full disk 1, locked queue 1"
 
 
 class Told(Gang):
@@ -66,7 +77,7 @@ def test_a_verdict(done: list[JobRecord]) -> None:
     made = [["began", "7", "0.mp4"], ["made", "8", "0.mp4"], ["made", "8", "1.mp4"]]
     good = judge(done, [Told(made)], WANTED, [])
     assert good.is_good
-    assert str(good) == ("jobs done 2, kills 1 (rank 1), jobs lost 0, duplicates 0, wrong videos 0, processes left 0")
+    assert str(good) == ("jobs done 2, faults 1 (rank 1), jobs lost 0, duplicates 0, wrong videos 0, processes left 0")
     failed = judge([done[0], replace(done[1], state=State.FAILED)], [Told(made)], WANTED, [])
     again = judge(done, [Told(made), Told([["made", "9", "0.mp4"]])], WANTED, [])
     at_once = judge(done, [Told([*made, ["twice", "9", "1.mp4"]])], WANTED, [])
