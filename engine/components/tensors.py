@@ -1,7 +1,7 @@
 """Compares the tensors in a model's files with those of its modules, by names and shapes, before weights are loaded."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,29 @@ from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.fit import Shape, describe_misfit, misfit
+from engine.models.folder import read_json
 from engine.models.harmless import HARMLESS
 from engine.models.quantised import is_empty
-from engine.models.weights import read_tensors
+from engine.models.sums import check_sums
+from engine.models.weights import read_tensors, weight_files
 from parallel.diffusers_private import ignored_keys
 
+_LAYERS = re.compile(r"num_(\w+_)?(layers|blocks)")
+_MOST_LAYERS = 100  # some layers that a configuration counts are not in the files: decoders of T5
+_PREFIXES = ("model", "transformer", "clip", "text_model", "vision_model", "language_model", "model.language_model")
 _ADVICE = "download the model again, or correct model.path"
+
+
+def check_files(config: Config, facts: ModelFacts) -> None:
+    """Refuse files in a model's folder that do not hold this model, before any of their weights are loaded.
+
+    Raises:
+        InvalidInput: as of :func:`check_tensors`, or a file is not the one whose SHA-256 the folder carries
+            (:func:`engine.models.sums.check_sums`).
+    """
+    check_tensors(config, facts)
+    path, elsewhere = config.model.path, config.model.single_files
+    check_sums(path, [file for part in facts.components if part not in elsewhere for file in weight_files(path, part)])
 
 
 def check_tensors(config: Config, facts: ModelFacts) -> None:
@@ -48,6 +65,7 @@ def check_component(kind: Any, path: str, component: str) -> None:
     held = {name: entry for name, entry in read_tensors(path, component).items() if not is_empty(name, entry)}
     shapes = {name: tuple(entry["shape"]) for name, entry in held.items()}
     folder = Path(path) / component
+    _check_numbers(folder, read_json(folder / "config.json"), len(held))
     try:
         if issubclass(kind, ModelMixin):
             wanted = empty_component(kind, path, component, torch.float32).state_dict()
@@ -64,6 +82,8 @@ def check_component(kind: Any, path: str, component: str) -> None:
 def _misfit_of_transformers(kind: Any, path: str, component: str, shapes: Mapping[str, Shape]) -> str | None:
     """transformers renames tensors of older versions, strips prefixes and ties tables while it loads: it is asked
     itself, with tensors without data."""
+    if twice := _twice(shapes):
+        return f"{twice[0]} and {twice[1]} are the same tensor of this model"
     tensors = {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
     with _silent():
         _, found = kind.from_pretrained(
@@ -77,6 +97,27 @@ def _misfit_of_transformers(kind: Any, path: str, component: str, shapes: Mappin
     harmless = [re.compile(pattern) for pattern in HARMLESS.get(kind.__name__, ())]
     unknown = [name for name in found["unexpected_keys"] if not any(pattern.search(name) for pattern in harmless)]
     return describe_misfit(sorted(found["missing_keys"]), sorted(unknown), sorted(found["mismatched_keys"]))
+
+
+def _check_numbers(folder: Path, settings: Mapping[str, Any], tensors: int) -> None:
+    """Refuse a configuration with more layers than there are tensors, which would take minutes to build."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            _check_numbers(folder, value, tensors)
+        elif _LAYERS.fullmatch(key) and isinstance(value, int) and value > max(tensors, _MOST_LAYERS):
+            raise InvalidInput(
+                f"{folder / 'config.json'} has {key} {value}, but the weights beside it are {tensors} tensors: "
+                f"{_ADVICE}."
+            )
+
+
+def _twice(names: Collection[str]) -> tuple[str, str] | None:
+    """Two names of which transformers makes the same, so that one tensor would replace the other."""
+    for prefix in _PREFIXES:
+        for name in names:
+            if f"{prefix}.{name}" in names:
+                return name, f"{prefix}.{name}"
+    return None
 
 
 @contextmanager

@@ -9,15 +9,13 @@ from engine.components.loras.adding import add_loras, describe_loras, plan_loras
 from engine.components.loras.plan import Plan
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.samplers import load_scheduler_config
-from engine.components.tensors import check_tensors
+from engine.components.tensors import check_files
 from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
 from engine.config import Config
 from engine.execution.imports import import_ahead
 from engine.execution.residency import Residency, fits, weight_bytes
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
-from engine.models.sums import check_sums
-from engine.models.weights import weight_files
 from engine.progress import Progress
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -93,7 +91,7 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
     sharded = config.parallel.shard_weights and ranks.replica_size > 1
     import_ahead(facts.family.parts, *(["parallel.attention"] if ranks.sequence_group else []))
     parts = parts_of(facts.family)
-    _check_files(config, facts)
+    check_files(config, facts)
     loras = plan_loras(config, facts)
     progress = progress or Progress()
     progress.loading("transformer" if len(facts.transformers) == 1 else f"{len(facts.transformers)} transformers")
@@ -117,13 +115,6 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
         images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
         loras=describe_loras(loras) if is_first else (),
     )
-
-
-def _check_files(config: Config, facts: ModelFacts) -> None:
-    """Refuse files that do not hold this model, before any of their weights are loaded."""
-    check_tensors(config, facts)
-    path, elsewhere = config.model.path, config.model.single_files
-    check_sums(path, [file for part in facts.components if part not in elsewhere for file in weight_files(path, part)])
 
 
 def load_experts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,10 @@ def _with_variant(name: str, variant: str) -> str:
 
 def _found_instead(folder: Path, wanted: str) -> str:
     """What the folder has in the place of the wanted file, and what to do."""
-    files = [file.name for file in sorted(folder.iterdir()) if file.is_file()] if folder.is_dir() else []
+    try:
+        files = sorted(name for name in os.listdir(folder) if name != wanted)
+    except OSError:  # there is no such folder, or it may not be read
+        files = []
     for file in files:
         if file.endswith(".gguf"):
             return (

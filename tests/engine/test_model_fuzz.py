@@ -126,7 +126,7 @@ def test_300_damaged_copies_of_the_small_model(tmp_path: Path) -> None:
     outcomes = dict(fuzz(300, tmp_path))
     assert len(outcomes) == 300 and len({case.component for case in outcomes}) == 3
     assert [case for case, outcome in outcomes.items() if outcome == "another video"] == []
-    assert sum(outcome == "refused" for outcome in outcomes.values()) > 290, "few changes change nothing"
+    assert sum(outcome == "refused" for outcome in outcomes.values()) > 270, "few changes change nothing"
 
 
 def same_shape(folder: Path, case: Case) -> bool:

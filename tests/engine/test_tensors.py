@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,13 @@ from engine.execution.loaded import load_model
 from engine.models.facts import read_facts
 from parallel.ranks import Ranks
 from tests.support.bare_model import edit_json
+from tests.support.hunyuan_checkpoint import name_classes
 from tests.support.small_model import tiny_config
 from tests.support.tiny_models import TINY_MODELS
 
 Tensors = dict[str, Tensor]
 # one of each family and each kind of encoder
-MODELS = ("Wan 2.1 I2V 14B 480P", "Wan 2.2 T2V A14B", "HunyuanVideo I2V", "HunyuanVideo 1.5 I2V 480p")
+MODELS = ("Wan 2.1 I2V 14B 480P", "Wan 2.2 T2V A14B", "HunyuanVideo", "HunyuanVideo I2V", "HunyuanVideo 1.5 I2V 480p")
 COMPONENTS = [
     ("Wan 2.1 I2V 14B 480P", "transformer"),
     ("Wan 2.1 I2V 14B 480P", "vae"),
@@ -121,6 +123,42 @@ def test_sizes_in_the_configuration_that_the_weights_do_not_have(models: dict[st
     shutil.copy(models["Wan 2.1 I2V 14B 480P"] / "transformer" / "config.json", folder / "transformer")
     edit_json(folder / "text_encoder" / "config.json", d_model="wide")
     assert "text_encoder/config.json describes no UMT5EncoderModel" in refusal(check)
+
+
+def test_more_layers_than_there_are_tensors(models: dict[str, Path], tmp_path: Path) -> None:
+    """To build them, if only to compare their shapes, would take minutes."""
+    for component, key in (("transformer", "num_layers"), ("image_encoder", "num_hidden_layers")):
+        folder = tmp_path / component
+        shutil.copytree(models["Wan 2.1 I2V 14B 480P"] / component, folder)
+        edit_json(folder / "config.json", **{key: 100_000})
+        with pytest.raises(InvalidInput, match=f"has {key} 100000, but the weights beside it are"):
+            check_component(None, str(tmp_path), component)
+
+
+def test_two_names_of_one_tensor(models: dict[str, Path], tmp_path: Path) -> None:
+    """transformers strips the prefix and takes either."""
+    folder = tmp_path / "text_encoder"
+    shutil.copytree(models["Wan 2.1 I2V 14B 480P"] / "text_encoder", folder)
+    rewrite(folder, lambda tensors: tensors | {"transformer.shared.weight": torch.zeros(70, 16)})
+    kind = parts_of(read_facts(models["Wan 2.1 I2V 14B 480P"]).family).kind("text_encoder")
+    sentence = refusal(lambda: check_component(kind, str(tmp_path), "text_encoder"))
+    assert "shared.weight and transformer.shared.weight are the same tensor" in sentence
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "text_encoder_2"])
+def test_a_class_with_a_head_in_the_index(component: str, models: dict[str, Path], tmp_path: Path) -> None:
+    """Its head is not loaded, and diffusers' pipeline takes the class without one."""
+    folder = Path(shutil.copytree(models["HunyuanVideo"], tmp_path / "model"))
+    name_classes(folder, text_encoder="LlamaForCausalLM", text_encoder_2="CLIPTextModelWithProjection")
+    prefix, head = ("model.", "lm_head.weight") if component == "text_encoder" else ("", "text_projection.weight")
+    rewrite(folder / component, lambda ts: {f"{prefix}{name}": t for name, t in ts.items()} | {head: torch.ones(2, 2)})
+    config = tiny_config(f"model.path={folder}")
+    facts = read_facts(folder)
+    check_tensors(config, facts)
+    encoder: Any = parts_of(facts.family).prompt_encoder(config, Ranks(), False)
+    expected = load_file(weights_of(models["HunyuanVideo"] / component))
+    loaded = getattr(encoder._pipeline, component).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
 
 
 def prefixed(prefix: str) -> Callable[[str], str]:
