@@ -100,6 +100,8 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
     """
     settings = model.model_dump(mode="json", exclude={"path"})
     for lora in settings["loras"]:
+        settings_beside = Path(lora["path"]).with_name("adapter_config.json")  # peft's; a folder's hash has them
+        lora["settings"] = content_hash(settings_beside) if settings_beside.is_file() else None
         lora["path"] = fingerprint(lora["path"])
     files = {name: fingerprint(path) for name, path in model.single_files.items()}
     return settings | {"files": fingerprint(model.path), "single_files": files}

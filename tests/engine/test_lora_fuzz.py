@@ -14,7 +14,8 @@ from engine.errors import InvalidInput, RankFailure
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.loras import check_lora_files
 from tests.support.adapter_faults import ANOTHER_MODEL, FAULTS
-from tests.support.adapter_files import Maker, Model
+from tests.support.adapter_files import Maker
+from tests.support.adapter_model import Model
 from tests.support.checkpoints import write_published_wan
 from tests.support.hunyuan15_checkpoint import write_hunyuan15_checkpoint
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint

@@ -83,7 +83,7 @@ def test_prefixes_and_endings(family: Any) -> None:
     )
     expected = table[flat(layer)]
     spelled = [f"{prefix}{layer}" for prefix in PREFIXES]
-    for prefix in ("lora_unet_", "lycoris_", "lora_transformer_"):
+    for prefix in ("lora_unet_", "lora_unet__", "lycoris_", "lora_transformer_", "lora_", "Hunyuan_video_I2V_lora_"):
         spelled += [f"{prefix}{flat(layer)}", f"{prefix}{layer}"]
     for path in spelled:
         for kind, endings in SUFFIXES.items():
@@ -117,6 +117,7 @@ def test_modulation(family: Any) -> None:
         ("te.model.layers.0.self_attn.q_proj.lora_A.weight", "text encoders"),
         ("umt5xxl.blocks.0.attn.q.lora_A.weight", "text encoders"),
         ("clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", "text encoders"),
+        ("bundle_emb.style.t5", "text encoders"),
         ("vae.decoder.conv_in.lora_A.weight", "the VAE"),
         ("image_encoder.vision_model.encoder.layers.0.mlp.fc1.lora_A.weight", "the image encoder"),
         ("vace_blocks.0.self_attn.q.lora_A.weight", None),

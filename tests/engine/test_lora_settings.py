@@ -189,3 +189,31 @@ def test_scale_zero_changes_nothing_of_a_plain_adapter(transformer: Any, tmp_pat
     after = added(transformer, write(tmp_path / "a.safetensors", tensors), scale=0.0)
     assert isinstance(transformer, WanTransformer3DModel)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_products_with_a_core(transformer: Any, tmp_path: Path) -> None:
+    """LoHa and LoKr of a convolution, by LyCORIS: each output and input of a core of rank 2 x 2 is mixed."""
+    torch.manual_seed(5)
+    shape = list(transformer.patch_embedding.weight.shape)
+
+    def core(prefix: str, outputs: int, inputs: int, *, t: str, a: str, b: str) -> tuple[Tensors, Tensor]:
+        values = {t: torch.randn(2, 2, *shape[2:]), a: torch.randn(2, outputs), b: torch.randn(2, inputs)}
+        product = torch.zeros(outputs, inputs, *shape[2:])
+        for p in range(2):
+            for q in range(2):
+                product += values[a][p][:, None, None, None, None] * values[b][q][:, None, None, None] * values[t][p, q]
+        return {f"{prefix}.{kind}": value for kind, value in values.items()}, product
+
+    name, before = "patch_embedding", transformer.patch_embedding.weight.clone()
+    first, one = core(name, shape[0], shape[1], t="hada_t1", a="hada_w1_a", b="hada_w1_b")
+    second, two = core(name, shape[0], shape[1], t="hada_t2", a="hada_w2_a", b="hada_w2_b")
+    loha = write(tmp_path / "a.safetensors", first | second | {f"{name}.alpha": torch.tensor(3)})
+    expected = before + one * two * 3 / 2
+    torch.testing.assert_close(added(transformer, loha)[f"{name}.weight"], expected, rtol=0, atol=1e-4)
+    transformer.patch_embedding.weight.data = before.clone()
+    tensors, large = core(name, shape[0] // 2, shape[1] // 4, t="lokr_t2", a="lokr_w2_a", b="lokr_w2_b")
+    small = torch.randn(2, 4)
+    lokr = write(tmp_path / "b.safetensors", tensors | {f"{name}.lokr_w1": small, f"{name}.alpha": torch.tensor(5)})
+    rows = [torch.cat([small[i, j] * large for j in range(4)], dim=1) for i in range(2)]
+    expected = before + torch.cat(rows) * 5 / 2
+    torch.testing.assert_close(added(transformer, lokr)[f"{name}.weight"], expected, rtol=0, atol=1e-4)

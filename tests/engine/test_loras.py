@@ -33,7 +33,8 @@ from engine.request import Outputs, make_request, make_tasks
 from parallel.degrees import Degrees
 from parallel.place import Place
 from parallel.ranks import Ranks
-from tests.support.adapter_files import Maker, Model
+from tests.support.adapter_files import Maker
+from tests.support.adapter_model import Model
 from tests.support.bare_model import edit_json
 from tests.support.checkpoints import write_tiny_checkpoint
 from tests.support.gang import Gang
@@ -208,7 +209,7 @@ def test_parts_of_weights_get_their_parts(
             assert gathered[parameter].dtype == expected.dtype and torch.equal(gathered[parameter], expected), parameter
 
 
-def test_each_expert_gets_its_own(models: dict[str, Path], loras: dict[str, list[Path]]) -> None:
+def test_each_expert_gets_its_own(models: dict[str, Path], loras: dict[str, list[Path]], tmp_path: Path) -> None:
     """As the fast LoRAs of Wan 2.2 come: one file for high noise, one for low."""
     first, second = (str(path) for path in loras[WAN])
     given = [{"path": first}, {"path": second, "scale": 0.5, "transformer": "transformer_2"}]
@@ -220,6 +221,19 @@ def test_each_expert_gets_its_own(models: dict[str, Path], loras: dict[str, list
     pipeline.transformer_2.set_adapters(["low"], [0.5])
     expected = pipeline_output(config, pipeline)
     assert off(generate(Ranks(), config).latents, expected) <= 1e-5
+    (first_file, second_file) = (
+        shutil.copy(Path(path) / "pytorch_lora_weights.safetensors", tmp_path / name)
+        for path, name in ((first, "Wan22_LOW_lora.safetensors"), (second, "wan2.2_high_noise.safetensors"))
+    )
+    swapped = [{"path": str(first_file)}, {"path": str(second_file), "transformer": "transformer_2"}]
+    words = "{}: it is named for {} noise, but is added to {}, which is for {} noise"
+    notes = [
+        words.format("Wan22_LOW_lora.safetensors", "low", "transformer", "high"),
+        words.format("wan2.2_high_noise.safetensors", "high", "transformer_2", "low"),
+    ]
+    for loras_given, said in ((swapped, notes), (given, [])):
+        checked = configured(models["two experts"], loras_given)
+        assert preflight(checked, make_tasks(["x"], "", [0], checked.sampling, Outputs()), Place(1)).notes == said
     one_only = generate(Ranks(), configured(models["two experts"], given[:1], "sampling.steps=6")).latents
     assert off(one_only, expected) > 1e-3 and off(one_only, plain) > 1e-3
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from tests.support.adapter_files import Adapter, Maker
+from tests.support.adapter_files import Maker
+from tests.support.adapter_model import Adapter
 from tests.support.adapter_names import NamedLayer
 
 ANOTHER_MODEL = "made for another model"

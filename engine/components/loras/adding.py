@@ -2,8 +2,10 @@
 ranks and sharding need no support for adapters."""
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,8 +38,21 @@ def plan_loras(config: Config, facts: ModelFacts) -> tuple[Plan, ...]:
             empty = empty_component(kind, config.model.path, lora.transformer, torch.float32)
             shapes = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
             layers[lora.transformer] = layers_by_name(shapes, names)
-        plans.append(plan_lora(lora, names, layers[lora.transformer]))
+        plan = plan_lora(lora, names, layers[lora.transformer])
+        if len(facts.transformers) > 1:
+            plan = replace(plan, notes=(*plan.notes, *_other_expert(plan)))
+        plans.append(plan)
     return tuple(plans)
+
+
+def _other_expert(plan: Plan) -> list[str]:
+    """What to say of a file whose name says that it is for the other of two transformers."""
+    noise = {"transformer": "high", "transformer_2": "low"}
+    named = {word.lower() for word in re.findall(r"(?i)(?<![a-z])(high|low)(?=noise|[^a-z]|$)", plan.file.stem)}
+    here = noise[plan.lora.transformer]
+    if len(named) != 1 or here in named:
+        return []
+    return [f"it is named for {named.pop()} noise, but is added to {plan.lora.transformer}, which is for {here} noise"]
 
 
 def add_loras(transformer: Any, plans: Sequence[Plan], subfolder: str) -> None:
@@ -73,7 +88,7 @@ def describe_loras(plans: Sequence[Plan]) -> list[dict[str, Any]]:
 
 
 def lora_notes(plans: Sequence[Plan]) -> list[str]:
-    """Lines for the user on what of the adapters is not applied."""
+    """Lines for the user on what of the adapters is not applied, and on what looks like a mistake."""
     return [f"{plan.file.name}: {note}" for plan in plans for note in plan.notes]
 
 

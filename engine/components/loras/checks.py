@@ -107,7 +107,7 @@ def _check_complete(file: AdapterFile, layer: Layer, kinds: Kinds) -> None:
         if "lokr_t2" in kinds and "lokr_w2" in kinds:
             missing += ["lokr_w2_a"]
     if missing:
-        present = next(name for kind, name in kinds.items() if kind in (*_LORA, *_LOHA, *_LOKR, "magnitude"))
+        present = next(kinds[kind] for kind in (*_LORA, *_LOHA, *_LOKR, "magnitude") if kind in kinds)
         lacking = " and ".join(_NAMES.get(kind, kind) for kind in missing)
         raise InvalidInput(f"{file.path} holds {present} without the {lacking} that belongs to it: download it again.")
 

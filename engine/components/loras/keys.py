@@ -48,12 +48,13 @@ _FIRST = re.compile(r"high_noise(?:_model)?\.")
 _WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|processor)\.")
 _PREFIX = re.compile(
     r"(?:lora_unet|lora_transformer|lora_prior_unet|lora_dit|lora_diffusion_model|lycoris|base_model|model|module"
-    r"|diffusion_model|transformer_2|transformer|pipeline|pipe|dit_?2|dit|unet|net|denoiser|generator"
-    r"|high_noise_model|low_noise_model|high_noise|low_noise)_"
+    r"|diffusion_model|transformer_2|transformer|pipeline|pipe|dit_?2|dit|unet|network|net|denoiser|generator"
+    r"|high_noise_model|low_noise_model|high_noise|low_noise|hunyuan_video(?:_i2v)?_lora|lora)_+",
+    re.IGNORECASE,
 )
 _OTHER_COMPONENTS = re.compile(
     r"(?:base_model\.model\.|diffusion_model\.|pipe\.|model\.)*(?:lora_(?:prior_)?)?"
-    r"(?:(?P<text>te\d?|text_encoders?(?:_\d)?|text_model|cond_stage_model|conditioner|clip(?:_[lgh])?|llm|llama|llava"
+    r"(?:(?P<text>te\d?|text_encoders?(?:_\d)?|text_model|bundle_emb|cond_stage_model|conditioner|clip(?:_[lgh])?|llm|llama|llava"
     r"|qwen\w*|byt5(?!_in)|umt5\w*|t5\w*)|(?P<image>image_encoder|vision_model|clip_vision)"
     r"|(?P<vae>vae|first_stage_model|autoencoder))[._]"
 )
