@@ -84,7 +84,7 @@ def pair(layer: str, rank: int = 2, ends: tuple[str, str] = (".lora_A.weight", "
 
 
 def write(file: Path, tensors: Tensors, **metadata: str) -> Path:
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, file, metadata=metadata or None)
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, file, metadata=metadata or None)
     return file
 
 
@@ -192,7 +192,7 @@ def test_scale_zero_changes_nothing_of_a_plain_adapter(transformer: Any, tmp_pat
 
 
 def test_products_with_a_core(transformer: Any, tmp_path: Path) -> None:
-    """LoHa and LoKr of a convolution, by LyCORIS: each output and input of a core of rank 2 x 2 is mixed."""
+    """LoCon, LoHa and LoKr of a convolution, by LyCORIS: each output and input of a core of rank 2 x 2 is mixed."""
     torch.manual_seed(5)
     shape = list(transformer.patch_embedding.weight.shape)
 
@@ -217,3 +217,10 @@ def test_products_with_a_core(transformer: Any, tmp_path: Path) -> None:
     rows = [torch.cat([small[i, j] * large for j in range(4)], dim=1) for i in range(2)]
     expected = before + torch.cat(rows) * 5 / 2
     torch.testing.assert_close(added(transformer, lokr)[f"{name}.weight"], expected, rtol=0, atol=1e-4)
+    transformer.patch_embedding.weight.data = before.clone()
+    tensors, product = core(name, shape[0], shape[1], t="lora_mid.weight", a="lora_up.weight", b="lora_down.weight")
+    up, down = (tensors[f"{name}.lora_{half}.weight"] for half in ("up", "down"))
+    tensors[f"{name}.lora_up.weight"] = up.T.reshape(shape[0], 2, 1, 1, 1)
+    tensors[f"{name}.lora_down.weight"] = down.reshape(2, shape[1], 1, 1, 1)
+    locon = write(tmp_path / "c.safetensors", tensors | {f"{name}.alpha": torch.tensor(5)})
+    torch.testing.assert_close(added(transformer, locon)[f"{name}.weight"], before + product * 2.5, rtol=0, atol=1e-4)
