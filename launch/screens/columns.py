@@ -50,10 +50,11 @@ def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
             shown.append(column)
             room -= needed
     widths = {column.name: column.natural if not column.order else _least(column) for column in shown}
-    for column in sorted(shown, key=lambda each: each.order):
-        more = max(0, min(room, column.natural - widths[column.name]))
-        widths[column.name] += more
-        room -= more
+    for _ in range(room):  # what is left makes the narrowest of those that are cut wider, so that they share it
+        cut = [column for column in shown if widths[column.name] < column.natural]
+        if not cut:
+            break
+        widths[min(cut, key=lambda column: widths[column.name]).name] += 1
     return [(column, widths[column.name]) for column in columns if column in shown]
 
 

@@ -60,12 +60,12 @@ def _job_columns(jobs: Sequence[JobRecord], gangs: Sequence[GangRecord], now: fl
         Column("job", texts([str(job.id) for job in jobs]), right=True),
         Column("state", states),
         Column("step", texts([words.steps(job) for job in jobs]), right=True),
-        Column("prompt", [Text(one_line(job.prompt, _PROMPT)) for job in jobs], order=1, least=28),
+        Column("prompt", [Text(one_line(job.prompt, _PROMPT)) for job in jobs], order=1, least=12),
         Column("attempts", texts([str(job.attempts) for job in jobs]), right=True, order=6),
         Column("waited", texts([words.waited(job, now) for job in jobs]), right=True, order=4),
         Column("ran", texts([words.ran(job, now) for job in jobs]), right=True, order=3),
         Column("gang", texts([one_line(words.gang_of(job, gangs), _NAME) for job in jobs]), order=5),
-        Column("error", errors, order=2, least=24),
+        Column("error", errors, order=2, least=20),
     ]
 
 
