@@ -180,6 +180,14 @@ class CheckpointConfig(Section):
         le=1000,
         description="Denoise steps between checkpoints, from which `lockstep resume` goes on; 0 writes none.",
     )
+    grace_seconds: float = Field(
+        20,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="After SIGTERM a run that keeps checkpoints has this long to end its step and leave a checkpoint; "
+        "0 ends it at once. Give less than the scheduler leaves it (Slurm's KillWait and torchrun: 30 s).",
+    )
 
 
 class Config(Section):

@@ -66,7 +66,10 @@ def _make(
     job = prepare(read(), place, resume)
     if not job.tasks_left:
         return _say_made(job)
-    return run_on_ranks(place, lambda place: job, make_videos, summarise, Job.hint_unless_finished)
+    grace_seconds = job.grace_seconds
+    return run_on_ranks(
+        place, lambda place: job, make_videos, summarise, Job.hint_unless_finished, lambda job: grace_seconds
+    )
 
 
 def _run_on_ray(options: Options, ranks: int | None, address: str | None, resume: Resume) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -16,8 +17,10 @@ from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attem
 from launch.gang.watch import RayLost, RayWatch
 from launch.jobs.job import Job
 from launch.process.failures import Failure, print_failure
+from launch.process.pausing import PauseRequest
 from launch.process.signals import Interrupted, say
 from launch.ranks.rank import display, summarise
+from parallel.control import Control
 from parallel.place import Place
 
 _NO_CHECKPOINTS = "Nothing is left of it: with `checkpoint.every` it could go on."
@@ -115,7 +118,7 @@ class _JobOnRay:
     def run(self) -> None:
         """
         Raises:
-            JobFailure: a rank raised an error, or more ranks were lost than is allowed.
+            JobFailure: it was paused by SIGTERM, a rank raised an error, or more ranks were lost than is allowed.
             RayLost: Ray is gone.
         """
         config = self._job.config
@@ -136,7 +139,11 @@ class _JobOnRay:
         with Gang(bundles, self._reservation.resources, config, self._progress, self._ray_watch) as gang:
             gang.load(job)
             gang.accept(job)
-            self._succeed(gang.generate().reports)
+            with PauseRequest(job.grace_seconds) as request:
+                result = gang.generate(request.control)
+            if result.stopped is Control.PAUSE:
+                raise JobFailure(Failure(0, "denoise", "Paused, as SIGTERM asked.", time.time_ns(), paused=True))
+            self._succeed(result.reports)
             job.clean_up()
 
     def _start_again(self, error: GangFailure) -> None:

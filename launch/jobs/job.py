@@ -46,6 +46,11 @@ class Job:
         return self.given.model.path
 
     @property
+    def grace_seconds(self) -> float:
+        """What SIGTERM leaves it to pause; 0 where it keeps nothing to go on from."""
+        return self.config.checkpoint.grace_seconds if self.folder else 0.0
+
+    @property
     def tasks_left(self) -> list[Task]:
         """The tasks that are not finished."""
         return [task for index, task in enumerate(self.tasks) if index not in self.finished]

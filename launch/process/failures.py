@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.errors import InvalidInput, PeerLost, sentence, speaks_for_itself
+from engine.errors import InvalidInput, Paused, PeerLost, sentence, speaks_for_itself
 from launch.process.packages import unfit_packages
+from launch.process.pausing import PAUSED
 from launch.process.signals import PARENT_PID, say
 
 _KEY = "lockstep"  # our part of elastic's error file
@@ -40,14 +41,15 @@ class Failure:
     time_ns: int
     consequence: bool = False  # another rank failed first
     invalid_input: bool = False
+    paused: bool = False  # no failure at all: it was asked to
     traceback: str = ""
 
     @property
     def exit_code(self) -> int:
-        return 2 if self.invalid_input else 1
+        return PAUSED if self.paused else 2 if self.invalid_input else 1
 
     def __str__(self) -> str:
-        if self.invalid_input:
+        if self.invalid_input or self.paused:
             return self.message
         return f"rank {self.rank} failed in {self.phase}: {self.message}"
 
@@ -65,6 +67,8 @@ def describe(error: BaseException, rank: int, phase: str) -> Failure:
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, InvalidInput):
         return Failure(rank, phase, sentence(error), now, invalid_input=True, traceback=trace)
+    if isinstance(error, Paused):
+        return Failure(rank, phase, sentence(error), now, paused=True, traceback=trace)
     if isinstance(error, PeerLost):
         return Failure(rank, phase, sentence(error), now, consequence=True, traceback=trace)
     # torch's DistError and gloo's bare RuntimeError; OSError for the sockets of the store

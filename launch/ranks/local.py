@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from engine.execution.imports import import_ahead
 from launch.process.failures import print_failure, root_cause
+from launch.process.pausing import PauseRequest, order_pause
 from launch.process.scratch import scratch_folder
 from launch.process.signals import PARENT_PID, Interrupted
 from launch.ranks.torchrun import escape_for_elastic
@@ -21,8 +23,11 @@ _SHUTDOWN_SECONDS = 2
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def start_ranks(ranks: int) -> int:
+def start_ranks(ranks: int, grace_seconds: float = 0.0) -> int:
     """Run this program, with the arguments of this process, on that many processes of this machine, and wait for them.
+
+    Args:
+        grace_seconds: what SIGTERM leaves the ranks to pause; 0 ends them at once.
 
     Returns:
         The exit code: 0, or that of the rank that failed first, whose error line has been printed.
@@ -52,15 +57,19 @@ def start_ranks(ranks: int) -> int:
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
             signals_to_handle=_elastic_signals(),
-            shutdown_timeout=_SHUTDOWN_SECONDS,
+            shutdown_timeout=max(_SHUTDOWN_SECONDS, math.ceil(grace_seconds)),  # others may still write
         )
+        limit_seconds = grace_seconds + _SHUTDOWN_SECONDS if grace_seconds else 0.0
         try:
             try:
-                elastic_launch(config, sys.executable)("-m", "launch", *escape_for_elastic(sys.argv[1:]))
+                with PauseRequest(limit_seconds, lambda: order_pause(folder)) as request:
+                    elastic_launch(config, sys.executable)("-m", "launch", *escape_for_elastic(sys.argv[1:]))
             finally:
                 restore_terminal()  # a rank that was killed could not
         except ChildFailedError as error:
             failure = root_cause(error.failures, folder)
+            if request.asked and not failure.paused:  # it came too early or too late for a pause
+                raise Interrupted(signal.SIGTERM) from None
             print_failure(failure)
             return failure.exit_code
         except SignalException as error:

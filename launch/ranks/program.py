@@ -30,6 +30,7 @@ def run_on_ranks(
     work: Callable[[Job, Progress, int], Outcome | None],
     summarise: Callable[[Outcome, IO[str]], None],
     around: Callable[[Job], AbstractContextManager[None]] = lambda job: nullcontext(),
+    grace_seconds: Callable[[Job], float] = lambda job: 0.0,
 ) -> int:
     """A rank does its part of the work. A launcher checks the work and starts as many ranks as it needs, each of which
     runs this program with the same arguments; if that is one, the launcher itself becomes it.
@@ -40,6 +41,7 @@ def run_on_ranks(
         work: takes what was prepared, the progress to tell and the rank; collective over the ranks. What it returns,
             on the first rank, is summarised on stdout.
         around: what the launcher does while the work runs.
+        grace_seconds: what SIGTERM leaves the work to pause.
 
     Returns:
         The exit code.
@@ -56,5 +58,5 @@ def run_on_ranks(
         if ranks > 1:
             from launch.ranks.local import start_ranks  # imports torch's launcher
 
-            return start_ranks(ranks)
+            return start_ranks(ranks, grace_seconds(job))
         return run_part(lambda progress: work(job, progress, 0), summarise, replace(place, ranks=1, rank=0))

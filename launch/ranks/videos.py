@@ -8,15 +8,20 @@ from typing import Any
 from engine.execution.imports import import_ahead
 from engine.progress import Progress
 from launch.jobs.job import Job
+from launch.process.pausing import PauseRequest, is_meant
 
 
 def make_videos(job: Job, progress: Progress, rank: int) -> list[dict[str, Any]] | None:
     """Load the model and make the videos that are left. Collective: every rank calls it.
 
-    Which are left is what rank 0 has found: another machine may see the files of a shared folder later.
+    SIGTERM pauses a job that keeps checkpoints, at its next step. Which videos are left is what rank 0 has found:
+    another machine may see the files of a shared folder later.
 
     Returns:
         The run reports of all videos of the job, on rank 0.
+
+    Raises:
+        Paused: by SIGTERM.
     """
     import_ahead("engine.engine")  # torch and diffusers, which takes seconds
     from engine.engine import Engine
@@ -31,7 +36,8 @@ def make_videos(job: Job, progress: Progress, rank: int) -> list[dict[str, Any]]
         return finish_made(job, progress.note) if rank == 0 else None
     with job.at_work(rank):
         engine = Engine.load(job.config, progress)
-        made = engine.generate_all(job.tasks_left)
+        with PauseRequest(job.grace_seconds, confirmed=is_meant) as request:
+            made = engine.generate_all(job.tasks_left, request.control)
         engine.close()
         if made is None:
             return None
