@@ -101,3 +101,15 @@ def test_a_run_that_was_paused_and_repeated_makes_the_same_video(shell: Shell) -
     _, err = finish(shell.generate(*options, "--output=o.mp4", **SLURM))
     assert "SLURM_RESTART_COUNT is 1, so the run goes on from o.checkpoint" in err and "going on after" in err
     assert hashes(shell.folder / "o.mp4") == hashes(shell.folder / "whole.mp4")
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_ended_leaves_a_checkpoint(shell: Shell) -> None:
+    options = ("--prompt=x", "--output=o.mp4", *LONG)
+    process = shell.torchrun(2, *options)
+    shell.await_line(process, "denoising")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and "lockstep: Paused at denoise step " in err
+    _, err = finish(shell.generate(*options, "--ranks=1", "--resume=auto"))
+    assert "going on after" in err, "on another number of ranks"
