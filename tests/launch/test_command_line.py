@@ -127,7 +127,7 @@ def test_a_full_stdout_is_a_failure() -> None:
 def test_closed_streams_and_a_reader_that_goes(shell: Shell) -> None:
     """What is printed to a closed stderr must not get into a file that was opened in its place."""
     lockstep = f"{sys.executable} -m launch"
-    script = f"{lockstep} models | head -n 1; {lockstep} models >&-; echo $?; {lockstep} jobs --state=s <&- 2>&-"
+    script = f"{lockstep} models | head -n 1; {lockstep} models >&-; echo $?; {lockstep} jobs --state=s <&- 2>&-; true"
     out, err = finish(shell.start(["bash", "-c", script]))
     assert err == "" and out.splitlines()[1:2] == ["0"] and "Traceback" not in out
 

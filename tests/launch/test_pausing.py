@@ -11,6 +11,7 @@ import pytest
 from tests.support.shell import Shell, finish, hashes, untimed
 from tests.support.small_model import ROOT
 
+pytestmark = pytest.mark.timeout(300)
 LONG = ("--set=sampling.steps=300", "--set=checkpoint.every=1000")
 SLURM = {"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "7"}
 

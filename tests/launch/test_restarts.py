@@ -18,6 +18,7 @@ from launch.jobs.resuming import Resume, choose_resume, known_restart
 from tests.support.shell import Refused, Shell, finish, hashes, report_of
 from tests.support.small_model import tiny_config
 
+pytestmark = pytest.mark.timeout(300)
 EVERY_TWO = "--set=checkpoint.every=2"
 SLURM = {"SLURM_RESTART_COUNT": "1", "SLURM_JOB_ID": "7"}
 VARIABLES = ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "SLURM_RESTART_COUNT", "RESTARTED", "LSB_RESTART")
