@@ -4,6 +4,8 @@
 # make test-all    those marked slow as well: layouts of four to eight ranks, and nine faults in one run on Ray
 # make soak    gangs that serve a queue are killed 200 times (KILLS=N, SOAK_SEED=N), half an hour on two cores; every job
 #              must come to a good end, once, with the right video
+# make disks   a disk is filled, made read-only, unplugged and slowed at random moments (MOMENTS=N, SOAK_SEED=N) of runs on two
+#              ranks and of a gang with a queue; every video must come out right. As root, or where it may mount
 # make lint    everything that can be checked without running the code
 # make tiny-model    train the small model anew into outputs/tiny_wan (hours on two cores)
 #
@@ -16,13 +18,14 @@ TEST_PROCESSES ?= 2
 COVERAGE ?=
 KILLS ?= 200
 SOAK_SEED ?= 0
+MOMENTS ?= 30
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=25
 PYTEST += $(if $(COVERAGE),--cov --cov-report=)
 # where PYTHONDONTWRITEBYTECODE is set, every process that a test starts would compile the sources anew
 COMPILE := $(BIN)/python -m compileall -q engine dicache parallel launch tests
 
-.PHONY: demo test test-all soak lint tiny-model setup clean
+.PHONY: demo test test-all soak disks lint tiny-model setup clean
 
 demo: setup
 	$(BIN)/lockstep generate configs/tiny-wan.yaml --ranks 2 \
@@ -39,6 +42,9 @@ test-all: setup
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --kills $(KILLS) --seed $(SOAK_SEED)
+
+disks: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.disks --moments $(MOMENTS) --seed $(SOAK_SEED)
 
 lint: setup
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

@@ -169,6 +169,14 @@ class RuntimeConfig(Section):
         allow_inf_nan=False,
         description="The same limit on a denoise step after the first one; on a GPU on the whole step, waiting or not.",
     )
+    wait_for_room_seconds: float = Field(
+        3600,
+        ge=0,
+        le=2592000,
+        allow_inf_nan=False,
+        description="How long a run waits for a full, read-only or failing disk before it keeps what it has in "
+        "`--fallback` and ends.",
+    )
 
 
 class CheckpointConfig(Section):
@@ -178,7 +186,8 @@ class CheckpointConfig(Section):
         0,
         ge=0,
         le=1000,
-        description="Denoise steps between checkpoints, from which `lockstep resume` goes on; 0 writes none.",
+        description="Denoise steps between checkpoints, from which `lockstep resume` goes on; 0 writes none before the "
+        "final latents.",
     )
     grace_seconds: float = Field(
         20,

@@ -41,6 +41,14 @@ def refusals_passed_over() -> Iterator[None]:
             raise
 
 
+class Unmounted(OSError):
+    """The disk has gone from its mount point."""
+
+    def __init__(self, mount: Path) -> None:
+        super().__init__(errno.ENODEV, f"{mount} is not mounted any more")
+        self.mount = mount
+
+
 @dataclass(frozen=True)
 class Trouble:
     """A write that failed. Plain data, which other ranks are told."""
@@ -49,6 +57,8 @@ class Trouble:
     errno: int | None
     reason: str
     """Of the system: "No space left on device"."""
+    mount: Path | None = None
+    """The mount point from which the disk has gone, if that is it."""
 
     @classmethod
     def of(cls, error: OSError, folder: Path) -> Trouble:
@@ -56,11 +66,9 @@ class Trouble:
         Args:
             folder: that was written to.
         """
-        number = error.errno
-        if number is None and (found := _ERRNO_IN_TEXT.search(str(error))):
-            number = int(found[1])
-        reason = os.strerror(number) if number is not None else " ".join(str(error).split())
-        return cls(folder, number, reason)
+        number = error.errno if error.errno is not None else errno_in(str(error))
+        text = error.strerror or (os.strerror(number) if number is not None else " ".join(str(error).split()))
+        return cls(folder.absolute(), number, text, error.mount if isinstance(error, Unmounted) else None)
 
     @property
     def may_pass(self) -> bool:
@@ -69,6 +77,8 @@ class Trouble:
 
     def is_over(self, needed_bytes: int) -> bool:
         """Whether the folder takes files again, and has that much room if it had none. Writes a small file."""
+        if self.mount is not None and not os.path.ismount(self.mount):
+            return False
         if self.errno in _NO_ROOM and (free_bytes(self.folder) or needed_bytes) < needed_bytes:
             return False
         return probe(self.folder) is None
@@ -85,6 +95,12 @@ class Trouble:
         """What is free there, in words: "40 MB"."""
         free = free_bytes(self.folder)
         return "unknown" if free is None else in_words(free)
+
+
+def errno_in(text: str) -> int | None:
+    """The number of an error of the system, from the text that a library written in Rust has for it."""
+    found = _ERRNO_IN_TEXT.search(text)
+    return int(found[1]) if found else None
 
 
 def probe(folder: Path) -> OSError | None:
@@ -120,6 +136,8 @@ def free_bytes(folder: Path) -> int | None:
         return None
     if not status.f_blocks:  # as some mounts of object stores report it
         return None
+    if status.f_files and not status.f_favail:  # no further file can be made
+        return 0
     return status.f_bavail * status.f_frsize
 
 
@@ -139,10 +157,10 @@ def refuse_unmounted(mount: Path) -> None:
         mount: as :func:`mount_of` found it before.
 
     Raises:
-        OSError: it is no mount point any more.
+        Unmounted: it is no mount point any more.
     """
     if not os.path.ismount(mount):
-        raise OSError(errno.ENODEV, f"{mount} is not mounted any more", str(mount))
+        raise Unmounted(mount)
 
 
 def in_words(size: float) -> str:

@@ -16,19 +16,18 @@ from torch import Tensor
 
 from engine.checkpoints.keeper import open_checkpoints
 from engine.checkpoints.match import differences
-from engine.checkpoints.names import DONE
+from engine.checks.room import output_bytes
 from engine.config import Config
 from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput
 from engine.execution.loaded import LoadedModel, load_model
-from engine.files import StagedFiles
+from engine.generation.finishing import Finishing
 from engine.generation.generation import Generation
-from engine.generation.report import write_report
 from engine.media.video import drop_frames
-from engine.private import make_private_folder
 from engine.progress import Progress
-from engine.request import GenerationRequest, Task
+from engine.request import GenerationRequest, Outputs, Task
+from engine.waiting import Waiting
 from parallel.control import Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import join, leave, pick_device, set_timeouts
@@ -113,6 +112,7 @@ class Engine:
         report: Path | None = None,
         latents: Path | None = None,
         checkpoint: Path | None = None,
+        fallback: Path | None = None,
         control: Callable[[], Control] = lambda: Control.RUN,
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
@@ -126,6 +126,7 @@ class Engine:
             latents: file of the final latents (safetensors, key "latents").
             checkpoint: a folder of this request alone, which all ranks see. A checkpoint that an earlier run has left
                 there is continued. Once the request's files are written, only a copy of the report stays in it.
+            fallback: another such folder, on another disk, for checkpoints that the first one does not take.
             control: called before each step and between stages. A pause or cancellation by any rank ends the request on
                 all ranks at the same step: :attr:`Control.PAUSE` leaves a checkpoint of that step if there is a folder
                 for it, :attr:`Control.CANCEL` leaves nothing. Decoding is not interrupted: a request that is cancelled
@@ -136,11 +137,15 @@ class Engine:
         Raises:
             Paused, Cancelled: as some rank's control word asked.
             NotFiniteError: activations are not finite on some rank.
+            DiskFailure: a disk took no files for longer than ``runtime.wait_for_room_seconds``.
         """
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
         config, ranks = self._model.config, self._model.ranks
-        with open_checkpoints(checkpoint, config, request, ranks, self._progress) as checkpoints:
+        outputs = Outputs(output, report, latents, checkpoint=checkpoint, fallback=fallback)
+        waiting = Waiting(ranks, config.runtime.wait_for_room_seconds, control, self._progress)
+        with open_checkpoints(outputs.checkpoints, config, request, waiting) as checkpoints:
             generation = Generation(self._model, request, self._progress, checkpoints, control)
+            finishing = Finishing(self._model, generation, outputs, waiting, checkpoints)
             generation.stop_if_asked("the beginning")
             generation.resume()
             encoded = generation.encode()
@@ -149,19 +154,7 @@ class Engine:
             final = generation.denoise(encoded, on_velocity, observer)
             set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
             generation.stop_if_asked("decode")
-            document = None
-            with StagedFiles() as files:
-                videos = generation.decode(final, output, files) if output else []
-                usage = generation.collect_usage()
-                generation.stop_if_asked("write", may_pause=False)
-                if self._model.is_first:
-                    generation.write(final, latents, files)
-                    document = generation.report(usage, final, videos)
-                    if report:
-                        write_report(document, files.stage(report))
-                    if checkpoint:
-                        make_private_folder(checkpoint)
-                        write_report(document, files.stage(checkpoint / DONE, private=True))
+            document = finishing.run(final, output_bytes(request, outputs, self._model.facts))
             if checkpoints is not None:
                 checkpoints.remove()
         return Result(final, document)
@@ -203,10 +196,9 @@ class Engine:
         for index in work:
             self._progress.video(index, len(tasks))
             task = tasks[index]
-            outputs = task.outputs
-            result = self.generate(
-                task.request, outputs.video, outputs.report, outputs.latents, outputs.checkpoint, control
-            )
+            out = task.outputs
+            paths = (out.video, out.report, out.latents, out.checkpoint, out.fallback)
+            result = self.generate(task.request, *paths, control)
             if result.report is not None:
                 work.finish(index, result.report)
         self._progress.done()

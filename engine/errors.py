@@ -14,12 +14,20 @@ class InvalidInput(ValueError):
     """The user's input cannot work; raised before any weight is loaded. Exit code 2."""
 
 
+class NoRoom(InvalidInput):
+    """A disk has not the room that the work needs; raised before it begins. It may have it later."""
+
+
 class RankFailure(RuntimeError):
     """This rank cannot continue, for the reason that the message gives in one sentence. Exit code 1."""
 
 
 class PeerLost(RankFailure):
     """This rank stopped because another one did; the other rank's error is to be reported."""
+
+
+class DiskFailure(RankFailure):
+    """A disk took no files for longer than a run waits."""
 
 
 class Stopped(RankFailure):

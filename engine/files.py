@@ -6,13 +6,17 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from engine.disks import refusals_passed_over
+from engine.disks import errno_in, refusals_passed_over
 from engine.private import make_private
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # a mount without renaming, and a file that is a mount point itself, as containers have it
 _CANNOT_RENAME = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.EBUSY}
@@ -87,11 +91,25 @@ class StagedFiles:
             if path in self._private:
                 make_private(temporary)
             sync(temporary)
+            refuse_empty(temporary)
         for path, temporary in self._temporaries.items():
             take_place(temporary, path)
         for folder in {path.parent for path in self._temporaries}:
             sync(folder)  # else a power cut may undo the renames
+        for path in self._temporaries:
+            refuse_empty(path)
         self._temporaries = {}
+
+
+def refuse_empty(path: Path) -> None:
+    """Refuse a file that was written and is empty or not there: a disk was unplugged meanwhile, and plugged in again,
+    and the content went to the disk below it.
+
+    Raises:
+        OSError: it is such a file.
+    """
+    if not path.stat().st_size:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -142,6 +160,24 @@ def try_lock(descriptor: int) -> bool:
             return False
         raise
     return True
+
+
+def save_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors on the CPU as safetensors.
+
+    Raises:
+        OSError: the file cannot be written. Safetensors has an error of its own for that, which is no OSError.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
+    except SafetensorError as error:
+        number = errno_in(str(error))
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def numbered(output: Path, count: int) -> list[Path]:

@@ -15,7 +15,7 @@ class Progress:
 
     def stage(self, name: str) -> None:
         """A stage begins: "join", "load", "encode", "denoise", "decode", "write",
-        "wait" (for other replicas) or "refine" (of a calibration)."""
+        "wait" (for other replicas), "room" (the wait for a disk that takes no files) or "refine" (of a calibration)."""
 
     def loading(self, part: str) -> None:
         """Within loading, the weights of this part are read now: "transformer", "VAE" or "text encoder"."""
@@ -31,6 +31,9 @@ class Progress:
 
     def saved(self, seconds: float) -> None:
         """A checkpoint of this rank is on the disk; to write it took so long, most of it beside the denoise steps."""
+
+    def alive(self) -> None:
+        """This rank waits for a disk, and is well; called at least once a second meanwhile."""
 
     def done(self) -> None:
         """All videos of this replica are finished; not called if one fails."""

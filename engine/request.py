@@ -139,14 +139,26 @@ class Outputs:
     latents: Path | None = None
     checkpoint: Path | None = None  # folder of checkpoints, from which an interrupted run is resumed
     replaces: bool = True  # an older video and report; else a number is added to their names
+    fallback: Path | None = None  # the same on another disk, for where the first takes no files
+
+    @property
+    def written(self) -> list[Path]:
+        """The files that are the request's results."""
+        return [path for path in (self.video, self.report, self.latents) if path is not None]
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The folders of checkpoints, in the order in which they are tried."""
+        return [path for path in (self.checkpoint, self.fallback) if path is not None]
 
     def numbered(self, count: int) -> list[Outputs]:
         """The outputs of ``count`` videos: out.mp4 becomes out-0.mp4, out-1.mp4 and so on, unless there is only one."""
         paths = (self.video, self.report, self.latents)
-        columns = [numbered(path, count) if path else [None] * count for path in paths]
-        folders = [self.checkpoint / f"video-{i}" if self.checkpoint else None for i in range(count)]
-        rows = zip(*columns, folders, strict=True)
-        return [replace(self, video=row[0], report=row[1], latents=row[2], checkpoint=row[3]) for row in rows]
+        columns: list[Sequence[Path | None]] = [numbered(path, count) if path else [None] * count for path in paths]
+        for folder in (self.checkpoint, self.fallback):
+            columns.append([folder / f"video-{i}" if folder else None for i in range(count)])
+        names = ("video", "report", "latents", "checkpoint", "fallback")
+        return [replace(self, **dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)

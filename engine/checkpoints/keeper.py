@@ -1,8 +1,8 @@
 """The checkpoints of one request on one rank: found, written and removed."""
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,27 @@ from engine.checkpoints.state import RequestState
 from engine.checkpoints.writer import CheckpointWriter
 from engine.config import Config
 from engine.errors import Cancelled, RankFailure
-from engine.progress import Progress
+from engine.files import take_place
+from engine.private import make_private_folder
 from engine.request import GenerationRequest
-from parallel.broadcast import objects_of_all
-from parallel.ranks import Ranks
+from engine.waiting import Waiting
+from parallel.broadcast import object_from_first, objects_of_all
 from parallel.sharding import Shards
 
 
 @contextmanager
 def open_checkpoints(
-    folder: Path | None, config: Config, request: GenerationRequest, ranks: Ranks, progress: Progress
+    folders: Sequence[Path], config: Config, request: GenerationRequest, waiting: Waiting
 ) -> Iterator["RequestCheckpoints | None"]:
     """The checkpoints of a request, for a ``with`` block in which it runs; None without a folder.
 
-    However the block ends, what is being written is finished. If the request is cancelled, the folder is removed.
+    However the block ends, what is being written is finished. If the request is cancelled, the folders are removed.
     Arguments as of :class:`RequestCheckpoints`.
     """
-    if folder is None:
+    if not folders:
         yield None
         return
-    checkpoints = RequestCheckpoints(folder, config, request, ranks, progress)
+    checkpoints = RequestCheckpoints(folders, config, request, waiting)
     try:
         yield checkpoints
     except Cancelled:
@@ -47,20 +48,19 @@ def open_checkpoints(
 class RequestCheckpoints:
     """The checkpoints of one request. Every rank of the replica has an object, and calls the same methods in order."""
 
-    def __init__(
-        self, folder: Path, config: Config, request: GenerationRequest, ranks: Ranks, progress: Progress
-    ) -> None:
+    def __init__(self, folders: Sequence[Path], config: Config, request: GenerationRequest, waiting: Waiting) -> None:
         """
         Args:
-            folder: of this request alone; need not exist.
-            progress: told of each checkpoint that was written, and in a note of each that could not be.
+            folders: of this request alone; need not exist. After the first those to turn to where its disk takes no
+                files.
         """
-        self.folder = folder
+        self._folders = folders
         self._every = config.checkpoint.every
         self._num_steps = request.sampling.steps
-        self._ranks = ranks
-        self._must_match = must_match(config, request) | {"device kind": ranks.device.type}
-        self._writer = CheckpointWriter(folder, ranks, self._must_match, progress)
+        self._ranks = waiting.ranks
+        self._must_match = must_match(config, request) | {"device kind": waiting.ranks.device.type}
+        self._final: Path | None = None  # the file of the final latents that an earlier run has left
+        self._writer = CheckpointWriter(folders, self._must_match, waiting)
 
     def load(self, shards: Shards, own: Callable[[Lane], bool]) -> RequestState | None:
         """The newest state that is whole, with this rank's shard of the tokens; None if there is none. Collective.
@@ -72,15 +72,18 @@ class RequestCheckpoints:
         Raises:
             RankFailure: it is of another request, model, method or version.
         """
-        files = newest_whole(self.folder, self._ranks)
+        files = newest_whole(self._folders, self._ranks)
         if files is None:
             return None
         if changed := differences(shard_file.read_plain(files[0])["must_match"], self._must_match):
             raise RankFailure(
                 f"The checkpoint {files[0].parent} cannot be continued, for {changed[0]}: resume it as it was begun, "
-                f"or delete {self.folder} and start anew."
+                f"or delete {files[0].parents[1]} and start anew."
             )
-        return read_state(files, shards, own, self._ranks.device)
+        state = read_state(files, shards, own, self._ranks.device)
+        if state.steps_done == self._num_steps:
+            self._final = files[0]
+        return state
 
     def is_due(self, steps_done: int) -> bool:
         """Whether the state after that many steps is saved by :meth:`save`; the last one is by :meth:`save_final`."""
@@ -91,13 +94,43 @@ class RequestCheckpoints:
         self._writer.save(state, shards)
 
     def save_paused(self, state: RequestState, shards: Shards) -> None:
-        """Write this rank's part of the state at a pause, unless :meth:`save` has just written it."""
-        if not self.is_due(state.steps_done):
-            self._writer.save(state, shards)
+        """Write this rank's part of the state at a pause, unless :meth:`save` has just begun to, and wait for it."""
+        if self.is_due(state.steps_done):
+            self._writer.finish(may_wait=False)
+        else:
+            self._writer.save(state, shards, is_last=True)
 
     def save_final(self, state: RequestState) -> None:
-        """Write the final latents, and wait until they are on the disk."""
+        """Write the final latents, and wait until they are on the disk; collective over the replica."""
         self._writer.save_final(state)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the newest checkpoint that was to be written is on some disk."""
+        return self._writer.is_kept
+
+    def keep_elsewhere(self) -> Path | None:
+        """Keep the final latents on another disk than that of the first folder; collective over the replica.
+
+        Returns:
+            The folder that holds them now, if any does.
+        """
+        if self._final is None:
+            return self._writer.keep_elsewhere()
+        kept = self._copy_final(self._final) if self._ranks.replica_rank == 0 else None
+        found: Path | None = object_from_first(kept, self._ranks)
+        return found
+
+    def _copy_final(self, file: Path) -> Path:
+        step, last = file.parent, self._folders[-1]
+        if step.parent != last:
+            with suppress(OSError):
+                make_private_folder(last / step.name)
+                copy = last / step.name / f".{file.name}"
+                shutil.copyfile(file, copy)
+                take_place(copy, copy.with_name(file.name))
+                return last
+        return step.parent
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -113,10 +146,16 @@ class RequestCheckpoints:
         self._writer.close()
         objects_of_all(None, self._ranks)
         if self._ranks.replica_rank == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for folder in self._folders:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove the checkpoints, once the request's output files are written."""
-        if self._ranks.replica_rank == 0:
-            for step in step_folders(self.folder):
+        if self._ranks.replica_rank != 0:
+            return
+        for folder in self._folders:
+            for step in step_folders(folder):
                 shutil.rmtree(step, ignore_errors=True)
+        for folder in self._folders[1:]:
+            with suppress(OSError):  # there is none, or it holds what is not ours
+                folder.rmdir()

@@ -12,29 +12,47 @@ from torch import Tensor
 
 from dicache.controller import Lane
 from engine.checkpoints import shard_file
-from engine.checkpoints.names import step_folders
+from engine.checkpoints.names import newest_first
 from engine.checkpoints.state import LaneSeconds, RequestState, unpack
+from engine.errors import RankFailure
 from parallel.broadcast import object_from_first, objects_of_all
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 
 
-def newest_whole(folder: Path, ranks: Ranks) -> list[Path] | None:
+def newest_whole(folders: Sequence[Path], ranks: Ranks) -> list[Path] | None:
     """The files of the newest checkpoint whose checksums are right, or None; collective over the replica.
 
     Each rank checks its share of the files, so the check takes as long as one rank's part. Only the first rank lists
     the folders, since a network file system may show other ranks new files later. It removes checkpoints that are newer
     and not whole, because the run that continues will write there again.
+
+    Args:
+        folders: of the request; of two checkpoints after as many steps that in the earlier folder counts.
+
+    Raises:
+        RankFailure: a file cannot be read, on all ranks: it may be whole, so it is neither removed nor passed over.
     """
-    for step in object_from_first(step_folders(folder) if ranks.replica_rank == 0 else None, ranks):
+    for step in object_from_first(newest_first(folders) if ranks.replica_rank == 0 else None, ranks):
         files: list[Path] | None = object_from_first(shard_file.find(step) if ranks.replica_rank == 0 else None, ranks)
         if files is not None:
             mine = files[ranks.replica_rank :: ranks.replica_size]
-            if all(objects_of_all(all(map(shard_file.is_whole, mine)), ranks)):
+            found = objects_of_all(_are_whole(mine), ranks)
+            if complaint := next((each for each in found if isinstance(each, str)), None):
+                raise RankFailure(f"The checkpoint {step} cannot be read ({complaint}): see to its disk, then resume.")
+            if all(found):
                 return files
         if ranks.replica_rank == 0:
             shutil.rmtree(step, ignore_errors=True)
     return None
+
+
+def _are_whole(files: Sequence[Path]) -> bool | str:
+    """Whether all of them are; where one cannot be read, why."""
+    try:
+        return all(map(shard_file.is_whole, files))
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def read_state(

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.files import sync, take_place
+from engine.files import refuse_empty, save_tensors, sync, take_place
 from engine.private import make_private, make_private_folder
 
 if TYPE_CHECKING:
@@ -31,25 +31,22 @@ def write(folder: Path, rank: int, ranks: int, tensors: Mapping[str, Tensor], pl
     Raises:
         OSError: the file cannot be written; no partial file is left.
     """
-    from safetensors.torch import save_file
-
     make_private_folder(folder)
     handle, name = tempfile.mkstemp(prefix=f".rank-{rank}-", suffix=".partial", dir=folder)
     os.close(handle)
     partial = Path(name)
     try:
-        try:
-            save_file(dict(tensors), partial, metadata={_KEY: json.dumps(plain)})
-        except Exception as error:  # safetensors has an error of its own for a full disk
-            raise OSError(f"{folder} cannot be written to ({error})") from error
+        save_tensors(tensors, partial, metadata={_KEY: json.dumps(plain)})
         make_private(partial)  # mkstemp's mode keeps out the group that the folder may be shared with
         sync(partial)
-        size = partial.stat().st_size
-        take_place(partial, folder / f"rank-{rank}-of-{ranks}.{_checksum(partial)}.safetensors")
+        refuse_empty(partial)
+        size, file = partial.stat().st_size, folder / f"rank-{rank}-of-{ranks}.{_checksum(partial)}.safetensors"
+        take_place(partial, file)
     finally:
         with suppress(OSError):  # of a disk that cannot be written any more
             partial.unlink(missing_ok=True)
     sync(folder)
+    refuse_empty(file)
     return size
 
 
@@ -67,11 +64,15 @@ def find(folder: Path) -> list[Path] | None:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether the content has the checksum of its name; reads all of it."""
+    """Whether the content has the checksum of its name; reads all of it.
+
+    Raises:
+        OSError: it cannot be read, which says nothing of the content.
+    """
     match = _NAME.fullmatch(file.name)
     try:
         return match is not None and _checksum(file) == match[3]
-    except OSError:
+    except FileNotFoundError:
         return False
 
 

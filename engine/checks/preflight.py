@@ -15,6 +15,7 @@ from engine.checks.model import check_device, check_size, check_weights
 from engine.checks.notes import image_notes, request_notes
 from engine.checks.outputs import check_outputs
 from engine.checks.request import check_request
+from engine.checks.room import check_room
 from engine.config_file import AnyConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts, read_facts
@@ -59,6 +60,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
 
     Raises:
         InvalidInput: one sentence that names the value and what to do instead.
+        NoRoom: the disks have no room for the outputs; it is one of them.
     """
     if place.ranks is not None and place.ranks < 1:
         raise InvalidInput(f"--ranks is {place.ranks}: start at least 1 rank.")
@@ -75,7 +77,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
     check_single_files(config, facts, degrees.replica_size)
     check_lora_files(config, facts)
     notes = request_notes(config, request, facts) if request else []
-    if place.rank is None or place.rank % degrees.replica_size == 0:
+    if _writes_files(place, degrees):
         notes += _check_files(tasks, Path(config.model.path))
     config = config.model_copy(update={"parallel": config.parallel.with_degrees(degrees)})
     reasons: Sequence[str] = ()
@@ -85,9 +87,16 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         config, reasons = config.model_copy(update={"cache": choice.cache}), choice.reasons
         check_cache(config, request, facts)
     notes += check_weights(config, facts)
+    if not place.elsewhere and _writes_files(place, degrees):
+        check_room(config, tasks, facts, degrees)
     if not place.elsewhere:
         check_device(config, place.local_ranks if place.local_ranks is not None else degrees.world_size)
     return Checked(config, placement, facts, reasons, notes)
+
+
+def _writes_files(place: Place, degrees: Degrees) -> bool:
+    """Whether this process reads images and writes outputs, or starts the ranks that do."""
+    return place.rank is None or place.rank % degrees.replica_size == 0
 
 
 def _check_files(tasks: Sequence[Task], model: Path) -> list[str]:

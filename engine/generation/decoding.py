@@ -10,10 +10,25 @@ from typing import Any
 from torch import Tensor
 
 from engine.config import SamplingConfig
+from engine.disks import Trouble
 from engine.execution.loaded import LoadedModel
 from engine.files import StagedFiles, numbered
 from engine.generation.metrics import RequestMetrics
 from engine.media.video import drop_frames, write_video
+from parallel.broadcast import objects_of_all
+
+
+class WriteFailed(Exception):
+    """A file could not be written. Raised on all ranks of the replica alike; the request can go on."""
+
+    def __init__(self, first: Trouble, own: Trouble | None) -> None:
+        """
+        Args:
+            first: what the first rank met that met anything. own: what this rank met.
+        """
+        super().__init__(str(first))
+        self.first = first
+        self.own = own
 
 
 def decode_videos(
@@ -35,22 +50,48 @@ def decode_videos(
         On the first rank each video's entry in the report; nothing on the others.
 
     Raises:
-        OSError: a video cannot be written.
+        WriteFailed: a video cannot be written.
     """
     videos = []
     for path, sample in zip(numbered(output, len(latents)), latents, strict=True):
         total = sampling.frames - model.facts.dropped_frames
+        # known to all before the first frame, since a decoding that has begun runs to its end
+        staged, error = _stage(path, files) if model.is_first else (None, None)
+        agree_on(error, path.parent, model)
         with closing(_decoded(model, sample, total, metrics)) as chunks:
-            if model.is_first:
+            if staged is not None:
                 frames_hash = FramesHash()
                 with metrics.timed("write"):
-                    staged = files.stage(path)
-                    write_video(frames_hash.watch(chunks), staged, sampling.fps, sampling.height, sampling.width)
-                size = staged.stat().st_size
-                videos.append({"path": str(path), "frames_sha256": frames_hash.hexdigest(), "bytes": size})
-            else:
-                deque(chunks, maxlen=0)  # no frames come, but this rank's rows are decoded and sent
+                    try:
+                        write_video(frames_hash.watch(chunks), staged, sampling.fps, sampling.height, sampling.width)
+                    except OSError as failed:
+                        error = failed
+                written = {"path": str(path), "frames_sha256": frames_hash.hexdigest()}
+            # on other ranks no frames come, but their rows are decoded and sent; on the first, what did not get written
+            deque(chunks, maxlen=0)
+        agree_on(error, path.parent, model)
+        if staged is not None:
+            videos.append(written | {"bytes": staged.stat().st_size})
     return videos
+
+
+def agree_on(error: OSError | None, folder: Path, model: LoadedModel) -> None:
+    """Tell all ranks what this one met when it wrote to a folder. Collective over the replica.
+
+    Raises:
+        WriteFailed: some rank met an error; on all ranks.
+    """
+    own = Trouble.of(error, folder) if error is not None else None
+    first = next((trouble for trouble in objects_of_all(own, model.ranks) if trouble is not None), None)
+    if first is not None:
+        raise WriteFailed(first, own)
+
+
+def _stage(path: Path, files: StagedFiles) -> tuple[Path | None, OSError | None]:
+    try:
+        return files.stage(path), None
+    except OSError as error:
+        return None, error
 
 
 def _decoded(model: LoadedModel, sample: Tensor, total: int, metrics: RequestMetrics) -> Generator[Tensor, None, None]:

@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.checkpoints.keeper import RequestCheckpoints
@@ -16,7 +15,7 @@ from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput, stop_if_asked
 from engine.execution.loaded import LoadedModel
-from engine.files import StagedFiles
+from engine.files import StagedFiles, save_tensors
 from engine.generation import report as reporting
 from engine.generation.decoding import decode_videos
 from engine.generation.denoising import Denoising
@@ -110,10 +109,10 @@ class Generation:
         return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics)
 
     def write(self, latents: Tensor, latents_path: Path | None, files: StagedFiles) -> None:
-        """Stage the latents, where a file for them is asked for; on the first rank."""
+        """The stage in which files are written: stage the latents, where a file for them is asked for."""
         with self._metrics.stage("write"):
             if latents_path:
-                save_file({"latents": latents.float().cpu().contiguous()}, files.stage(latents_path))
+                save_tensors({"latents": latents.float().cpu()}, files.stage(latents_path))
 
     def _look_for_notes(self) -> None:
         """On the first rank, which has the tokenizers and may read the images."""

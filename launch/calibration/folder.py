@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dicache.calibration.file import Calibration, hash_prompt
 from engine.checkpoints.match import content_hash
-from engine.files import StagedFiles
+from engine.files import StagedFiles, save_tensors
 from engine.request import GenerationRequest
 from launch.calibration.job import CalibrateJob
 
@@ -42,7 +42,7 @@ def keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, A
         latents: float32 [samples, channels, frames, height, width], on the CPU.
     """
     with StagedFiles() as files:
-        save_file({"latents": latents.contiguous()}, files.stage(folder_of(job) / f"{_name(request)}.safetensors"))
+        save_tensors({"latents": latents}, files.stage(folder_of(job) / f"{_name(request)}.safetensors"))
         text = json.dumps({**measured, "made_with": job.made_with})
         files.stage(folder_of(job) / f"{_name(request)}.json").write_text(text)
 

@@ -195,6 +195,7 @@ class JobRunner:
 
         self._endings.write(record, state, change)
         if state is State.FAILED:
-            JobFolder.beside(record.video).remove_unless_begun()
+            for folder in JobFolder.all_of(record.options):
+                folder.remove_unless_begun()
         self._log(f"job {record.id} {state.value}" + (f": {error}" if error else ""))
         self._metrics.ended(state)

@@ -92,7 +92,8 @@ class Server:
         for lost in self._queue.requeue_lost():
             self._log(f"job {lost.id} was lost with its gang, and is {lost.described_state}")
             if lost.state is State.CANCELLED:
-                JobFolder.beside(lost.video).remove()
+                for folder in JobFolder.all_of(lost.options):
+                    folder.remove()
         self._queue.release_strays(self._registration.name)
         return self._queue.claim(
             self._registration.name, lambda waiting: fits(waiting, self._loaded.job), self._passed_over

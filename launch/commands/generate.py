@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from engine.errors import InvalidInput
 from launch.commands import options as opt
+from launch.commands.fallback import with_fallback
 from launch.commands.shared import taking
 from launch.jobs.checked import announce
 from launch.jobs.folder import JobFolder
@@ -33,6 +34,7 @@ def generate(
     resume: opt.ResumeChoice = None,
 ) -> int:
     """Generate videos from prompts, on one or more processes of this machine or of a Ray cluster."""
+    options = with_fallback(options, None)
     return _make(lambda: options, ranks, launcher, ray_address, choose_resume(resume, os.environ))
 
 

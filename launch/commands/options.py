@@ -56,6 +56,13 @@ Report = Annotated[
     Path | None, typer.Option("--report", help="The run report; by default the video's name with .json.")
 ]
 Latents = Annotated[Path | None, typer.Option("--latents", help="Also save the final latents, as .safetensors.")]
+Fallback = Annotated[
+    Path | None,
+    typer.Option(
+        "--fallback",
+        help="Folder that keeps the latents if the video's disk takes no files; by default one in the state folder.",
+    ),
+]
 Audit = Annotated[
     bool, typer.Option("--audit", help="Compare the ranks bit by bit after each step; slower. As runtime.audit.")
 ]
@@ -216,9 +223,12 @@ def video_options(
     output: Output = None,
     report: Report = None,
     latents: Latents = None,
+    fallback: Fallback = None,
     audit: Audit = False,
     set_: Overrides = None,
 ) -> Options:
     """What `generate` and `submit` have in common."""
     files = (image, last_image, output, report, latents)
-    return Options(config, prompt or (), prompts, negative_prompt, seed or (0,), *files, audit, set_ or ())
+    return Options(
+        config, prompt or (), prompts, negative_prompt, seed or (0,), *files, audit, set_ or (), fallback=fallback
+    )

@@ -11,6 +11,7 @@ from typing import IO
 
 from engine.errors import InvalidInput, sentence
 from launch.commands import options as opt
+from launch.commands.fallback import with_fallback
 from launch.commands.shared import taking
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
@@ -31,7 +32,7 @@ def submit(options: Options, state: opt.StateFolder = None, group: opt.Group = F
     from launch.screens.job_words import hint, one_line, unserved
 
     queue = _queue(state)
-    submitted = prepare_jobs(options, queue.claims)
+    submitted = prepare_jobs(with_fallback(options, state), queue.claims)
     prepare_state_folder(queue.folder, group, announce)
     ids = queue.submit(submitted)
     stdout = _stdout()
@@ -148,7 +149,8 @@ def _ask(ids: Sequence[int], wish: Wish, state: Path | None) -> int:
             queue.wish(id, wish)
             job = queue.job(id)
             if job.state is State.CANCELLED and job.attempts:  # it was paused, or its gang has ended
-                JobFolder.beside(job.video).remove()
+                for folder in JobFolder.all_of(job.options):
+                    folder.remove()
             print(f"job {id}: {_answer(job)}", file=stdout)
         except InvalidInput as error:
             say(f"lockstep: {sentence(error)}")

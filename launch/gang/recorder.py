@@ -87,6 +87,9 @@ class Recorder(Progress):
     def saved(self, seconds: float) -> None:
         self._tell("saved", seconds)
 
+    def alive(self) -> None:
+        self.moved()
+
     def done(self) -> None:
         self._tell("done")
 

@@ -35,12 +35,17 @@ class Continuation:
 
 
 def plan_continuation(
-    resume: Resume, folder: JobFolder | None, config: Config, tasks: Sequence[Task], acts_for_all: bool
+    resume: Resume,
+    folder: JobFolder,
+    fallback: JobFolder | None,
+    config: Config,
+    tasks: Sequence[Task],
+    acts_for_all: bool,
 ) -> Continuation:
     """Decide what becomes of the state that an earlier run has left.
 
     Args:
-        folder: of the job's checkpoints; None where it keeps none.
+        folder: of the job's checkpoints. fallback: of those that its disk did not take.
         config: with nothing left open.
         acts_for_all: this process does what is done once for a run, and refuses for all.
 
@@ -48,24 +53,24 @@ def plan_continuation(
         InvalidInput: it cannot be continued, or must not be replaced.
     """
     restart = known_restart(os.environ)
-    if folder and acts_for_all:
+    if acts_for_all:
         if restart:
             folder.await_end(_DYING_SECONDS)
         else:
             folder.refuse_if_running()
-    if folder is None:
-        return Continuation()
     if acts_for_all:
         folder.refuse_if_foreign()
     match resume:
         case Resume.REFUSE:
             if acts_for_all:
-                folder.refuse_if_begun()
+                folder.refuse_if_begun(also_without_state=config.checkpoint.every > 0)
+                if fallback:
+                    fallback.refuse_if_begun(also_without_state=False)
             return Continuation()
         case Resume.NEVER:
-            if folder.holds_state:
-                return Continuation(sets_aside=True, notes=(_kept(folder, "is not continued, as --resume=never says"),))
-            return Continuation()
+            held = [each for each in (folder, fallback) if each and each.holds_state]
+            notes = tuple(_kept(each, "is not continued, as --resume=never says") for each in held)
+            return Continuation(sets_aside=bool(held), notes=notes)
         case Resume.FOLDER:
             folder.refuse_if_changed(config, tasks)
             finished = folder.finished(tasks)
@@ -101,7 +106,10 @@ def _find(
     if restart and not finished:
         notes = (*notes, f"{again}the run would go on, but {why}: it begins anew")
     elif not config.checkpoint.every:
-        notes = (*notes, "checkpoint.every is 0: a run that is restarted goes on from whole videos alone")
+        notes = (
+            *notes,
+            "checkpoint.every is 0: a run that is restarted goes on from whole videos and final latents alone",
+        )
     return Continuation(finished, notes=notes)
 
 

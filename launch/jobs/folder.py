@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from engine.checkpoints import shard_file
 from engine.checkpoints.match import FORMAT, FORMAT_KEY, differences, must_match
-from engine.checkpoints.names import DONE, step_folders
+from engine.checkpoints.names import DONE, newest_first
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.files import StagedFiles, try_lock
 from engine.private import create_private_file, make_private_folder
 from engine.request import Task
+from launch.jobs.fallback import fallback_path
 from launch.jobs.options import Options, options_from_json, options_to_json
-from launch.process.signals import say
 
 _CONFIG, _OPTIONS, _LOCK = "config.yaml", "job.json", "lock"
 _SECTIONS = ("parallel", "runtime", "checkpoint", "ray")
-_PATHS = ("image", "last_image", "output", "report", "latents")
+_PATHS = ("image", "last_image", "output", "report", "latents", "fallback")
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,12 @@ class JobFolder:
             video: its file, or, for several videos, the name that theirs are made from.
         """
         return cls(video.with_suffix(".checkpoint"))
+
+    @classmethod
+    def all_of(cls, options: Options) -> list[JobFolder]:
+        """The folder of a job, and the one for what the disk of the first did not take."""
+        paths = (cls.beside(options.video_path).path, fallback_path(options))
+        return [cls(path) for path in paths if path is not None]
 
     def write(self, options: Options, config: Config) -> None:
         """Write the options and the configuration of a checked job: what it takes, beside the model, to start it again.
@@ -84,7 +88,8 @@ class JobFolder:
                 f"{self.path} holds no job that could be resumed: give the folder that ends in .checkpoint."
             ) from None
         begun = JobFolder.beside(options.video_path).path
-        if begun.resolve() != self.path.resolve():  # else the job would start anew there
+        own = [path.resolve() for path in (begun, fallback_path(options)) if path is not None]
+        if self.path.resolve() not in own:  # else the job would start anew there
             raise InvalidInput(f"{self.path} has been moved or copied from {begun}: put it back there to go on.")
         return options
 
@@ -94,15 +99,17 @@ class JobFolder:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Lock the folder against other runs until the block ends or the process does.
+        """Lock the folder against other runs until the block ends or the process does. Where the disk takes no file,
+        nothing is locked: the run waits for it later, if it has to.
 
         Raises:
-            InvalidInput: another run is at work here. OSError: the folder cannot be written.
+            InvalidInput: another run is at work here.
         """
-        self._make()
-        create_private_file(self.path / _LOCK)
-        with (self.path / _LOCK).open("ab") as file:
-            self._lock(file)
+        with ExitStack() as closing:
+            with suppress(OSError):
+                self._make()
+                create_private_file(self.path / _LOCK)
+                self._lock(closing)
             yield
 
     def refuse_if_running(self) -> None:
@@ -111,10 +118,8 @@ class JobFolder:
         Raises:
             InvalidInput: another run is at work here.
         """
-        lock = self.path / _LOCK
-        mode = "r+b" if os.access(lock, os.W_OK) else "rb"  # a network file system locks no file that is only read
-        with suppress(OSError), lock.open(mode) as file:  # there is none, or none that we may read
-            self._lock(file)  # and release it at once: the first rank will hold it
+        with suppress(OSError), ExitStack() as closing:  # there is none, or none that we may read
+            self._lock(closing)  # and release it at once: the first rank will hold it
 
     def await_end(self, timeout_seconds: float) -> None:
         """Wait until a run that was ended has unlocked the folder: a process that is killed takes a moment to end.
@@ -131,22 +136,35 @@ class JobFolder:
                     raise
                 time.sleep(0.1)
 
-    def _lock(self, file: IO[bytes]) -> None:
-        """Lock the file until it is closed, which the system does for a process that is killed."""
-        try:
-            locked = try_lock(file.fileno())
-        except OSError:
-            return  # a file system without locks: two runs of the same video are not noticed there
-        if not locked:
-            raise InvalidInput(f"A run that still lives is writing to {self.path}: wait until it ends, or stop it.")
+    def _lock(self, closing: ExitStack) -> None:
+        """Lock the folder until ``closing`` ends, and where that is by the end of the process, the system does it.
 
-    def refuse_if_begun(self) -> None:
+        The file is opened for reading where that will do: one that is open for writing keeps a disk from being
+        remounted read-only or checked. A network file system locks no such file.
+
+        Raises:
+            InvalidInput: another run has locked it. OSError: there is no such file, or none that may be read.
+        """
+        for mode in ("rb", "r+b"):
+            file = closing.enter_context((self.path / _LOCK).open(mode))
+            try:
+                locked = try_lock(file.fileno())
+            except OSError:
+                continue  # without locks at all, two runs of the same video are not noticed there
+            if not locked:
+                raise InvalidInput(f"A run that still lives is writing to {self.path}: wait until it ends, or stop it.")
+            return
+
+    def refuse_if_begun(self, also_without_state: bool) -> None:
         """Refuse to start a job anew where one can be resumed.
+
+        Args:
+            also_without_state: refuse where a job has left nothing but its options, too.
 
         Raises:
             InvalidInput: the folder holds a job, or its path is that of a file.
         """
-        if self.holds_job:
+        if self.holds_job and (also_without_state or self.holds_state):
             raise InvalidInput(
                 f"{self.path} holds a run that was broken off: go on with `lockstep resume {self.path}`, or delete it."
             )
@@ -228,26 +246,15 @@ class JobFolder:
     @property
     def holds_state(self) -> bool:
         """Whether there is a checkpoint, or a finished video of a list, to go on from."""
-        return any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*"))
-
-    @contextmanager
-    def hint_unless_finished(self, options: str = "") -> Iterator[None]:
-        """At the end of the block, say how to resume the run if it has left something to resume from.
-
-        Args:
-            options: of the command that was run, which say where it goes on.
-        """
-        try:
-            yield
-        finally:
-            if self.holds_state:
-                say(f"go on with: lockstep resume {shlex.quote(str(self.path))} {options}".rstrip())
+        with suppress(OSError):  # its disk is away
+            return any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*"))
+        return False
 
 
 def conditions_of(task: Task) -> dict[str, Any] | None:
     """What the newest checkpoint of a task was written under, as of ``must_match``; None without a readable one."""
-    folder = task.outputs.checkpoint
-    files = next(filter(None, map(shard_file.find, step_folders(folder))), None) if folder else None
+    steps = newest_first(task.outputs.checkpoints)
+    files = next(filter(None, map(shard_file.find, steps)), None)
     if files is None:
         return None
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from engine.request import Task
 from launch.jobs.config import JobConfig
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
+from launch.process.signals import say
 from parallel.degrees import Degrees
 
 
@@ -30,6 +32,8 @@ class Job:
     """Lines for the user, before it starts."""
     folder: JobFolder | None = None
     """Of its checkpoints."""
+    fallback: JobFolder | None = None
+    """Of those that the disk of the first folder did not take."""
     finished: Mapping[int, dict[str, Any]] = field(default_factory=dict)
     """Reports of videos that were made before it broke off, by the index of the task."""
     sets_aside: bool = False
@@ -47,8 +51,8 @@ class Job:
 
     @property
     def grace_seconds(self) -> float:
-        """What SIGTERM leaves it to pause; 0 where nobody has asked for checkpoints of steps."""
-        return self.config.checkpoint.grace_seconds if self.folder and self.config.checkpoint.every else 0.0
+        """What SIGTERM leaves it to pause; 0 where it keeps nothing to go on from."""
+        return self.config.checkpoint.grace_seconds if self.folder else 0.0
 
     @property
     def tasks_left(self) -> list[Task]:
@@ -74,26 +78,58 @@ class Job:
         later run can resume it, and the folder is locked until the block ends. Elsewhere it does nothing.
 
         Raises:
-            InvalidInput: another run is at work there. OSError: the folder cannot be written.
+            InvalidInput: another run is at work there.
         """
         if self.folder is None or rank != 0:
             yield
             return
-        if self.sets_aside:
-            self.folder.set_aside()
+        for folder in self._folders if self.sets_aside else ():
+            if folder.holds_job:
+                folder.set_aside()
         with self.folder.hold():
-            # a later run may have another number of ranks, so the layout is kept as it was given
-            self.folder.write(self.options, self.config.model_copy(update={"parallel": self.given.parallel}))
-            yield
+            with suppress(OSError):  # of a disk that the run may wait for
+                self._describe_in(self.folder)
+            try:
+                yield
+            finally:
+                self._describe_where_begun()
 
-    def hint_unless_finished(self, options: str = "") -> AbstractContextManager[None]:
-        """A context that, at its end, says how to resume the run, if it has left something to resume from."""
-        return self.folder.hint_unless_finished(options) if self.folder else nullcontext()
+    def _describe_in(self, folder: JobFolder) -> None:
+        # a later run may have another number of ranks, so the layout is kept as it was given
+        folder.write(self.options, self.config.model_copy(update={"parallel": self.given.parallel}))
+
+    def _describe_where_begun(self) -> None:
+        """Write the job into folders that have got checkpoints and could not, or had not to, hold it before."""
+        for folder in self._folders:
+            if folder.holds_state and not folder.holds_job:
+                with suppress(OSError):
+                    self._describe_in(folder)
+
+    @contextmanager
+    def hint_unless_finished(self, options: str = "") -> Iterator[None]:
+        """At the end of the block, say how to resume the run if it has left something to resume from.
+
+        Args:
+            options: of the command that was run, which say where it goes on.
+        """
+        try:
+            yield
+        finally:
+            self._describe_where_begun()  # in case that the first rank had no time to
+            begun = [folder for folder in self._folders if folder.holds_state and folder.holds_job]
+            if begun:  # the newest checkpoint is in the last one
+                say(f"go on with: lockstep resume {shlex.quote(str(begun[-1].path))} {options}".rstrip())
+            elif self.folder and not self.given.checkpoint.every:
+                self.folder.remove_unless_begun()
 
     def clean_up(self) -> None:
-        """Remove the folder of checkpoints, once all files are written."""
-        if self.folder:
-            self.folder.remove()
+        """Remove the folders of checkpoints, once all files are written."""
+        for folder in self._folders:
+            folder.remove()
+
+    @property
+    def _folders(self) -> list[JobFolder]:
+        return [folder for folder in (self.folder, self.fallback) if folder is not None]
 
     @property
     def paths(self) -> list[Path]:

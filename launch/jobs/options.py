@@ -32,6 +32,8 @@ class Options:
     videos: Sequence[Path] = ()
     """The file of each video, in the order of the tasks, where the user named none:
     :func:`launch.jobs.names.with_video_names`. It replaces no other file."""
+    fallback: Path | None = None
+    """Folder for the checkpoints of jobs whose video's disk takes no files."""
 
     @property
     def video_path(self) -> Path:
@@ -84,7 +86,7 @@ class Options:
         return replace(self, prompts=(*self.prompts, *read_prompts(self.prompts_file)), prompts_file=None)
 
 
-_PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents")
+_PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents", "fallback")
 _LISTS = ("prompts", "seeds", "overrides")
 
 
@@ -99,7 +101,7 @@ def options_from_json(text: str) -> Options:
         ValueError, TypeError, KeyError: the text is not of :func:`options_to_json`.
     """
     values: dict[str, Any] = json.loads(text)
-    paths = {name: Path(values[name]) for name in _PATHS if values[name] is not None}
+    paths = {name: Path(values[name]) for name in _PATHS if values.get(name) is not None}
     lists = {name: tuple(values[name]) for name in _LISTS}
     videos = tuple(map(Path, values.get("videos", ())))  # versions before 0.2 had none
     return Options(**values | paths | lists | {"videos": videos})

@@ -35,10 +35,9 @@ def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> J
     again = resume in (Resume.AUTO, Resume.ONLY)
     options = with_video_names(_without_parents(options.with_prompts_read()), given, again=again)
     outputs = Outputs(options.video_path, options.report_path, options.latents)
-    folder = None
-    if given.checkpoint.every or resume in (Resume.AUTO, Resume.ONLY, Resume.FOLDER):
-        folder = JobFolder.beside(options.video_path)
-        outputs = replace(outputs, checkpoint=folder.path)
+    folder, *others = JobFolder.all_of(options)
+    fallback = others[0] if others else None
+    outputs = replace(outputs, checkpoint=folder.path, fallback=fallback.path if fallback else None)
     tasks = options.tasks(given, outputs)
     if place.acts_for_all:
         refuse_foreign_reports(options, tasks)
@@ -46,10 +45,10 @@ def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> J
     if place.is_launcher and work.checked.degrees.world_size > 1:
         for path in files:
             _refuse_pipe(path)
-    continuation = plan_continuation(resume, folder, work.config, tasks, place.acts_for_all)
+    continuation = plan_continuation(resume, folder, fallback, work.config, tasks, place.acts_for_all)
     notes += [*work.notes, *continuation.notes]
     finished, sets_aside = continuation.finished, continuation.sets_aside
-    return Job(work.config, given, tasks, options, notes, folder, finished, sets_aside)
+    return Job(work.config, given, tasks, options, notes, folder, fallback, finished, sets_aside)
 
 
 def _without_parents(options: Options) -> Options:

@@ -53,6 +53,9 @@ class PhaseKeeper(Progress):
     def decoded(self, frames: int, total: int) -> None:
         self._display.decoded(frames, total)
 
+    def alive(self) -> None:
+        self._display.alive()
+
     def done(self) -> None:
         self._suffix = ""
         self._enter("end")

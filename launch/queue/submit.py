@@ -37,11 +37,10 @@ def prepare_jobs(options: Options, claimed: Callable[[Path], bool]) -> list[NewJ
     whole = _in_full(with_video_names(options.with_prompts_read(), given, taken))
     tasks = whole.tasks(given, Outputs(whole.video_path, whole.report_path, whole.latents))
     refuse_foreign_reports(options, tasks)
-    if given.checkpoint.every:
-        for video in (task.outputs.video for task in tasks):
-            folder = JobFolder.beside(video or whole.video_path)
-            folder.refuse_if_running()
-            folder.refuse_if_begun()
+    for video in (task.outputs.video for task in tasks):
+        folder = JobFolder.beside(video or whole.video_path)
+        folder.refuse_if_running()
+        folder.refuse_if_begun(also_without_state=given.checkpoint.every > 0)
     anywhere = given.model_copy(update={"parallel": ParallelConfig()})
     for line in check_work(anywhere, tasks, Place(1, elsewhere=True)).checked.notes:
         announce(line)
@@ -59,6 +58,7 @@ def _in_full(options: Options) -> Options:
         report=options.report and _absolute(options.report),
         videos=tuple(map(_absolute, options.videos)),
         latents=options.latents and _absolute(options.latents),
+        fallback=options.fallback and _absolute(options.fallback),
     )
 
 

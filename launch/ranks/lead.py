@@ -93,5 +93,8 @@ class _StepsOnly(Progress):
     def doing(self, name: str) -> None:
         self._outer.doing(name)
 
+    def alive(self) -> None:
+        self._outer.alive()
+
     def step(self, index: int, total: int, action: str) -> None:
         self._outer.step(index, total, action)

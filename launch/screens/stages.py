@@ -12,6 +12,7 @@ _STAGES = {
     "denoise": "denoising",
     "decode": "decoding video",
     "write": "writing files",
+    "room": "waiting for room",
     "refine": "trying lists of steps",
     "wait": "waiting for other replicas",
 }

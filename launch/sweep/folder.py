@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dicache.config import CacheConfig
 from engine.checkpoints.match import describe_cache, differences
 from engine.errors import InvalidInput
-from engine.files import StagedFiles
+from engine.files import StagedFiles, save_tensors
 from engine.request import GenerationRequest
 
 _MADE_WITH = "made_with.json"
@@ -93,7 +93,7 @@ class SweepFolder:
     def keep_reference(self, request: GenerationRequest, frames: Tensor) -> None:
         """Write the frames of the uncached video, uint8 [frames, height, width, 3]."""
         with StagedFiles() as files:
-            save_file({"frames": frames.contiguous()}, files.stage(self._reference_file(request)))
+            save_tensors({"frames": frames}, files.stage(self._reference_file(request)))
 
     def write(self, name: str, text: str) -> None:
         """Write a text file."""

@@ -17,6 +17,7 @@ from engine.config import Config
 from engine.generation.step_log import StepLog
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
+from engine.waiting import Waiting
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 from tests.support.checkpoints import write_tiny_checkpoint
@@ -122,11 +123,11 @@ def test_lanes_of_all_windows_and_segments_come_back(tmp_path: Path) -> None:
     state = RequestState(2, torch.zeros(2, 1, 1, 2, 2), snapshots=[Snapshot(histories, tensors)], seconds=seconds)
     ranks, shards = Ranks(), Shards((4,))
     told = Told()
-    writer = CheckpointWriter(tmp_path, ranks, {}, told)
+    writer = CheckpointWriter([tmp_path], {}, Waiting(ranks, progress=told))
     writer.save(state, shards)
     writer.close()
     assert len(told.seconds) == 1 and told.seconds[0] > 0
-    files = newest_whole(tmp_path, ranks)
+    files = newest_whole([tmp_path], ranks)
     assert files is not None
     own = [lane for lane in lanes if lane.branch == "cond"]
     read = read_state(files, shards, own.__contains__, torch.device("cpu"))

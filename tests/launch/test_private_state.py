@@ -73,7 +73,7 @@ def test_checkpoints_are_private_and_results_are_the_users(umask: int, tmp_path:
     shard_file.write(folder.path / "0" / "step-00001", 0, 1, {"x": torch.zeros(1)}, {})
     with StagedFiles() as files:
         files.stage(folder.path / "0" / "done.json", private=True).write_text("{}")
-        files.stage(video).write_bytes(b"")
+        files.stage(video).write_bytes(b"x")
     assert set(modes(folder.path).values()) == {0o700, 0o600} and len(modes(folder.path)) == 8
     assert (mode(video), mode(video.parent)) == (0o644, 0o755)
 

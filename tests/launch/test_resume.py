@@ -111,6 +111,11 @@ def test_what_cannot_be_resumed(shell: Shell, refused: Refused) -> None:
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_video(shell: Shell) -> None:
-    _, err = finish(shell.generate("--prompt=x", "--output=o.mp4", EVERY_TWO, fault="0 checkpoint full-disk"))
-    assert "a checkpoint could not be written" in err and "No space left" in err
+    """Where there is no room even in the end, and nowhere else."""
+    soon = "--set=runtime.wait_for_room_seconds=0.5"
+    _, err = finish(
+        shell.generate("--prompt=x", "--output=o.mp4", EVERY_TWO, soon, fault="0 checkpoint full-disk", HOME="/proc")
+    )
+    assert "no room in" in err and "waiting, free" in err
+    assert "could not be written, and the run goes on" in err
     assert report_of(shell.folder / "o.mp4")["totals"]["checkpoints"]["count"] == 0

@@ -8,7 +8,7 @@ class BrokenOff(Exception):
 
 
 class BreaksOff(Progress):
-    """After so many steps; or at a stage, as the one in which the first rank alone writes what is left to write."""
+    """After so many steps; or at a stage, as the last one, in which files are written."""
 
     def __init__(self, after: int | str | None) -> None:
         self._after = after

@@ -7,6 +7,9 @@ one for each gang in turn: FILE is a JSON list of [rank, where, how, seconds lat
 * FILE.made: "began PROCESS VIDEO" and "made PROCESS VIDEO" for each video that a gang's first rank began and finished,
   "twice PROCESS VIDEO" for one that it began while another process was at it.
 
+or "disk PLAN", where the file PLAN maps the name of a video, without its suffix, to [rank, where]: that rank then
+makes NAME.reached beside the plan and waits for NAME.struck, while a disk is made to fail.
+
 WHERE is one of `MOMENTS`, a stage ("load"), or the index of the denoise step just done ("3"); HOW one of the names in
 `_FAULTS`. Nothing of this is in the product, which has no test hooks.
 """
@@ -150,6 +153,26 @@ class _InTurn:
         return len(self._met.read_text().splitlines()) if self._met.exists() else 0
 
 
+class _OnDisk:
+    """Stops at the moment of each video until a disk has been made to fail."""
+
+    def __init__(self, plan: str) -> None:
+        self._folder = Path(plan).parent
+        self._plan = json.loads(Path(plan).read_text())
+        self.video = ""
+
+    def __call__(self, moment: str) -> None:
+        rank, where = self._plan.get(self.video, (None, None))
+        if (os.environ.get("RANK", "0"), moment) != (str(rank), where):
+            return
+        struck = self._folder / f"{self.video}.struck"
+        if struck.exists():
+            return
+        (self._folder / f"{self.video}.reached").touch()
+        while not struck.exists():
+            time.sleep(0.01)
+
+
 def _lives(process: str) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
@@ -157,7 +180,7 @@ def _lives(process: str) -> bool:
         return False
 
 
-def _watch(reach: "_Always | _InTurn") -> None:
+def _watch(reach: "_Always | _InTurn | _OnDisk") -> None:
     """Have ``reach`` called at every moment of this process, should it be a rank."""
     from launch.process.phase import PhaseKeeper
 
@@ -185,7 +208,7 @@ def _watch(reach: "_Always | _InTurn") -> None:
         setattr(PhaseKeeper, name, method)
 
 
-def _watch_engine(reach: "_Always | _InTurn") -> None:
+def _watch_engine(reach: "_Always | _InTurn | _OnDisk") -> None:
     from dicache.controller import Controller
     from engine import files
     from engine.checkpoints import shard_file
@@ -223,6 +246,14 @@ def _watch_engine(reach: "_Always | _InTurn") -> None:
             return result
 
         Engine.generate = watched_generate  # type: ignore[method-assign]
+    if isinstance(reach, _OnDisk):
+        generate_on_disk = Engine.generate
+
+        def generate_named(self: Engine, request: Any, output: Path, *others: Any, **named: Any) -> Any:
+            reach.video = output.stem
+            return generate_on_disk(self, request, output, *others, **named)
+
+        Engine.generate = generate_named  # type: ignore[method-assign]
     Controller.decide, files.StagedFiles.commit = watched_decide, watched_commit  # type: ignore[method-assign]
     files.sync, shard_file.sync = sync_of_outputs, sync_of_checkpoints
 
@@ -230,4 +261,5 @@ def _watch_engine(reach: "_Always | _InTurn") -> None:
 def install() -> None:
     """Have this process, should it be a rank, meet what LOCKSTEP_FAULT says."""
     first, *others = os.environ["LOCKSTEP_FAULT"].split()
-    _watch(_InTurn(*others) if first == "plan" else _Always(first, *others))
+    plans = {"plan": _InTurn, "disk": _OnDisk}
+    _watch(plans[first](*others) if first in plans else _Always(first, *others))
