@@ -91,6 +91,7 @@ def _misfit_of_transformers(kind: Any, path: str, component: str, shapes: Mappin
             config=kind.config_class.from_pretrained(path, subfolder=component, local_files_only=True),
             state_dict=tensors,
             device_map={"": "meta"},
+            dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )

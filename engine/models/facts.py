@@ -11,6 +11,7 @@ from engine.errors import InvalidInput
 from engine.models.families import FAMILIES, Family
 from engine.models.folder import check_chat_template, check_class, check_tokenizer, read_json
 from engine.models.samplers import NOISE_LEVELS, check_sampler
+from engine.models.sizes import check_latents, check_widths
 from engine.models.vocabulary import check_vocabulary
 from engine.models.weights import check_weights
 
@@ -125,6 +126,8 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
         _check_alike(transformer, read_json(folder / "transformer_2" / "config.json"), folder)
     _check_needs(transformer, facts, folder)
     _check_channels(in_channels, facts, folder)
+    check_latents(folder, vae, facts.latent_channels)
+    check_widths(folder, transformer, facts.components)
     if facts.image_processor:
         read_json(folder / facts.image_processor / "preprocessor_config.json")
     for name in family.settings:

@@ -141,6 +141,29 @@ DAMAGED: dict[str, tuple[Damage, list[str]]] = {
     "no component": (remove("text_encoder"), ["text_encoder", "config.json", "missing"]),
     "no heads": (edit("transformer/config.json", num_attention_heads=None), ["num_attention_heads"]),
     "heads in words": (edit("transformer/config.json", num_attention_heads="four"), ["four"]),
+    "a VAE of other channels": (edit("vae/config.json", z_dim=48), ["48 channels (z_dim)", "makes 16"]),
+    "one mean for all channels": (
+        edit("vae/config.json", latents_mean=[0.0]),
+        ["vae/config.json has latents_mean of 1 numbers for 16 channels"],
+    ),
+    "a mean that is no list": (edit("vae/config.json", latents_mean=0.5), ["latents_mean of 0.5"]),
+    "scales that are no numbers": (
+        edit("vae/config.json", latents_std=[float("nan")] * 16),
+        ["vae/config.json scales latents by nan"],
+    ),
+    "a scale in words": (edit("vae/config.json", scaling_factor="one"), ["scales latents by 'one'"]),
+    "a scale of nothing": (edit("vae/config.json", latents_std=[0.0] * 16), ["scales latents by 0"]),
+    "an encoder of another width": (
+        lambda folder: (
+            edit_json(folder / "transformer/config.json", text_dim=4096),
+            edit_json(folder / "text_encoder/config.json", d_model=1024),
+        ),
+        ["text_encoder", "1024 numbers (d_model)", "takes 4096 (text_dim)"],
+    ),
+    "CLIP of another width": (
+        with_clip(edit("image_encoder/config.json", vision_config={"hidden_size": 1024})),
+        ["image_encoder", "1024 numbers", "takes 8 (image_dim)"],
+    ),
     "no scheduler": (remove("scheduler"), ["scheduler_config.json", "missing"]),
     "no tokenizer": (remove("tokenizer/tokenizer.json"), ["tokenizer.json"]),
     "tokenizer of another model": (
