@@ -14,7 +14,11 @@ class InvalidInput(ValueError):
     """The user's input cannot work; raised before any weight is loaded. Exit code 2."""
 
 
-class NoRoom(InvalidInput):
+class MachineUnfit(InvalidInput):
+    """What was asked for is right as far as is known, but this machine lacks something for it: a folder, a device."""
+
+
+class NoRoom(MachineUnfit):
     """A disk has not the room that the work needs; raised before it begins. It may have it later."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from engine.config import Config, SamplingConfig
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, MachineUnfit
 from engine.models.facts import ModelFacts
 
 
@@ -90,9 +90,9 @@ def check_device(config: Config, local_ranks: int) -> None:
 
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if runtime.device == "cuda" and not devices:
-        raise InvalidInput("runtime.device is cuda, but torch finds no CUDA device here: use auto or cpu.")
+        raise MachineUnfit("runtime.device is cuda, but torch finds no CUDA device here: use auto or cpu.")
     if 0 < devices < local_ranks:
-        raise InvalidInput(
+        raise MachineUnfit(
             f"{local_ranks} ranks would share {devices} CUDA devices on this machine, and each rank needs its own: "
             f"start at most {devices}, or use runtime.device=cpu."
         )

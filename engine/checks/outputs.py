@@ -65,14 +65,14 @@ def _check_output(option: str, path: Path, suffix: str) -> None:
         if not folder.is_dir():
             raise refuse(f"but {folder} is a file, not a folder: choose another")
         if (error := _refusal_in(folder)) is not None:
-            raise refuse(f"but the folder {folder} is not writable ({error.strerror}): choose another")
+            raise refuse(f"but the folder {folder} is not writable ({error.strerror}): choose another") from error
         if len(os.fsencode(path.name)) > _longest_name(folder) - _ROOM_FOR_TEMPORARY:
             raise refuse("a name too long for this file system: shorten it")
     except (OSError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise refuse(f"which cannot be used ({reason}): choose another") from None
+        raise refuse(f"which cannot be used ({reason}): choose another") from error
 
 
 # files are written under a temporary name first, which is the name and a few letters

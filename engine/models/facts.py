@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, MachineUnfit
 from engine.models.families import FAMILIES, Family
 from engine.models.folder import check_chat_template, check_class, check_tokenizer, read_json
 from engine.models.samplers import NOISE_LEVELS, check_sampler
@@ -93,7 +93,7 @@ def read_facts(model_path: str | Path, elsewhere: Collection[str] = ()) -> Model
     """
     folder = Path(model_path)
     if not folder.is_dir():
-        raise InvalidInput(f"There is no model folder {folder}: download the model there, or correct model.path.")
+        raise MachineUnfit(f"There is no model folder {folder}: download the model there, or correct model.path.")
     index = read_json(folder / "model_index.json")
     family = family_of(index, folder)
     for component in ("transformer", "vae", *family.text_encoders):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, MachineUnfit
 
 _TOKENIZERS = ("tokenizer.json", "spiece.model", "vocab.json")
 _GIT_LFS = b"version https://git-lfs"
@@ -26,13 +26,13 @@ def read_json(file: Path) -> dict[str, Any]:
             raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the file with git lfs pull.")
         content = json.loads(text)
     except FileNotFoundError:
-        raise InvalidInput(
+        raise MachineUnfit(
             f"{file} is missing, so this is no model in the diffusers layout: download it, or correct model.path."
         ) from None
     except InvalidInput:
         raise
     except _GARBLED as error:
-        raise InvalidInput(f"{file} cannot be read ({error}): download the model again.") from None
+        raise MachineUnfit(f"{file} cannot be read ({error}): download the model again.") from None
     if not isinstance(content, dict):
         raise InvalidInput(f"{file} holds no settings: download the model again.")
     return content
@@ -78,7 +78,7 @@ def check_tokenizer(folder: Path, component: str) -> None:
         read_json(settings)
     files = [folder / component / name for name in _TOKENIZERS if (folder / component / name).is_file()]
     if not files:
-        raise InvalidInput(f"{folder / component} holds no tokenizer.json: download the model again.")
+        raise MachineUnfit(f"{folder / component} holds no tokenizer.json: download the model again.")
     for file in files:
         if file.suffix == ".json":
             read_json(file)  # 20 MB at most, a quarter of a second
@@ -87,7 +87,7 @@ def check_tokenizer(folder: Path, component: str) -> None:
             with file.open("rb") as stream:
                 start = stream.read(len(_GIT_LFS))
         except OSError as error:
-            raise InvalidInput(f"{file} cannot be read ({error.strerror}): download the model again.") from None
+            raise MachineUnfit(f"{file} cannot be read ({error.strerror}): download the model again.") from None
         if start == _GIT_LFS:
             raise InvalidInput(f"{file} is only a Git LFS pointer: fetch the file with git lfs pull.")
 
@@ -143,12 +143,12 @@ def read_header(file: Path, advice: str) -> dict[str, Any]:
                     _check_layout(file, advice)
                     return tensors
     except FileNotFoundError:
-        raise InvalidInput(f"The weights {file} are missing: {advice}.") from None
+        raise MachineUnfit(f"The weights {file} are missing: {advice}.") from None
     except InvalidInput:
         raise
     except _GARBLED as error:
-        raise InvalidInput(f"The weights {file} cannot be read ({error}): {advice}.") from None
-    raise InvalidInput(f"The weights {file} are cut short or damaged: {advice}.")
+        raise MachineUnfit(f"The weights {file} cannot be read ({error}): {advice}.") from None
+    raise MachineUnfit(f"The weights {file} are cut short or damaged: {advice}.")
 
 
 def _check_layout(file: Path, advice: str) -> None:
@@ -164,4 +164,4 @@ def _check_layout(file: Path, advice: str) -> None:
             pass
     except (OSError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InvalidInput(f"The weights {file} are damaged ({reason}): {advice}.") from None
+        raise MachineUnfit(f"The weights {file} are damaged ({reason}): {advice}.") from None

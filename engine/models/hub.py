@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from engine.config import HUB_ID, Config
-from engine.errors import InvalidInput
+from engine.errors import InvalidInput, MachineUnfit
 from engine.models.facts import family_of
 from engine.models.folder import read_json
 from engine.models.sums import SUMS
@@ -47,7 +47,7 @@ def resolve_model(config: AnyConfig, announce: Callable[[str], None], download: 
         return _with_path(config, find(local=True))
     except LocalEntryNotFoundError:
         if not download:
-            raise InvalidInput(
+            raise MachineUnfit(
                 f"model.path is {path!r}, which is neither a folder nor in the hub's cache on this machine: "
                 "download it first, or correct it."
             ) from None
@@ -63,7 +63,7 @@ def resolve_model(config: AnyConfig, announce: Callable[[str], None], download: 
     except InvalidInput:
         raise
     except Exception as error:  # the network raises errors of many classes
-        raise InvalidInput(_complaint(path, error)) from None
+        raise MachineUnfit(_complaint(path, error)) from None
     return _with_path(config, folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from enum import Enum
 
 from engine.errors import InvalidInput, sentence
 from launch.cluster.endings import EndingWriter
@@ -21,7 +22,9 @@ from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attem
 from launch.gang.watch import RayLost
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
+from launch.jobs.leftovers import describe_leftovers
 from launch.process.failures import Failure
+from launch.process.machine_faults import is_machines_fault
 from launch.queue.records import JobRecord, State, Wish
 from launch.queue.store import LeaseLost, Queue
 from launch.queue.trouble import QueueUnusable
@@ -31,8 +34,25 @@ _SHORTEST_WAIT = 1 / 6  # of a lease, for which the queue may be away before a j
 _CONTROLS = {Wish.RUN: Control.RUN, Wish.PAUSE: Control.PAUSE, Wish.CANCEL: Control.CANCEL}
 
 
+class Ran(Enum):
+    """What a job says of the machine that ran it."""
+
+    WELL = "well"
+    BADLY = "badly"
+    """The machine failed, and the job went back into the queue."""
+    UNKNOWN = "unknown"
+
+
 class JobRefused(Exception):
     """A rank cannot do the job. None has begun, so the gang can take another job."""
+
+    def __init__(self, message: str, machines: bool) -> None:
+        """
+        Args:
+            machines: the fault is the machine's.
+        """
+        super().__init__(message)
+        self.machines = machines
 
 
 class JobRunner:
@@ -66,9 +86,14 @@ class JobRunner:
         self._outage = outage
         self._starter = starter
         self._endings = EndingWriter(queue, outage, stop)
+        self.newest_fault = ""
+        """Of the machine, by which a job was given back."""
 
-    def run(self, record: JobRecord) -> None:
+    def run(self, record: JobRecord) -> Ran:
         """Run a job that was claimed, with restarts of the ranks if they are lost.
+
+        Returns:
+            What that says of the machine.
 
         Raises:
             LeaseLost: the job belongs to another attempt by now. No rank works at it any more.
@@ -81,23 +106,44 @@ class JobRunner:
         try:
             budget = RestartBudget.of(record.parsed_config, record.restarts, record.preemptions)
         except InvalidInput as error:  # a job of another version of Lockstep, which no gang can run
-            return self._finish(record, State.FAILED, sentence(error))
+            self._finish(record, State.FAILED, sentence(error))
+            return Ran.UNKNOWN
         try:
-            attempt_again(lambda: self._attempt(record), budget, lambda error: self._start_again(record, error))
+            return attempt_again(lambda: self._attempt(record), budget, lambda error: self._start_again(record, error))
         except RayLost as error:  # this process ends, and the job goes back into the queue
             self._count_loss(record, budget, error)
             raise
         except FolderInUse as error:
             self._log(f"job {record.id}: {error}")
             self._release(record)
+            return Ran.UNKNOWN
         except JobRefused as error:
-            self._finish(record, State.FAILED, str(error))
+            return self._fail(record, str(error), error.machines)
         except JobFailure as error:
             self._log(f"job {record.id}: {error.failure}: all ranks are started again")
-            self._finish(record, State.FAILED, str(error.failure))
+            ran = self._fail(record, str(error.failure), error.failure.machines)
             self._starter.start_again()
+            return ran
 
-    def _attempt(self, record: JobRecord) -> None:
+    def _fail(self, record: JobRecord, reason: str, machines: bool) -> Ran:
+        """End a job that cannot be made, or give it back if that is the machine's fault."""
+        if not machines:
+            self._finish(record, State.FAILED, reason)
+            return Ran.UNKNOWN
+        name, self.newest_fault = self._registration.name, reason
+        kept = self._leftovers(record)
+
+        def change() -> None:
+            self._queue.give_back(record.id, record.attempts, name, reason, kept)
+
+        self._endings.write(record, State.QUEUED, change)
+        self._log(f"job {record.id} is given back, for the fault is this machine's: {reason}")
+        return Ran.BADLY
+
+    def _leftovers(self, record: JobRecord) -> str | None:
+        return describe_leftovers(record.video, int(record.config["sampling"]["steps"]))
+
+    def _attempt(self, record: JobRecord) -> Ran:
         """
         Raises:
             FolderInUse: another process is still writing to the job's folder.
@@ -108,13 +154,13 @@ class JobRunner:
         try:
             job = prepare_for(record, self._loaded.job, self._loaded.node_ids, DYING_SECONDS)
         except InvalidInput as error:
-            raise JobRefused(sentence(error)) from None
+            raise JobRefused(sentence(error), is_machines_fault(error)) from None
         try:
             self._loaded.gang.accept(job)
         except GangFailure as error:
             if error.lost:
                 raise
-            raise JobRefused(str(error.failure)) from None
+            raise JobRefused(str(error.failure), error.failure.machines) from None
         self._is_hurried = False
         try:
             with self._registration.holding(record, lambda: self._progress.job) as held:
@@ -124,6 +170,7 @@ class JobRunner:
             self._starter.start_again()
             raise
         self._settle(record, job, result)
+        return Ran.WELL
 
     def _count_loss(self, record: JobRecord, budget: RestartBudget, error: RayLost) -> None:
         """Fail a job on which Ray was lost too often: it may be the cause."""
@@ -191,11 +238,14 @@ class JobRunner:
         def change() -> None:
             if state is State.SUCCEEDED:
                 self._queue.progress(record.id, record.attempts, self._progress.job)
-            self._queue.finish(record.id, record.attempts, state, error)
+            self._queue.finish(record.id, record.attempts, state, error, kept)
 
+        kept = self._leftovers(record) if state is State.FAILED else None
         self._endings.write(record, state, change)
         if state is State.FAILED:
             for folder in JobFolder.all_of(record.options):
                 folder.remove_unless_begun()
         self._log(f"job {record.id} {state.value}" + (f": {error}" if error else ""))
+        if kept:
+            self._log(f"job {record.id} has left {kept}: lockstep retry {record.id} goes on from there")
         self._metrics.ended(state)

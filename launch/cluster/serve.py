@@ -62,6 +62,7 @@ def serve(
     except Interrupted as interrupted:
         return _failed(answer, str(interrupted), interrupted.exit_code)
     except Exception as error:
+        from launch.cluster.health import MachineBad
         from launch.gang.monitor import GangFailure
         from launch.gang.watch import RayLost
 
@@ -69,6 +70,8 @@ def serve(
             starting = answer.is_open
             _failed(answer, str(error), 1)
             return ORDERLY if starting else RAY_LOST
+        if isinstance(error, MachineBad):
+            return _failed(answer, str(error), 1)
         if not isinstance(error, GangFailure):
             raise
         return _failed(answer, str(error.failure), error.failure.exit_code)

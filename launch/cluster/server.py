@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from launch.cluster.health import MachineHealth
 from launch.cluster.loaded import LoadedGang
 from launch.cluster.metrics import Metrics
 from launch.cluster.outage import Outage
 from launch.cluster.progress import GangProgress
 from launch.cluster.registration import GangRegistration
-from launch.cluster.runner import JobRunner
+from launch.cluster.runner import JobRunner, Ran
 from launch.cluster.setup import fits
 from launch.cluster.starting import RankStarter
 from launch.cluster.stopping import StopRequest
@@ -54,6 +55,7 @@ class Server:
         self._outage = outage
         self._starter = RankStarter(loaded, registration, stop, log)
         self._runner = JobRunner(queue, registration, loaded, progress, stop, metrics, log, outage, self._starter)
+        self._health = MachineHealth()
         self._pinged_at = 0.0
         self._passed_over: set[int] = set()  # jobs of other models
 
@@ -64,20 +66,23 @@ class Server:
         Raises:
             Interrupted: the process was asked to end while the ranks were being started again.
             RayLost: Ray is gone.
+            MachineBad: the machine has failed three jobs in a row, which are back in the queue.
             GangFailure, InvalidInput: the ranks cannot be started again, or the queue is one of another version by now.
                 A job that the gang still has goes back into the queue when the gang is unregistered.
         """
         while not self._stop.asked:
             try:
                 self._registration.ensure()
+                if wait := self._health.seconds_to_wait:
+                    self._rest(min(wait, _IDLE_SECONDS))
+                    continue
                 record = self._claim()
                 self._outage.over()
                 if record is None:
                     self._rest(_IDLE_SECONDS)
                     continue
                 self._registration.set_state(GangState.BUSY)
-                self._runner.run(record)
-                self._registration.set_state(GangState.READY)
+                self._take_note(self._runner.run(record))
             except LeaseLost as error:
                 self._log(str(error))
                 self._passed_over.clear()  # the gang may register in another queue
@@ -86,6 +91,20 @@ class Server:
             except GangFailure as error:  # while there was no job
                 self._log(str(error.failure))
                 self._starter.start_again()
+
+    def _take_note(self, ran: Ran) -> None:
+        """
+        Raises:
+            MachineBad: the machine has failed too often in a row.
+        """
+        if ran is Ran.BADLY:
+            reason = self._runner.newest_fault
+            pause = self._health.did_badly(reason)
+            self._log(f"the next job is taken in {pause:.0f} s")
+            return self._registration.set_state(GangState.READY, reason)
+        if ran is Ran.WELL:
+            self._health.did_well()
+        self._registration.set_state(GangState.READY)
 
     def _claim(self) -> JobRecord | None:
         """The next job; None if there is none."""

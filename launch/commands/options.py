@@ -127,6 +127,14 @@ Folder = Annotated[
 Together = Annotated[
     int, typer.Option("--ranks", parser=whole_number, help="GPUs of one machine that make a video together.")
 ]
+ModelCheck = Annotated[
+    bool,
+    typer.Option(
+        "--model-check/--no-model-check",
+        help="Check the model as `generate` does before it is queued; without, a machine that lacks it can submit, and "
+        "gangs check.",
+    ),
+]
 StateFolder = Annotated[
     Path | None,
     typer.Option(

@@ -1,11 +1,11 @@
-"""The commands of the queue: submit, jobs, watch, cancel, pause, unpause and prune."""
+"""The commands of the queue: submit, jobs, watch, cancel, pause, unpause, retry and prune."""
 
 from __future__ import annotations
 
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,12 +19,15 @@ from launch.process.signals import Interrupted, say
 from launch.queue.records import JobRecord, State, Wish
 from launch.queue.state_folder import state_folder
 from launch.queue.submissions import Submissions
+from launch.queue.trouble import QueueUnusable
 
 _SHOWN = 50  # jobs, where the user does not say how many
 
 
 @taking(opt.video_options)
-def submit(options: Options, state: opt.StateFolder = None, group: opt.Group = False) -> int:
+def submit(
+    options: Options, model_check: opt.ModelCheck = True, state: opt.StateFolder = None, group: opt.Group = False
+) -> int:
     """Put videos into the queue, each as a job of its own, for the gangs of `lockstep cluster up` to make."""
     from launch.jobs.checked import announce
     from launch.queue.access import prepare_state_folder
@@ -32,7 +35,7 @@ def submit(options: Options, state: opt.StateFolder = None, group: opt.Group = F
     from launch.screens.job_words import hint, one_line, unserved
 
     queue = _queue(state)
-    submitted = prepare_jobs(with_fallback(options, state), queue.claims)
+    submitted = prepare_jobs(with_fallback(options, state), queue.claims, model_check)
     prepare_state_folder(queue.folder, group, announce)
     ids = queue.submit(submitted)
     stdout = _stdout()
@@ -125,33 +128,40 @@ def watch(job: opt.Job, state: opt.StateFolder = None) -> int:
 
 def cancel(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
     """Cancel jobs. One that runs stops at its next step. No file is left of either."""
-    return _ask(jobs, Wish.CANCEL, state)
+    return _ask(jobs, lambda queue, id: queue.wish(id, Wish.CANCEL), state)
 
 
 def pause(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
     """Keep jobs from running until they are unpaused. One that runs stops at its next step."""
-    return _ask(jobs, Wish.PAUSE, state)
+    return _ask(jobs, lambda queue, id: queue.wish(id, Wish.PAUSE), state)
 
 
 def unpause(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
     """Let paused jobs run."""
-    return _ask(jobs, Wish.RUN, state)
+    return _ask(jobs, lambda queue, id: queue.wish(id, Wish.RUN), state)
 
 
-COMMANDS = (submit, jobs, watch, cancel, pause, unpause, prune)
+def retry(jobs: opt.Jobs, state: opt.StateFolder = None) -> int:
+    """Put jobs that failed or were cancelled back into the queue. Each goes on from its newest checkpoint."""
+    return _ask(jobs, lambda queue, id: queue.retry(id), state)
 
 
-def _ask(ids: Sequence[int], wish: Wish, state: Path | None) -> int:
+COMMANDS = (submit, jobs, watch, cancel, pause, unpause, retry, prune)
+
+
+def _ask(ids: Sequence[int], ask: Callable[[Submissions, int], None], state: Path | None) -> int:
     """Ask for the same of each job; one that refuses does not stop the others. Returns the exit code."""
     queue, stdout, code = _queue(state), _stdout(), 0
     for id in ids:
         try:
-            queue.wish(id, wish)
+            ask(queue, id)
             job = queue.job(id)
             if job.state is State.CANCELLED and job.attempts:  # it was paused, or its gang has ended
                 for folder in JobFolder.all_of(job.options):
                     folder.remove()
             print(f"job {id}: {_answer(job)}", file=stdout)
+        except QueueUnusable:
+            raise  # each further job would wait as long
         except InvalidInput as error:
             say(f"lockstep: {sentence(error)}")
             code = 2

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from engine.progress import Progress
 from launch.gang.bundles import BundleOnNode, living
@@ -130,7 +130,10 @@ class Monitor:
             raise GangFailure(failure, lost=True, preempted=bool(getattr(error, "preempted", False))) from None
         except RayError as error:
             text = " ".join(str(error).split())[:300]
-            raise GangFailure(self._failure(rank, f"{type(error).__name__}: {text}"), lost=False) from None
+            failure = self._failure(rank, f"{type(error).__name__}: {text}")
+            # what Ray itself cannot do: no room for objects, a lost owner
+            failure = replace(failure, machines=not isinstance(error, RayTaskError))
+            raise GangFailure(failure, lost=False) from None
 
     def _ask(self, busy: Sequence[int], control: Control, last: bool = False) -> None:
         """Receive the statuses that have come, ask for the next ones, and check that no rank takes too long.
@@ -217,7 +220,11 @@ def _why_it_died(error: RayActorError, bundle: BundleOnNode) -> str:
     if getattr(error, "preempted", False):
         return f"{bundle} was pre-empted"
     if not living({bundle.node_id}):
-        return f"{bundle} was lost"
+        return _node_lost(bundle)
     if "running low on memory" in str(error):  # Ray killed it; of any other death Ray says that memory may be the cause
         return f"the process on {bundle} was ended because the node was running out of memory"
     return f"the process on {bundle} died"
+
+
+def _node_lost(bundle: BundleOnNode) -> str:
+    return f"{bundle} was lost"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import InvalidInput, Paused, PeerLost, sentence, speaks_for_itself
+from launch.process.machine_faults import is_machines_fault
 from launch.process.packages import unfit_packages
 from launch.process.pausing import PAUSED
 from launch.process.signals import PARENT_PID, say
@@ -43,6 +44,7 @@ class Failure:
     invalid_input: bool = False
     paused: bool = False  # no failure at all: it was asked to
     traceback: str = ""
+    machines: bool = False  # the machine's fault, so that another one may do the same
 
     @property
     def exit_code(self) -> int:
@@ -66,7 +68,9 @@ def describe(error: BaseException, rank: int, phase: str) -> Failure:
     now = time.time_ns()
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, InvalidInput):
-        return Failure(rank, phase, sentence(error), now, invalid_input=True, traceback=trace)
+        return Failure(
+            rank, phase, sentence(error), now, invalid_input=True, traceback=trace, machines=is_machines_fault(error)
+        )
     if isinstance(error, Paused):
         return Failure(rank, phase, sentence(error), now, paused=True, traceback=trace)
     if isinstance(error, PeerLost):
@@ -83,7 +87,7 @@ def describe(error: BaseException, rank: int, phase: str) -> Failure:
     message = _shorten(sentence(error), _LONGEST_MESSAGE)
     if isinstance(error, ImportError) and (unfit := unfit_packages()):
         message += f": {unfit}"
-    return Failure(rank, phase, message, now, traceback=trace)
+    return Failure(rank, phase, message, now, traceback=trace, machines=is_machines_fault(error))
 
 
 def record(failure: Failure) -> None:

@@ -53,9 +53,12 @@ def release_job(db: sqlite3.Connection, id: int, wish: Wish, now: float) -> None
         db.execute("UPDATE jobs SET state = ?, started = NULL, gang = NULL WHERE id = ?", (State.QUEUED, id))
 
 
-def finish_job(db: sqlite3.Connection, id: int, state: State, error: str | None, now: float) -> None:
+def finish_job(
+    db: sqlite3.Connection, id: int, state: State, error: str | None, now: float, kept: str | None = None
+) -> None:
     """Set the final state of a job. Other jobs may write to its output files from now on."""
-    db.execute("UPDATE jobs SET state = ?, error = ?, ended = ? WHERE id = ?", (state, error, now, id))
+    values = (state, error, now, kept, id)
+    db.execute("UPDATE jobs SET state = ?, error = ?, ended = ?, kept = ? WHERE id = ?", values)
     db.execute("DELETE FROM outputs WHERE job = ?", (id,))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,17 +16,15 @@ from launch.queue.lost_gangs import (
     release_job,
     remove_dead,
 )
-from launch.queue.processes import own_host, own_pid_namespace, start_ticks
-from launch.queue.records import GangState, GangWish, JobProgress, JobRecord, State, Wish
-from launch.queue.rows import gang_name, gang_number, gang_wish, job_wish, storable
-from launch.queue.submissions import PAGE, Submissions
+from launch.queue.processes import own_host
+from launch.queue.records import GangReturn, GangWish, JobProgress, JobRecord, State, Wish
+from launch.queue.registrations import LeaseLost, Registrations
+from launch.queue.returns import give_back, is_left_to_others, is_own_return
+from launch.queue.rows import job_wish, storable
+from launch.queue.submissions import PAGE
 
 
-class LeaseLost(Exception):
-    """The caller's lease of a job or a gang has expired, and another gang may have the job."""
-
-
-class Queue(Submissions):
+class Queue(Registrations):
     """The queue in one state folder, which every process that submits or serves must see. Usable from any thread.
 
     A job belongs to one gang at most. A gang's calls about a job carry the number of its attempt, and raise
@@ -35,85 +32,13 @@ class Queue(Submissions):
     :class:`launch.queue.trouble.QueueUnusable` where the folder or a file in it cannot be used.
     """
 
-    def register(self, ranks: int, model: str, state: GangState = GangState.STARTING, create: bool = True) -> str:
-        """Register a gang whose driver is this process. Returns its name, which is never used again.
-
-        From then on another file in the place of the queue's counts as no queue, until the next registration.
-
-        Args:
-            model: ``model.path`` of its configuration, as it was given.
-            create: make the queue if there is none. A gang that has lost its queue must not, or it would leave a second
-                one in a mount point while the first is away.
-        """
-        now, pid = self._clock(), os.getpid()
-        values = (
-            own_host(),
-            own_pid_namespace(),
-            pid,
-            start_ticks(pid),
-            ranks,
-            storable(model),
-            state,
-            GangWish.RUN,
-            now,
-            now,
-        )
-        columns = "host, realm, pid, birth, ranks, model, state, wish, registered, beat"
-        self._database.take_any()
-        with self._database.changing(create=create) as db:
-            self._database.stay_with(db)
-            cursor = db.execute(f"INSERT INTO gangs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-            assert cursor.lastrowid is not None
-            return gang_name(cursor.lastrowid)
-
-    def renew_lease(self, gang: str) -> GangWish:
-        """Renew a gang's lease. Returns what the user has asked of the gang.
-
-        Raises:
-            LeaseLost: the lease has expired.
-        """
-        with self._database.changing() as db:
-            wish = self._gang(db, gang)
-            db.execute("UPDATE gangs SET beat = ? WHERE id = ?", (self._clock(), gang_number(gang)))
-            return wish
-
-    def set_gang_state(self, gang: str, state: GangState, error: str | None = None) -> None:
-        """Set what a gang does, and its last error, if there was one. Renews the lease as well.
-
-        Raises:
-            LeaseLost: the lease has expired.
-        """
-        with self._database.changing() as db:
-            self._gang(db, gang)
-            values = (state, storable(error), self._clock(), gang_number(gang))
-            db.execute("UPDATE gangs SET state = ?, error = ?, beat = ? WHERE id = ?", values)
-
-    def unregister(self, gang: str) -> None:
-        """Remove a gang. A job that it still has goes back into the queue."""
-        with self._database.changing() as db:
-            db.execute("DELETE FROM gangs WHERE id = ?", (gang_number(gang),))
-            for row in self._running(db):
-                if row["gang"] == gang:
-                    release_job(db, row["id"], job_wish(row["wish"]), self._clock())
-
-    def release_strays(self, gang: str) -> None:
-        """Put back every job that the queue has as the gang's, for a gang that runs none. There is one where a commit
-        was made although it failed halfway."""
-        with self._database.reading() as db:
-            select = "SELECT id FROM jobs WHERE state = ? AND gang = ?"
-            strays = [int(row["id"]) for row in db.execute(select, (State.RUNNING, gang))]
-        for id in strays:
-            with self._database.changing() as db:
-                self._gang(db, gang)
-                job = self._find(db, id)
-                if job.state is State.RUNNING and job.gang == gang:
-                    release_job(db, id, job.wish, self._clock())
-
     def claim(
         self, gang: str, fits: Callable[[JobRecord], bool], passed_over: set[int] | None = None
     ) -> JobRecord | None:
         """Take the oldest job that waits, is not paused and fits. None if there is none, or the gang is asked to end. A
         job that cannot be read fails.
+
+        One that this gang gave back is left to others for a while, and taken after all others.
 
         Args:
             fits: whether the gang can run the job; called outside of any transaction.
@@ -132,15 +57,18 @@ class Queue(Submissions):
             waiting = [int(row["id"]) for row in db.execute(select, held)]
         unfit.intersection_update(waiting)
         new = [id for id in waiting if id not in unfit]
+        again: list[int] = []
         for first in range(0, len(new), PAGE):
             for job in self.read(new[first : first + PAGE]):
                 if job.damage:
                     self._give_up(job)
                 elif not fits(job):
                     unfit.add(job.id)
+                elif is_own_return(job, gang):
+                    again += [] if is_left_to_others(job, gang, self._clock()) else [job.id]
                 elif taken := self._take(gang, job.id):
                     return taken
-        return None
+        return next(filter(None, (self._take(gang, id) for id in again)), None)
 
     def _give_up(self, job: JobRecord) -> None:
         """Fail a waiting job whose row cannot be read."""
@@ -215,12 +143,13 @@ class Queue(Submissions):
             self._own(db, id, attempt)
             db.execute(f"UPDATE jobs SET {column} = {column} + 1 WHERE id = ?", (id,))
 
-    def finish(self, id: int, attempt: int, state: State, error: str | None = None) -> None:
+    def finish(self, id: int, attempt: int, state: State, error: str | None = None, kept: str | None = None) -> None:
         """End a job.
 
         Args:
             state: succeeded, failed or cancelled.
             error: one sentence, where it failed.
+            kept: what it has left, where it failed.
 
         Raises:
             LeaseLost: the job does not belong to this attempt any more.
@@ -228,7 +157,21 @@ class Queue(Submissions):
         assert state.is_final, state
         with self._database.changing() as db:
             self._own(db, id, attempt)
-            finish_job(db, id, state, storable(error), self._clock())
+            finish_job(db, id, state, storable(error), self._clock(), storable(kept))
+
+    def give_back(self, id: int, attempt: int, gang: str, reason: str, kept: str | None = None) -> None:
+        """Put a job back that the gang could not run by a fault of its machine. It fails, with all reasons, once three
+        gangs have given it back.
+
+        Args:
+            kept: what it has left.
+
+        Raises:
+            LeaseLost: the job does not belong to this attempt any more.
+        """
+        with self._database.changing() as db:
+            wish = self._own(db, id, attempt)
+            give_back(db, self._find(db, id), wish, GangReturn(gang, own_host(), self._clock(), reason), kept)
 
     def release(self, id: int, attempt: int) -> None:
         """Put a job back into the queue, where it waits for the next gang, or until it is unpaused. A job that the user
@@ -240,9 +183,6 @@ class Queue(Submissions):
         with self._database.changing() as db:
             release_job(db, id, self._own(db, id, attempt), self._clock())
 
-    def _running(self, db: sqlite3.Connection) -> list[sqlite3.Row]:
-        return db.execute("SELECT id, gang, wish FROM jobs WHERE state = ?", (State.RUNNING,)).fetchall()
-
     def _own(self, db: sqlite3.Connection, id: int, attempt: int) -> Wish:
         """What is asked of a job of the caller's. Asked many times a second, so the prompt is not read."""
         row = db.execute("SELECT state, wish, attempts FROM jobs WHERE id = ?", (id,)).fetchone()
@@ -252,9 +192,3 @@ class Queue(Submissions):
             over = f"the job is {row['state']}, {row['attempts']} attempts"
             raise LeaseLost(f"attempt {attempt} at job {id} is over: {over}")
         return job_wish(row["wish"])
-
-    def _gang(self, db: sqlite3.Connection, name: str) -> GangWish:
-        row = db.execute("SELECT wish FROM gangs WHERE id = ?", (gang_number(name),)).fetchone()
-        if row is None:
-            raise LeaseLost(f"{name} is not registered any more: it was silent for too long")
-        return gang_wish(row["wish"])

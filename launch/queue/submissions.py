@@ -12,6 +12,7 @@ from engine.errors import InvalidInput
 from launch.queue import pruning
 from launch.queue.database import WAIT_SECONDS, Database
 from launch.queue.lost_gangs import finish_job, is_lost, registered
+from launch.queue.output_files import put_back, refuse_taken
 from launch.queue.records import GangRecord, GangWish, JobRecord, NewJob, State, Wish
 from launch.queue.rows import gang_number, gang_record, job_record, job_values, output_paths
 from launch.queue.trouble import NoQueue
@@ -64,7 +65,7 @@ class Submissions:
                 assert cursor.lastrowid is not None
                 ids.append(cursor.lastrowid)
                 for path in output_paths(job.options):
-                    self._refuse_taken(db, path, ids)
+                    refuse_taken(db, path, ids)
                     db.execute("INSERT INTO outputs VALUES (?, ?)", (path, ids[-1]))
         return ids
 
@@ -80,18 +81,6 @@ class Submissions:
                 return db.execute("SELECT 1 FROM outputs WHERE path = ?", (name,)).fetchone() is not None
         except NoQueue:
             return False
-
-    def _refuse_taken(self, db: sqlite3.Connection, path: bytes, ids: Sequence[int]) -> None:
-        taken = db.execute("SELECT job FROM outputs WHERE path = ?", (path,)).fetchone()
-        if taken is None:
-            return
-        name = os.fsdecode(path)
-        if taken["job"] in ids:
-            raise InvalidInput(f"{name} would be written twice: give --output, --report and --latents apart.")
-        raise InvalidInput(
-            f"{name} will be written by job {taken['job']}, which is not finished: choose another --output, or cancel "
-            "that job."
-        )
 
     def wish(self, id: int, wish: Wish) -> None:
         """Ask for a job to be cancelled, paused or run. A waiting job is changed at once, a running one by its gang.
@@ -111,6 +100,16 @@ class Submissions:
             db.execute("UPDATE jobs SET wish = ? WHERE id = ?", (wish, id))
             if wish is Wish.CANCEL and job.state is State.QUEUED:
                 finish_job(db, id, State.CANCELLED, None, self._clock())
+
+    def retry(self, id: int) -> None:
+        """Put a failed or cancelled job back into the queue. It goes on from what it has left.
+
+        Raises:
+            InvalidInput: there is no such job, it has not ended, or has succeeded, or another job has its files by now.
+        """
+        with self._database.changing() as db:
+            job = self._find(db, id)
+            put_back(db, job)
 
     def _wish_for_damaged(self, db: sqlite3.Connection, job: JobRecord, wish: Wish) -> None:
         """One that cannot be read may be cancelled alone. Its gang, if it has one, hears of it."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from engine.checks.outputs import check_outputs
 from engine.files import without_parents
 from engine.request import Outputs, Task
 from launch.jobs.checked import announce, check_work
@@ -19,12 +20,13 @@ from parallel.config import ParallelConfig
 from parallel.place import Place
 
 
-def prepare_jobs(options: Options, claimed: Callable[[Path], bool]) -> list[NewJob]:
+def prepare_jobs(options: Options, claimed: Callable[[Path], bool], model_check: bool = True) -> list[NewJob]:
     """One job for each video, that is for every prompt with every seed. Everything is checked but what depends on the
     gang: ranks, layout and devices.
 
     Args:
         claimed: whether a job that is not finished will write that file.
+        model_check: find the model, and check what depends on it; else only gangs do.
 
     Raises:
         InvalidInput: one sentence on what is wrong.
@@ -41,6 +43,10 @@ def prepare_jobs(options: Options, claimed: Callable[[Path], bool]) -> list[NewJ
         folder = JobFolder.beside(video or whole.video_path)
         folder.refuse_if_running()
         folder.refuse_if_begun(also_without_state=given.checkpoint.every > 0)
+    if not model_check:
+        for task in tasks:
+            check_outputs(task.outputs, Path(given.model.path))
+        return [_new_job(whole, given, task) for task in tasks]
     anywhere = given.model_copy(update={"parallel": ParallelConfig()})
     for line in check_work(anywhere, tasks, Place(1, elsewhere=True)).checked.notes:
         announce(line)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from launch.process.printable import printable
-from launch.queue.records import GangRecord, JobRecord, State
+from launch.queue.records import GangRecord, GangReturn, JobRecord, State
 from launch.screens.stages import stage_in_words
 from launch.screens.summary import count_actions, draw_timeline
 
@@ -61,6 +61,7 @@ def mishaps(job: JobRecord) -> str:
         (job.losses, "lost gang", "lost gangs"),
         (job.restarts, "restart", "restarts"),
         (job.preemptions, "pre-emption", "pre-emptions"),
+        (len(job.returns), "return by a gang", "returns by gangs"),
     )
     return ", ".join(f"{count} {one if count == 1 else several}" for count, one, several in counts if count)
 
@@ -84,6 +85,20 @@ def ending(job: JobRecord) -> str:
     if job.state is State.SUCCEEDED:
         return one_line(str(job.video))
     return one_line(error_of(job))
+
+
+def way_on(job: JobRecord) -> str:
+    """What a job that failed or was cancelled has left, and how to go on with it; empty for any other."""
+    if job.state not in (State.FAILED, State.CANCELLED) or job.damage:
+        return ""
+    if job.kept:
+        return f"{job.kept}: go on with lockstep retry {job.id}"
+    return f"nothing: lockstep retry {job.id} begins anew" if job.state is State.FAILED else ""
+
+
+def returned(each: GangReturn) -> str:
+    """That a gang gave a job back, and why."""
+    return f"by {each.gang} on {each.host} at {moment(each.at)}: {each.reason}"
 
 
 def one_line(text: str, length: int = LONGEST) -> str:

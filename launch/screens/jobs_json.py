@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import IO, Any
 
 from launch.queue.records import GangRecord, JobRecord, Wish
@@ -61,6 +62,7 @@ def job_fields(job: JobRecord) -> dict[str, Any]:
         "seconds_left": progress.seconds_left if progress else None,
         "error": job.error,
         "kept": job.kept,
+        "returns": [asdict(each) for each in job.returns],
         "damage": job.damage,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from rich.console import Console, Group
@@ -12,10 +12,12 @@ from rich.text import Text
 
 from launch.queue.records import JobRecord, State
 from launch.queue.submissions import Submissions
+from launch.queue.trouble import QueueAway
 from launch.screens import job_words as words
 from launch.screens.console import draws_unicode, is_watched, make_console
 
 _LOOK_SECONDS = 0.5
+_PATIENCE_SECONDS = 600.0  # with a queue that is away
 
 
 def watch(queue: Submissions, id: int, stream: IO[str], look_seconds: float = _LOOK_SECONDS) -> JobRecord:
@@ -31,12 +33,14 @@ def watch(queue: Submissions, id: int, stream: IO[str], look_seconds: float = _L
     first = queue.job(id)
     for model in words.unserved([first], queue.gangs()):
         console.print(Text(words.hint(model)))
-    looks = _looks(queue, first, look_seconds)
+    looks = _looks(queue, first, look_seconds, lambda line: console.print(Text(line), soft_wrap=True))
     ended = _draw(looks, console) if is_watched(stream) else _tell(looks, console)
     end = f"job {id} {ended.described_state}"
     if took := words.ran(ended, ended.submitted):
         end += f" after {took}"
     console.print(Text(": ".join(filter(None, (end, words.ending(ended))))), soft_wrap=True)
+    if ended.kept:
+        console.print(Text(f"kept: {words.way_on(ended)}"), soft_wrap=True)
     return ended
 
 
@@ -59,11 +63,24 @@ def _tell(looks: Iterator[JobRecord], console: Console) -> JobRecord:
     return job
 
 
-def _looks(queue: Submissions, job: JobRecord, look_seconds: float) -> Iterator[JobRecord]:
+def _looks(queue: Submissions, job: JobRecord, look_seconds: float, say: Callable[[str], None]) -> Iterator[JobRecord]:
+    """The job, again and again. A queue that is away is waited for, since the job may go on meanwhile."""
     yield job
+    away_since: float | None = None
     while not job.state.is_final:
         time.sleep(look_seconds)
-        job = queue.job(job.id)
+        try:
+            job = queue.job(job.id)
+        except QueueAway as error:
+            if away_since is None:
+                away_since = time.monotonic()
+                say(words.one_line(f"{error} It is tried again for {_PATIENCE_SECONDS:g} s."))
+            elif time.monotonic() - away_since > _PATIENCE_SECONDS:
+                raise
+            continue
+        if away_since is not None:
+            away_since = None
+            say("the queue can be used again")
         yield job
 
 

@@ -108,7 +108,7 @@ def test_a_full_disk_of_the_queue_loses_no_result(tmp_path: Path) -> None:
             patch.setattr(gang.queue, "finish", finish_or_not)
             gang.start()
             gang.await_that(lambda: lines(gang.log, "The disk is full."))
-            assert gang.queue.job(job).state is State.RUNNING
+            assert gang.user.job(job).state is State.RUNNING
             refuse.clear()
             assert gang.await_job(job, State.SUCCEEDED).attempts == 1
         assert len(gang.ranks.made) == 1

@@ -94,7 +94,7 @@ class Served:
         self.log: list[str] = []
         self.queue = Queue(folder / "state", wait_seconds=0.1)
         """The gang's."""
-        self._user = Queue(folder / "state")
+        self.user = Queue(folder / "state")
         self.stop = Stop()
         self.error: BaseException | None = None
         job = Setup(str(CONFIG), ["runtime.device=cpu"], 1).job(1)
@@ -113,7 +113,7 @@ class Served:
     def submit(self, *names: str) -> list[int]:
         config = tiny_config("model.dtype=auto", "sampling.steps=8").model_dump(mode="json")
         options = [Options(str(CONFIG), ("x",), output=self.folder / f"{name}.mp4") for name in names]
-        return self._user.submit([NewJob(each, config) for each in options])
+        return self.user.submit([NewJob(each, config) for each in options])
 
     def start(self) -> None:
         self._thread.start()
@@ -132,7 +132,7 @@ class Served:
         return found
 
     def await_job(self, id: int, state: State) -> JobRecord:
-        return self.await_that(lambda: (job := self._user.job(id)).state is state and job)
+        return self.await_that(lambda: (job := self.user.job(id)).state is state and job)
 
     def _start(self) -> None:
         self.ranks.starts += 1
