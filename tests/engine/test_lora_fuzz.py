@@ -74,6 +74,8 @@ def check(number: int, written: dict[str, Written], folder: Path) -> str:
         given = adapter.write(folder)
         weights, plan = model.added(model.config(given, adapter.scale))
         for name, expected in adapter.expected.items():
+            if torch.equal(weights[name], expected):
+                continue
             off = (weights[name].double() - expected.double()).abs().max()
             assert off <= 1e-5 * (1 + expected.abs().max()), (number, name, off, adapter.paths)
         changed = [n for n, before in model.model.weights.items() if not torch.equal(weights[n], before)]
