@@ -31,11 +31,11 @@ class RayLogs:
         Args:
             folder: of a Ray that is started here. file: the log, if it is not to be a temporary one.
         """
+        if os.environ.get("LOCKSTEP_TRACEBACK"):
+            return cls(folder, None, keep=True)
         if folder is None and file is None:
             with suppress(InvalidInput):  # there is no place: then the lines are lost
                 folder = make_scratch_folder()
-        if os.environ.get("LOCKSTEP_TRACEBACK"):
-            return cls(folder, None, keep=True)
         return cls(folder, file or (folder / _LOG if folder else Path(os.devnull)))
 
     @property
