@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from engine.components.loras.adding import add_loras, lora_notes, plan_loras
+from engine.components.loras.adding import add_loras, lora_notes
+from engine.components.loras.layers import layers_by_name
+from engine.components.loras.plan import plan_lora
 from engine.components.parts import parts_of
 from engine.config import Config, LoraConfig
 from engine.errors import InvalidInput, RankFailure
@@ -43,6 +45,8 @@ class Written:
         self._transformer.requires_grad_(False)
         weights = {name: tensor.clone() for name, tensor in self._transformer.state_dict().items()}
         self.model = Model(family, blocks, weights)
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        self._layers = layers_by_name(shapes, self.facts.family.layer_names)
         self._config = tiny_config(f"model.path={self.folder}")
 
     def config(self, adapter: Path, scale: float) -> Config:
@@ -53,7 +57,7 @@ class Written:
 
     def added(self, config: Config) -> tuple[dict[str, torch.Tensor], Any]:
         """The weights with the adapter, and what was planned."""
-        (plan,) = plan_loras(config, self.facts)
+        plan = plan_lora(config.model.loras[0], self.facts.family.layer_names, self._layers)
         self._transformer.load_state_dict({n: t.clone() for n, t in self.model.weights.items()}, assign=True)
         add_loras(self._transformer.requires_grad_(False), [plan], "transformer")
         return self._transformer.state_dict(), plan

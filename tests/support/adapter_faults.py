@@ -95,6 +95,15 @@ def another_difference(maker: Maker, adapter: Adapter) -> Fault:
     return Fault(rf"weight of {shape[0] + 8}×{shape[1]}, but that of {layer.original} is", is_shape=True)
 
 
+def another_size(maker: Maker, adapter: Adapter) -> Fault:
+    """A wider model with more blocks: the shapes say what it was made for."""
+    layer, down, _, shape = _pair(maker, adapter)
+    adapter.tensors[down] = torch.ones(2, 4 * shape[1])
+    for name in (down, down.replace(maker.pair[0], maker.pair[1])):
+        adapter.tensors[name.replace(layer.original, "blocks.39.attn1.to_q")] = adapter.tensors[name].clone()
+    return Fault(rf"{shape[0]}×{4 * shape[1]}, but that of {layer.original} is", is_shape=True)
+
+
 def ranks(maker: Maker, adapter: Adapter) -> Fault:
     _, down, _, shape = _pair(maker, adapter)
     adapter.tensors[down] = torch.ones(3, shape[1])
@@ -154,7 +163,7 @@ def refused_kind(maker: Maker, adapter: Adapter) -> Fault:
 def integers(maker: Maker, adapter: Adapter) -> Fault:
     _, down, _, _ = _pair(maker, adapter)
     adapter.tensors[down] = adapter.tensors[down].to(torch.int8)
-    return Fault(re.escape(down) + r" as I8, which is quantised")
+    return Fault(re.escape(down) + r" as I8, but only floating-point numbers are applied")
 
 
 def text_encoder_alone(maker: Maker, adapter: Adapter) -> Fault:
@@ -259,6 +268,7 @@ FAULTS = (
     another_width,
     another_bias,
     another_difference,
+    another_size,
     ranks,
     unknown_layer,
     another_family,

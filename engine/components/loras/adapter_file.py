@@ -78,7 +78,8 @@ class AdapterFile:
         """
         if self.dtypes[name] not in _FLOATS:
             raise InvalidInput(
-                f"{self.path} holds {name} as {self.dtypes[name]}, which is quantised: use the adapter in bfloat16."
+                f"{self.path} holds {name} as {self.dtypes[name]}, but only floating-point numbers are applied and no "
+                "quantised ones: use the adapter in bfloat16."
             )
 
 

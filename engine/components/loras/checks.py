@@ -155,4 +155,4 @@ def _joined(names: Iterable[str]) -> str:
 
 
 def _text(shape: Iterable[int]) -> str:
-    return "×".join(map(str, shape))
+    return "×".join(map(str, shape)) or "one number"

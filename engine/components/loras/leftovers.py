@@ -50,7 +50,7 @@ def refuse_unknown(file: AdapterFile, unknown: Sequence[Key], layers: Mapping[st
         InvalidInput: always: one sentence on the first tensor, with how many more there are.
     """
     key = unknown[0]
-    more = f", and {len(unknown) - 1} more like it" if len(unknown) > 1 else ""
+    more = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
     raise InvalidInput(f"{file.path} holds {key.name}{more}, {_why_unknown(key, layers)}: leave it out of model.loras.")
 
 

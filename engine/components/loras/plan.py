@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,8 @@ def plan_lora(lora: LoraConfig, names: LayerNames, layers: Mapping[str, Layer]) 
     """
     file = open_adapter(lora_file(lora))
     left = Leftovers()
-    groups = _grouped(file, list(_for_transformer(file, lora, names, layers, left)), names, left)
+    located, unknown = _located(file, lora, names, layers, left)
+    groups = _grouped(file, located, names, left)
     changes, applied, no_alpha = [], 0, False
     for group in groups:
         kinds = {kind: name for kind, name in group.keys.items() if kind != "alpha"}
@@ -89,6 +90,8 @@ def plan_lora(lora: LoraConfig, names: LayerNames, layers: Mapping[str, Layer]) 
             no_alpha = no_alpha or file.noted_alpha != rank
         changes.append(LayerChange(group.layer, kinds, scaling))
         applied += len(group.keys)
+    if unknown:  # after the shapes, which say more of an adapter for a larger model than blocks that this one lacks
+        refuse_unknown(file, unknown, layers)
     _check_not_empty(file, lora, changes, left)
     notes = left.notes()
     if no_alpha and not file.settings:
@@ -96,11 +99,11 @@ def plan_lora(lora: LoraConfig, names: LayerNames, layers: Mapping[str, Layer]) 
     return Plan(lora, file.path, tuple(changes), applied, tuple(notes))
 
 
-def _for_transformer(
+def _located(
     file: AdapterFile, lora: LoraConfig, names: LayerNames, layers: Mapping[str, Layer], left: Leftovers
-) -> Iterator[tuple[Key, Layer]]:
-    """The tensors for the layers of this transformer."""
-    unknown = []
+) -> tuple[list[tuple[Key, Layer]], list[Key]]:
+    """The tensors for the layers of this transformer, and those that are for nothing that is known."""
+    located, unknown = [], []
     both = any(expert_of(name) == "transformer_2" for name in file.shapes)
     for name in file.shapes:
         key = parse(name)
@@ -111,15 +114,14 @@ def _for_transformer(
         elif expert not in (None, lora.transformer):
             left.add(f"are for {expert}, and this adapter is added to {lora.transformer}", name)
         elif layer is not None:
-            yield key, layer
+            located.append((key, layer))
         elif absent := absent_part(key, names, layers):
             left.add(f"are for {absent}, which this model does not have", name)
         elif 0 in file.shapes[name]:
             left.add("are empty", name)
         else:
             unknown.append(key)
-    if unknown:
-        refuse_unknown(file, unknown, layers)
+    return located, unknown
 
 
 def _grouped(file: AdapterFile, located: list[tuple[Key, Layer]], names: LayerNames, left: Leftovers) -> list[_Group]:
