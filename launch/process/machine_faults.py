@@ -10,7 +10,7 @@ import errno
 import re
 from collections.abc import Iterator
 
-from engine.errors import InvalidInput, MachineUnfit
+from engine.errors import DiskFailure, InvalidInput, MachineUnfit
 
 _DISK_AND_SYSTEM = {
     getattr(errno, name)
@@ -67,7 +67,7 @@ def _is_machines(error: BaseException, is_checked: bool) -> bool:
     Args:
         is_checked: what was asked for has passed all checks.
     """
-    if isinstance(error, MachineUnfit | ImportError):
+    if isinstance(error, MachineUnfit | DiskFailure | ImportError):
         return True
     if isinstance(error, InvalidInput):
         return False

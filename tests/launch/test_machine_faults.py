@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from engine.errors import InvalidInput, MachineUnfit, RankFailure
+from engine.errors import DiskFailure, InvalidInput, MachineUnfit, NoRoom, RankFailure
 from launch.process.failures import describe
 from launch.process.machine_faults import is_machines_fault
 
@@ -28,6 +28,8 @@ def wrapped(cause: Exception) -> RankFailure:
         FileNotFoundError(errno.ENOENT, "x", "/models/wan/vae/model.safetensors"),
         PermissionError(errno.EACCES, "x"),
         wrapped(OSError(errno.ENOSPC, "x")),
+        DiskFailure("/videos has not taken a file for 3600 s."),
+        NoRoom("There is no room in /videos."),
         MemoryError(),
         ModuleNotFoundError("No module named 'flash_attn'"),
         ImportError("libcudnn.so.9: cannot open shared object file: No such file or directory"),
