@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from launch.jobs.config import load_job_config
@@ -227,6 +228,25 @@ def test_two_gangs_share_fifty_jobs(shell: Shell) -> None:
         assert report_of(shell.folder / f"{number}.mp4")["request"]["prompt"] == f"x {number}"
     site.down()
     assert not list(shell.folder.glob("*.checkpoint")), "each is removed once the queue knows of the end"
+
+
+@pytest.mark.slow
+def test_a_gang_whose_own_ray_dies_starts_another(shell: Shell) -> None:
+    """At once, and its job goes on from the newest checkpoint."""
+    site = Site(shell)
+    site.up("--ranks=1")
+    job = site.submit("o.mp4", *LONG, "sampling.steps=150")
+    site.await_step(job, 10)
+    (raylet,) = [pid for pid in shell.family() if psutil.Process(pid).name() == "raylet"]
+    killed = time.monotonic()
+    os.kill(raylet, signal.SIGKILL)
+    site.await_job(job, lambda record: record.restarts == 1)
+    assert time.monotonic() - killed < 15
+    record = site.await_end(job)
+    assert (record.state, record.attempts, record.restarts) == (State.SUCCEEDED, 2, 1)
+    assert report_of(shell.folder / "o.mp4")["resumed_at"][0] > 0
+    assert "the server has lost its Ray: it is started again" in site.logs()
+    site.down()
 
 
 def test_what_a_gang_cannot_be(shell: Shell) -> None:
