@@ -51,8 +51,8 @@ class Job:
 
     @property
     def grace_seconds(self) -> float:
-        """What SIGTERM leaves it to pause; 0 where it keeps nothing to go on from."""
-        return self.config.checkpoint.grace_seconds if self.folder else 0.0
+        """What SIGTERM leaves it to pause; 0 where nobody has asked for checkpoints of steps."""
+        return self.config.checkpoint.grace_seconds if self.folder and self.config.checkpoint.every else 0.0
 
     @property
     def tasks_left(self) -> list[Task]:

@@ -16,6 +16,7 @@ import pytest
 from tests.support.shell import Shell
 
 pytestmark = pytest.mark.timeout(300)
+OLD_REPORT = '{"schema": 1, "steps": [], "output": {}}'
 LONG = "--set=sampling.steps=1000"
 
 
@@ -24,7 +25,7 @@ def shell_with_a_video(request: pytest.FixtureRequest, shell: Shell) -> Shell:
     """With the stub engine, unless a test asks for the "real" one."""
     shell.stub = request.param == "stub"
     (shell.folder / "old.mp4").write_text("the old video")
-    (shell.folder / "old.json").write_text("the old report")
+    (shell.folder / "old.json").write_text(OLD_REPORT)
     return shell
 
 
@@ -32,7 +33,7 @@ def assert_old_files_stand(shell: Shell, killed: bool = False) -> None:
     """And nothing beside them, but what a rank had begun that may have been killed, which the next run removes; and the
     final latents, where it got so far."""
     assert (shell.folder / "old.mp4").read_text() == "the old video"
-    assert (shell.folder / "old.json").read_text() == "the old report"
+    assert (shell.folder / "old.json").read_text() == OLD_REPORT
     left = sorted(path.name for path in shell.folder.iterdir() if not (killed and path.name.startswith(".old-")))
     leftovers = [name for name in left if not (killed and name == "old.checkpoint")]
     assert leftovers == ["old.json", "old.mp4"], leftovers
