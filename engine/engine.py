@@ -113,6 +113,7 @@ class Engine:
         latents: Path | None = None,
         checkpoint: Path | None = None,
         fallback: Path | None = None,
+        replaces: bool = True,
         control: Callable[[], Control] = lambda: Control.RUN,
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
@@ -127,6 +128,8 @@ class Engine:
             checkpoint: a folder of this request alone, which all ranks see. A checkpoint that an earlier run has left
                 there is continued. Once the request's files are written, only a copy of the report stays in it.
             fallback: another such folder, on another disk, for checkpoints that the first one does not take.
+            replaces: an older video and report of these names. If not, and there are some in the end, this video and
+                its report get a number behind their names.
             control: called before each step and between stages. A pause or cancellation by any rank ends the request on
                 all ranks at the same step: :attr:`Control.PAUSE` leaves a checkpoint of that step if there is a folder
                 for it, :attr:`Control.CANCEL` leaves nothing. Decoding is not interrupted: a request that is cancelled
@@ -141,7 +144,7 @@ class Engine:
         """
         set_timeouts(self._model.config.runtime.load_timeout_seconds)  # until the first step is through
         config, ranks = self._model.config, self._model.ranks
-        outputs = Outputs(output, report, latents, checkpoint=checkpoint, fallback=fallback)
+        outputs = Outputs(output, report, latents, checkpoint=checkpoint, fallback=fallback, replaces=replaces)
         waiting = Waiting(ranks, config.runtime.wait_for_room_seconds, control, self._progress)
         with open_checkpoints(outputs.checkpoints, config, request, waiting) as checkpoints:
             generation = Generation(self._model, request, self._progress, checkpoints, control)
@@ -197,7 +200,7 @@ class Engine:
             self._progress.video(index, len(tasks))
             task = tasks[index]
             out = task.outputs
-            paths = (out.video, out.report, out.latents, out.checkpoint, out.fallback)
+            paths = (out.video, out.report, out.latents, out.checkpoint, out.fallback, out.replaces)
             result = self.generate(task.request, *paths, control)
             if result.report is not None:
                 work.finish(index, result.report)

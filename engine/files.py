@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import re
 import secrets
@@ -62,6 +63,14 @@ class StagedFiles:
                 try_lock(descriptor)
             if temporary.exists():  # else another process removed it as abandoned before it was locked
                 return temporary
+
+    def redirect(self, path: Path, to: Path) -> None:
+        """Give a file that was staged another name in the end.
+
+        Args:
+            to: in the same folder.
+        """
+        self._temporaries[to] = self._temporaries.pop(path)
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +194,15 @@ def numbered(output: Path, count: int) -> list[Path]:
     if count == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+
+
+def next_free(*paths: Path) -> tuple[Path, ...]:
+    """The paths with the first number behind their names under which none of them exists: out-2.mp4 and out-2.json."""
+    for number in itertools.count(2):
+        free = tuple(path.with_stem(f"{path.stem}-{number}") for path in paths)
+        if not any(os.path.lexists(path) for path in free):
+            return free
+    raise AssertionError("count has no end")
 
 
 def without_parents(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """From the final latents to files that have their names: tried again as long as a disk takes none."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from engine.checkpoints.names import DONE
 from engine.disks import mount_of, refuse_unmounted
 from engine.errors import DiskFailure, PeerLost, RankFailure
 from engine.execution.loaded import LoadedModel
-from engine.files import StagedFiles
+from engine.files import StagedFiles, next_free
 from engine.generation.decoding import WriteFailed, agree_on
 from engine.generation.generation import Generation
 from engine.generation.report import write_report
@@ -40,6 +41,7 @@ class Finishing:
         self._outputs = outputs
         self._waiting = waiting
         self._checkpoints = checkpoints
+        self._has_committed = False  # perhaps not all files, where a disk became full between two
         self._mounts = {mount_of(path.resolve().parent) for path in outputs.written if model.is_first}
 
     def run(self, latents: Tensor, needed_bytes: int) -> dict[str, Any] | None:
@@ -83,8 +85,9 @@ class Finishing:
             try:
                 generation.write(latents, outputs.latents if is_first else None, files)
                 if is_first:
+                    report = self._keep_older(videos, files)
                     document = generation.report(usage, latents, videos)
-                    self._stage_report(document, files)
+                    self._stage_report(document, report, files)
                     commit = thread.submit(self._commit, files)  # on a slow disk it takes longer than a collective may
             except OSError as failed:
                 error = failed
@@ -97,15 +100,38 @@ class Finishing:
             agree_on(error, self._folder, self._model)
         return document
 
-    def _stage_report(self, document: dict[str, Any], files: StagedFiles) -> None:
-        if self._outputs.report:
-            write_report(document, files.stage(self._outputs.report))
+    def _keep_older(self, videos: Sequence[dict[str, Any]], files: StagedFiles) -> Path | None:
+        """Where outputs replace nothing, and another run has finished a video of that name meanwhile, give this one the
+        next name that is free. A video without a report is what this very job had left when it was broken off.
+
+        Args:
+            videos: entries in the report, whose paths are changed.
+
+        Returns:
+            Where the report goes.
+        """
+        video, report = self._outputs.video, self._outputs.report
+        if self._outputs.replaces or self._has_committed or not video or not report:
+            return report
+        if not (video.exists() and report.exists()):
+            return report
+        free_video, free_report = next_free(video, report)
+        files.redirect(video, free_video)
+        for entry in videos:
+            entry["path"] = str(free_video)
+        self._waiting.progress.note(f"{video} was made by another run meanwhile: this video is {free_video}")
+        return free_report
+
+    def _stage_report(self, document: dict[str, Any], report: Path | None, files: StagedFiles) -> None:
+        if report:
+            write_report(document, files.stage(report))
         if self._outputs.checkpoint:
             make_private_folder(self._outputs.checkpoint)
             write_report(document, files.stage(self._outputs.checkpoint / DONE, private=True))
 
     def _commit(self, files: StagedFiles) -> None:
         self._refuse_unmounted()
+        self._has_committed = True
         files.commit()
         self._refuse_unmounted()
 
