@@ -19,7 +19,7 @@ class MachineUnfit(InvalidInput):
 
 
 class NoRoom(MachineUnfit):
-    """A disk has not the room that the work needs; raised before it begins. It may have it later."""
+    """A disk has not the room that the work needs; raised before the work begins. It may have it later."""
 
 
 class RankFailure(RuntimeError):

@@ -13,7 +13,7 @@ from engine.checks.room import check_room
 from engine.config import CheckpointConfig
 from engine.disks import Trouble, in_words, mount_of, refuse_unmounted
 from engine.engine import Engine
-from engine.errors import DiskFailure, NoRoom, Paused
+from engine.errors import DiskFailure, MachineUnfit, NoRoom, Paused
 from engine.execution.loaded import LoadedModel, load_model
 from engine.files import StagedFiles
 from engine.models.facts import read_facts
@@ -64,6 +64,7 @@ def test_a_run_without_room_is_refused_with_figures(tmp_path: Path, monkeypatch:
     with pytest.raises(NoRoom) as refused:
         check_room(CONFIG, tasks, facts, Degrees())
     few = str(refused.value)
+    assert isinstance(refused.value, MachineUnfit), "a gang gives the job back"
     assert "about " in few and f"in {tmp_path}" in few and "only 100 kB are free" in few
     with pytest.raises(NoRoom) as refused:
         check_room(saving, tasks, facts, Degrees())
