@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, and runs on it that meet one fault after the other."""
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -27,6 +28,7 @@ IMPATIENT = (
     "--set=ray.silence_timeout_seconds=12",
     "--set=runtime.step_timeout_seconds=5",
 )
+_TIME_OF_DAY = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")  # before each line that is not on a terminal
 Fault = tuple[int, str, str, float]  # rank, where, how, seconds later
 
 
@@ -92,7 +94,7 @@ class Plan:
 
 
 class Spoken:
-    """What a process writes to stderr, and when."""
+    """What a process writes to stderr, without the time of day that it writes itself, and when."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.lines: list[tuple[float, str]] = []  # seconds since the epoch, line
@@ -112,4 +114,4 @@ class Spoken:
     def _listen(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self.lines.append((time.time(), line.rstrip("\n")))
+            self.lines.append((time.time(), _TIME_OF_DAY.sub("", line.rstrip("\n"))))
