@@ -130,14 +130,18 @@ def write_plan(folder: Path, plan: Sequence[DiskFault]) -> Path:
 
 def strike_all(disk: Disk, folder: Path, plan: Sequence[DiskFault], has_ended: Callable[[], bool]) -> list[str]:
     """Let the disk fail as each video comes to its moment. Returns what did not come."""
-    wrong: list[str] = []
     met: Counter[str] = Counter()
-    for number, fault in enumerate(plan):
-        deadline = time.monotonic() + _STALL_SECONDS
-        while not (folder / f"out-{number}.reached").exists():
+    waiting = dict(enumerate(plan))
+    deadline = time.monotonic() + _STALL_SECONDS
+    while waiting:
+        # a gang gives a job back for which there is no room, and takes the next one
+        number = next((each for each in waiting if (folder / f"out-{each}.reached").exists()), None)
+        if number is None:
             if time.monotonic() > deadline or has_ended():
-                return [*wrong, f"video {number} did not come to {fault}"]
+                return [f"video {number} did not come to {fault}" for number, fault in waiting.items()]
             time.sleep(_LOOK_SECONDS)
+            continue
+        fault, deadline = waiting.pop(number), time.monotonic() + _STALL_SECONDS
         kind = disk.strike(fault.kind)
         met[kind] += 1
         (folder / f"out-{number}.struck").touch()
@@ -145,7 +149,7 @@ def strike_all(disk: Disk, folder: Path, plan: Sequence[DiskFault], has_ended: C
             time.sleep(fault.seconds)
         print(f"video {number}: {kind} at {fault.moment} of rank {fault.rank} for {fault.seconds:g} s", flush=True)
     print(", ".join(f"{kind} {count}" for kind, count in met.items()), flush=True)
-    return wrong
+    return []
 
 
 def _ended(process: subprocess.Popen[str]) -> Callable[[], bool]:
