@@ -96,7 +96,7 @@ def test_a_run_that_was_paused_and_repeated_makes_the_same_video(shell: Shell) -
     options = ("--prompt=x", "--ranks=2", *LONG)
     finish(shell.generate(*options, "--output=whole.mp4"))
     paused = shell.generate(*options, "--output=o.mp4")
-    shell.await_line(paused, "denoising")
+    shell.await_line(paused, "denoising: step 30")  # before the first step there is nothing to go on from
     paused.send_signal(signal.SIGTERM)
     finish(paused, expected=75)
     _, err = finish(shell.generate(*options, "--output=o.mp4", **SLURM))
@@ -108,7 +108,7 @@ def test_a_run_that_was_paused_and_repeated_makes_the_same_video(shell: Shell) -
 def test_torchrun_that_is_ended_leaves_a_checkpoint(shell: Shell) -> None:
     options = ("--prompt=x", "--output=o.mp4", *LONG)
     process = shell.torchrun(2, *options)
-    shell.await_line(process, "denoising")
+    shell.await_line(process, "denoising: step 30")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0 and "lockstep: Paused at denoise step " in err

@@ -115,11 +115,11 @@ def test_refused_in_a_process_of_its_own(ranks: int, poisoned: Shell) -> None:
 
 
 def test_what_is_not_refused_does_load_the_poisoned_weights(poisoned: Shell) -> None:
-    """The counter-proof of the table: without a fault in the input, this checkpoint fails, and not with 2."""
+    """The counter-proof of the table: without a fault in the input, the tensors are looked for, and are not there."""
     process = poisoned.generate("--prompt=a circle")
     _, err = process.communicate(timeout=100)
-    assert process.returncode == 1
-    assert "failed in load" in err.splitlines()[-1]
+    assert process.returncode == 2
+    assert "loading weights" in err and " missing" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
@@ -228,11 +228,11 @@ def test_no_new_options() -> None:
     from launch.commands.app import app
 
     names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
-    names += ["output", "report", "latents", "audit", "set"]
+    names += ["output", "report", "latents", "fallback", "audit", "set"]
     ray = ["launcher", "ray-address"]
     group = typer.main.get_command(app)
     commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config"}
-    queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause"}
+    queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause", "retry", "prune"}
     assert set(group.commands) == commands | queue | {"cluster"}  # type: ignore[attr-defined]
     cluster = group.commands["cluster"].commands  # type: ignore[attr-defined]
     assert set(cluster) == {"up", "down"}
@@ -248,8 +248,10 @@ def test_no_new_options() -> None:
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
         (cluster["up"], ["ranks", "ray-address", "state", "group", "set"]),
         (cluster["down"], ["state", "timeout"]),
-        (group.commands["submit"], [*names, "state", "group"]),  # type: ignore[attr-defined]
-        *((group.commands[name], ["state"]) for name in queue - {"submit"}),  # type: ignore[attr-defined]
+        (group.commands["submit"], [*names, "model-check", "state", "group"]),  # type: ignore[attr-defined]
+        (group.commands["jobs"], ["state-is", "last", "json", "state"]),  # type: ignore[attr-defined]
+        (group.commands["prune"], ["older-than", "dry-run", "state"]),  # type: ignore[attr-defined]
+        *((group.commands[name], ["state"]) for name in queue - {"submit", "jobs", "prune"}),  # type: ignore[attr-defined]
     ):
         options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
         assert options == [f"--{name}" for name in expected]

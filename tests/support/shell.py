@@ -95,10 +95,10 @@ class Shell:
         return {rank: pid for pid, rank in self.family().items() if rank is not None}
 
     def await_line(self, process: subprocess.Popen[str], line: str) -> None:
-        """Wait until the command has written ``line`` to stderr."""
+        """Wait until the command has written a line to stderr that begins with ``line``."""
         assert process.stderr is not None
         for written in process.stderr:
-            if without_time(written) == line:
+            if without_time(written).startswith(line):
                 return
         raise AssertionError(f"the command ended without writing {line!r}: {process.stdout and process.stdout.read()}")
 
