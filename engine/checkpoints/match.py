@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dicache.config import CacheConfig
+from engine.checkpoints import shard_file
+from engine.checkpoints.names import newest_first
 from engine.config import Config, ModelConfig, SamplingConfig
 from engine.execution.versions import describe_versions
 from engine.models.fingerprint import fingerprint
@@ -72,6 +74,20 @@ def calibrated_request(request: GenerationRequest) -> dict[str, Any]:
         "image": request.image is not None,
         "last_image": request.last_image is not None,
     }
+
+
+def written_under(folders: Sequence[Path]) -> dict[str, Any] | None:
+    """What the newest checkpoint in the folders of a video was written under, as of :func:`must_match`; None without a
+    readable one."""
+    files = next(filter(None, map(shard_file.find, newest_first(folders))), None)
+    if files is None:
+        return None
+    try:
+        conditions: dict[str, Any] = shard_file.read_plain(files[0])["must_match"]
+    except (OSError, ValueError, KeyError):
+        return None  # damaged: the run itself finds out, and takes an older one
+    conditions.pop("device kind", None)  # known to the ranks alone
+    return conditions
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -35,11 +35,10 @@ _CONTROLS = {Wish.RUN: Control.RUN, Wish.PAUSE: Control.PAUSE, Wish.CANCEL: Cont
 
 
 class Ran(Enum):
-    """What a job says of the machine that ran it."""
+    """What a job says of the machine that ran it: ``BADLY`` if it failed, and the job went back into the queue."""
 
     WELL = "well"
     BADLY = "badly"
-    """The machine failed, and the job went back into the queue."""
     UNKNOWN = "unknown"
 
 
@@ -141,7 +140,7 @@ class JobRunner:
         return Ran.BADLY
 
     def _leftovers(self, record: JobRecord) -> str | None:
-        return describe_leftovers(record.video, int(record.config["sampling"]["steps"]))
+        return describe_leftovers(record.options, int(record.config["sampling"]["steps"]))
 
     def _attempt(self, record: JobRecord) -> Ran:
         """

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.match import describe_model, differences, job_fingerprint, must_match
+from engine.checkpoints.match import describe_model, differences, job_fingerprint, must_match, written_under
 from engine.checkpoints.names import DONE
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.request import Task
-from launch.jobs.folder import JobFolder, conditions_of
+from launch.jobs.folder import JobFolder
 from launch.jobs.resuming import Resume, known_restart
 
 _DYING_SECONDS = 30
@@ -96,7 +96,7 @@ def _find(
         return Continuation(finished, True, (*notes, _kept(folder, f"is another job, for {difference}")))
     if not left:
         return Continuation(finished, notes=notes)
-    if any(conditions_of(task) for task in left):
+    if any(written_under(task.outputs.checkpoints) for task in left):
         return Continuation(finished, notes=(*notes, f"{again}the run goes on from {folder.path}"))
     why = "checkpoint.every is 0" if not config.checkpoint.every else f"there is no checkpoint in {folder.path}"
     if resume is Resume.ONLY and not finished:
@@ -151,7 +151,7 @@ def _is_written(video: Path | None, report: Mapping[str, Any]) -> bool:
 def _difference(tasks: Sequence[Task], config: Config, model: Mapping[str, Any]) -> str | None:
     """In what the checkpoints of the tasks, or videos that were finished in their place, are not these tasks'."""
     for task in tasks:
-        before = conditions_of(task)
+        before = written_under(task.outputs.checkpoints)
         if before is not None and (changed := differences(before, must_match(config, task.request, model))):
             return _short(changed[0])
         folder = task.outputs.checkpoint

@@ -14,9 +14,8 @@ from typing import Any
 
 import yaml
 
-from engine.checkpoints import shard_file
-from engine.checkpoints.match import FORMAT, FORMAT_KEY, differences, must_match
-from engine.checkpoints.names import DONE, newest_first
+from engine.checkpoints.match import FORMAT, FORMAT_KEY, differences, must_match, written_under
+from engine.checkpoints.names import DONE
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.files import StagedFiles, try_lock
@@ -202,7 +201,7 @@ class JobFolder:
             InvalidInput: a checkpoint was made with another model, image, or version of a package or of Lockstep.
         """
         for task in tasks:
-            folder, before = task.outputs.checkpoint, conditions_of(task)
+            folder, before = task.outputs.checkpoint, written_under(task.outputs.checkpoints)
             if before is None:
                 continue
             if before.get(FORMAT_KEY) != FORMAT:
@@ -249,17 +248,3 @@ class JobFolder:
         with suppress(OSError):  # its disk is away
             return any(self.path.glob(f"*/{DONE}")) or any(self.path.glob("*/step-*/rank-*"))
         return False
-
-
-def conditions_of(task: Task) -> dict[str, Any] | None:
-    """What the newest checkpoint of a task was written under, as of ``must_match``; None without a readable one."""
-    steps = newest_first(task.outputs.checkpoints)
-    files = next(filter(None, map(shard_file.find, steps)), None)
-    if files is None:
-        return None
-    try:
-        conditions: dict[str, Any] = shard_file.read_plain(files[0])["must_match"]
-    except (OSError, ValueError, KeyError):
-        return None  # damaged: the run itself finds out, and takes an older one
-    conditions.pop("device kind", None)  # known to the ranks alone
-    return conditions

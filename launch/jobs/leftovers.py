@@ -7,25 +7,30 @@ from pathlib import Path
 from engine.checkpoints import shard_file
 from engine.checkpoints.names import step_folders
 from launch.jobs.folder import JobFolder
+from launch.jobs.options import Options
 
 
-def describe_leftovers(video: Path, steps: int) -> str | None:
-    """What the folder beside a video holds; None if nothing that saves a step.
+def describe_leftovers(options: Options, steps: int) -> str | None:
+    """What the folders of a job hold, beside its video and where the disk of that took no files; None if nothing that
+    saves a step.
 
     Args:
-        video: its file, of which the job has one.
+        options: of one video.
         steps: denoise steps of the whole video.
     """
-    folder = JobFolder.beside(video).path
-    try:
-        done = max((_steps_done(each) for each in folder.iterdir() if each.is_dir()), default=0)
-    except OSError:  # there is none, or it cannot be read from here
-        return None
+    done, folder = max((_most_steps(folder.path), folder.path) for folder in JobFolder.all_of(options))
     if not done:
         return None
     if done >= steps:
         return f"the final latents in {folder}, so that only decoding is left"
     return f"a checkpoint after step {done} of {steps} in {folder}"
+
+
+def _most_steps(folder: Path) -> int:
+    try:
+        return max((_steps_done(each) for each in folder.iterdir() if each.is_dir()), default=0)
+    except OSError:  # there is none, or it cannot be read from here
+        return 0
 
 
 def _steps_done(folder: Path) -> int:

@@ -256,16 +256,22 @@ def test_a_retried_job_takes_no_file_of_another(queue: Queue) -> None:
 
 
 def test_what_a_failed_job_has_left_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    video = tmp_path / "a.mp4"
-    assert describe_leftovers(video, 8) is None
-    folder = JobFolder.beside(video).path
-    for steps, files in ((2, ("rank-0-of-2", "rank-1-of-2")), (4, ("rank-0-of-2",))):
-        step = step_folder(folder / "0", steps)
+    options = Options("c.yaml", ("x",), output=tmp_path / "a.mp4", fallback=tmp_path / "fallback")
+    assert describe_leftovers(options, 8) is None
+    folder, fallback = (each.path for each in JobFolder.all_of(options))
+    whole, half = ("rank-0-of-2", "rank-1-of-2"), ("rank-0-of-2",)
+    for where, steps, files in ((folder, 2, whole), (folder, 4, half), (fallback, 1, whole)):
+        step = step_folder(where / "0", steps)
         step.mkdir(parents=True)
         for name in files:
             (step / f"{name}.{64 * '0'}.safetensors").touch()
-    assert describe_leftovers(video, 8) == f"a checkpoint after step 2 of 8 in {folder}", "the newest whole one"
-    assert describe_leftovers(video, 2) == f"the final latents in {folder}, so that only decoding is left"
+    assert describe_leftovers(options, 8) == f"a checkpoint after step 2 of 8 in {folder}", "the newest whole one"
+    assert describe_leftovers(options, 2) == f"the final latents in {folder}, so that only decoding is left"
+    for name in whole:
+        step = step_folder(fallback / "0", 4)
+        step.mkdir(exist_ok=True)
+        (step / f"{name}.{64 * '0'}.safetensors").touch()
+    assert describe_leftovers(options, 8) == f"a checkpoint after step 4 of 8 in {fallback}"
 
 
 Typed = Callable[..., tuple[int, str, str]]
