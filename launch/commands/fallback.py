@@ -9,11 +9,12 @@ from pathlib import Path
 
 from engine.disks import probe
 from engine.errors import InvalidInput
+from engine.files import without_parents
 from launch.jobs.options import Options
 from launch.process.signals import is_rank
 from launch.queue.state_folder import state_folder
 
-_NAME = "kept"
+_NAME = "fallback"
 
 
 def with_fallback(options: Options, state: Path | None) -> Options:
@@ -34,7 +35,7 @@ def with_fallback(options: Options, state: Path | None) -> Options:
 
 def _checked(given: Path) -> Path:
     try:
-        folder = Path(os.path.normpath(Path.cwd() / given.expanduser()))
+        folder = Path(os.path.normpath(without_parents(Path.cwd() / given.expanduser())))
         # a rank need not be on the machine where the folder is
         error = None if is_rank() else probe(folder)
     except (OSError, RuntimeError, ValueError) as failed:  # RuntimeError: no home folder for "~"

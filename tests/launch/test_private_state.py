@@ -13,6 +13,7 @@ from engine.checkpoints import shard_file
 from engine.errors import InvalidInput
 from engine.files import StagedFiles
 from launch.cluster.up import _create_log
+from launch.commands.fallback import with_fallback
 from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
@@ -107,6 +108,9 @@ def test_group_shares_a_folder_and_it_is_remembered(umask: int, tmp_path: Path) 
 
 def test_an_open_folder_of_the_version_before_is_closed_with_a_note(umask: int, tmp_path: Path) -> None:
     folder, notes = fill(tmp_path / "state"), list[str]()
+    fallback = with_fallback(Options(CONFIG), folder).fallback
+    assert fallback is not None and fallback.parent == folder
+    fallback.mkdir()
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     for _ in range(2):
