@@ -99,7 +99,7 @@ def test_the_old_spelling_works_with_a_hint_on_the_first_rank(command: str, shel
         process = shell.start([sys.executable, "-m", f"launch.{command}", "nowhere"], **environment)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 2
-        return err.splitlines()
+        return untimed(err)
 
     hint, refusal = run()
     assert hint.startswith("lockstep: ") and f"-m launch {command}" in hint
