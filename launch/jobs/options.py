@@ -101,6 +101,8 @@ def options_from_json(text: str) -> Options:
         ValueError, TypeError, KeyError: the text is not of :func:`options_to_json`.
     """
     values: dict[str, Any] = json.loads(text)
+    if not isinstance(values, dict):
+        raise TypeError(f"options are a mapping, not {values!r:.40}")
     paths = {name: Path(values[name]) for name in _PATHS if values.get(name) is not None}
     lists = {name: tuple(values[name]) for name in _LISTS}
     videos = tuple(map(Path, values.get("videos", ())))  # versions before 0.2 had none

@@ -50,7 +50,7 @@ def error_line(process: subprocess.Popen[str]) -> str:
 @pytest.mark.parametrize(
     ("ranks", "moment", "signum", "code", "line", "shell_with_a_video"),
     [
-        (1, "denoising", signal.SIGTERM, 143, "lockstep: ended by SIGTERM", "real"),
+        (1, "denoising", signal.SIGTERM, 143, "lockstep: ended by SIGTERM", "stub"),
         (2, "joining ranks", signal.SIGINT, 130, "lockstep: interrupted", "stub"),
     ],
     indirect=["shell_with_a_video"],
@@ -126,7 +126,12 @@ def test_no_rank_outlives_its_launcher(how: str, stub_shell: Shell) -> None:
     [
         ("1 3 raise", "rank 1 failed in denoise step 4: RuntimeError: injected over two lines", "stub"),
         ("0 load raise", "rank 0 failed in load: RuntimeError: injected over two lines", "stub"),
-        ("1 decode raise", "rank 1 failed in decode: RuntimeError: injected over two lines", "real"),
+        pytest.param(
+            "1 decode raise",
+            "rank 1 failed in decode: RuntimeError: injected over two lines",
+            "real",
+            marks=pytest.mark.slow,
+        ),
         ("0 write full-disk", "rank 0 failed in write: OSError: [Errno 28] No space left on device", "stub"),
         (
             "1 3 segfault",
@@ -147,6 +152,7 @@ def test_a_failing_rank_ends_all(fault: str, line: str, shell_with_a_video: Shel
 
 
 @pytest.mark.parametrize("shell_with_a_video", ["real"], indirect=True)
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_frames_are_written_ends_all(shell_with_a_video: Shell) -> None:
     """The other rank is decoding its rows of the next frames, and must not wait for the first one's."""
     shell = shell_with_a_video

@@ -29,6 +29,7 @@ def local(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pa
     return shell.folder / "o.mp4"
 
 
+@pytest.mark.slow
 def test_a_torchrun_agent_in_each(stacks: tuple[Stack, Stack], shell: Shell, local: Path) -> None:
     meeting = ["--nnodes=2", "--nproc-per-node=1", f"--master-addr={stacks[0].address}", "--master-port=29400"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *meeting]

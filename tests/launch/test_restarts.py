@@ -80,7 +80,7 @@ class Scene:
         (outputs.checkpoint / DONE if in_folder else outputs.report).write_text(json.dumps(report))
 
     def plan(self, resume: Resume, tasks: list[Task], config: Config | None = None) -> Continuation:
-        return plan_continuation(resume, self.folder, config or self.config, tasks, acts_for_all=True)
+        return plan_continuation(resume, self.folder, None, config or self.config, tasks, acts_for_all=True)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.timeout(300)
 EVERY_TWO = "--set=checkpoint.every=2"
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_and_killed_again(shell: Shell) -> None:
     """Bit for bit what it would have been: first steps are missing, and then the video alone."""
     finish(shell.generate("--prompt=x", "--ranks=2", "--output=whole.mp4"))

@@ -57,6 +57,7 @@ def test_defaults_of_output_report_and_ranks(shell: Shell) -> None:
     assert report["request"]["parallel"]["shard_weights"] is False
 
 
+@pytest.mark.slow
 def test_a_list_of_prompts_and_seeds_over_replicas(shell: Shell) -> None:
     """Beside a folder that is named like our package, which is not taken for it."""
     (shell.folder / "engine").mkdir()

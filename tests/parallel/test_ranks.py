@@ -38,6 +38,7 @@ def one_rank_of_many(world_size: int, rank: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANK", str(rank))
         patch.setenv("WORLD_SIZE", str(world_size))
+        patch.setattr(dist, "rendezvous", lambda *_, **__: iter([(FakeStore(), rank, world_size)]))
         patch.setattr(dist, "init_process_group", start_fake)
         patch.setattr(dist, "new_group", lambda ranks, **_: new_group(ranks, backend="fake"))
         try:

@@ -58,6 +58,7 @@ def test_no_room_in_the_cluster(cluster: Any, stub_shell: Shell) -> None:
     assert_nothing_left(cluster, shell)
 
 
+@pytest.mark.slow
 def test_a_rank_that_raises_on_a_ray_of_its_own(stub_shell: Shell) -> None:
     """Without an address: a Ray is started for the run, and ends with it."""
     shell = stub_shell

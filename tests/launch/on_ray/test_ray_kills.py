@@ -79,6 +79,7 @@ def test_the_video_is_the_same_whatever_happens_to_a_rank(
     assert_nothing_left(cluster, shell)
 
 
+@pytest.mark.slow
 def test_a_gang_moves_to_another_node_when_one_is_lost(cluster: Any, shell: Shell, whole: Path) -> None:
     plan = Plan(shell, [(1, "5", "hang", 0)])
     waits = "--set=runtime.step_timeout_seconds=100"
