@@ -64,6 +64,8 @@ class Shell:
             "LOCKSTEP_FAULT": fault,
             "LOCKSTEP_STUB_ENGINE": "1" if self.stub else "",
             "OMP_NUM_THREADS": "1",
+            # the state folder, which is a user's own by default
+            "XDG_STATE_HOME": str(self.folder.with_name(f"{self.folder.name}-state")),
             # every descendant inherits this, so none can hide, whatever its parent or session
             "LOCKSTEP_TEST_FAMILY": str(self.folder),
             **environment,
