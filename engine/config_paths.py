@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.config import HUB_ID
 from engine.errors import InvalidInput
-from engine.files import without_parents
+from engine.files import absolute
 
 # keys whose value names a file or folder, and may be relative
 _PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))
@@ -34,7 +33,7 @@ def anchor_paths(tree: dict[str, Any], folder: Path, only_existing: bool = False
             continue
         anchored = Path.cwd() / folder / expand_home(Path(values[key]))
         if _exists(anchored) or not (only_existing or _may_be_hub_id(tree, values, key)):
-            values[key] = os.path.normpath(without_parents(anchored))
+            values[key] = str(absolute(anchored))
 
 
 def _path_slots(tree: dict[str, Any]) -> Iterator[tuple[Any, str]]:

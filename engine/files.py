@@ -220,6 +220,11 @@ def without_parents(path: Path) -> Path:
         return path  # it cannot be used, which is said where it is checked
 
 
+def absolute(path: Path) -> Path:
+    """The absolute path without "..", as the system reads it (:func:`without_parents`), from the working folder."""
+    return Path(os.path.normpath(without_parents(Path.cwd() / path)))
+
+
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk (fsync), so that a power cut does not undo its changes. Passed over where the
     mount refuses to, which many do for folders.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from engine.disks import probe
 from engine.errors import InvalidInput
-from engine.files import without_parents
+from engine.files import absolute
 from launch.jobs.options import Options
 from launch.process.signals import is_rank
 from launch.queue.state_folder import state_folder
@@ -35,7 +34,7 @@ def with_fallback(options: Options, state: Path | None) -> Options:
 
 def _checked(given: Path) -> Path:
     try:
-        folder = Path(os.path.normpath(without_parents(Path.cwd() / given.expanduser())))
+        folder = absolute(given.expanduser())
         # a rank need not be on the machine where the folder is
         error = None if is_rank() else probe(folder)
     except (OSError, RuntimeError, ValueError) as failed:  # RuntimeError: no home folder for "~"

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from engine.files import without_parents
+from engine.files import absolute
 from launch.jobs.options import Options
 
 
@@ -14,6 +14,6 @@ def fallback_path(options: Options) -> Path | None:
     """The folder of a job below ``options.fallback``, named after its video; None where no such folder is known."""
     if options.fallback is None:
         return None
-    video = Path(os.path.normpath(without_parents(Path.cwd() / options.video_path)))
+    video = absolute(options.video_path)
     told_apart = hashlib.sha256(os.fsencode(video)).hexdigest()[:8]
     return Path.cwd() / options.fallback / f"{video.stem}-{told_apart}.checkpoint"

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from engine.errors import InvalidInput
-from engine.files import without_parents
+from engine.files import absolute
 from launch.queue.access import refuse_foreign
 
 VARIABLE = "LOCKSTEP_STATE"
@@ -21,7 +21,7 @@ def state_folder(given: Path | None) -> Path:
     """
     try:
         chosen = given or Path(os.environ.get(VARIABLE) or _users_own())
-        folder = Path(os.path.normpath(without_parents(Path.cwd() / chosen.expanduser())))
+        folder = absolute(chosen.expanduser())
     except RuntimeError:  # no home folder for "~"
         raise InvalidInput("There is no home folder for the queue of jobs: name a folder with --state.") from None
     refuse_foreign(folder)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.checks.outputs import check_outputs
-from engine.files import without_parents
+from engine.files import absolute
 from engine.request import Outputs, Task
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
@@ -34,7 +34,7 @@ def prepare_jobs(options: Options, claimed: Callable[[Path], bool], model_check:
     given = load_job_config(options.config, options.settings, announce)
 
     def taken(path: Path) -> bool:
-        return os.path.lexists(path) or claimed(_absolute(path))
+        return os.path.lexists(path) or claimed(absolute(path))
 
     whole = _in_full(with_video_names(options.with_prompts_read(), given, taken))
     tasks = whole.tasks(given, Outputs(whole.video_path, whole.report_path, whole.latents))
@@ -57,19 +57,15 @@ def _in_full(options: Options) -> Options:
     """With absolute paths, since a gang has another working directory."""
     return replace(
         options,
-        config=str(_absolute(Path(options.config).expanduser())),
-        image=options.image and _absolute(options.image),
-        last_image=options.last_image and _absolute(options.last_image),
-        output=options.output and _absolute(options.output),
-        report=options.report and _absolute(options.report),
-        videos=tuple(map(_absolute, options.videos)),
-        latents=options.latents and _absolute(options.latents),
-        fallback=options.fallback and _absolute(options.fallback),
+        config=str(absolute(Path(options.config).expanduser())),
+        image=options.image and absolute(options.image),
+        last_image=options.last_image and absolute(options.last_image),
+        output=options.output and absolute(options.output),
+        report=options.report and absolute(options.report),
+        videos=tuple(map(absolute, options.videos)),
+        latents=options.latents and absolute(options.latents),
+        fallback=options.fallback and absolute(options.fallback),
     )
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.normpath(without_parents(Path.cwd() / path)))
 
 
 def _new_job(options: Options, config: JobConfig, task: Task) -> NewJob:
