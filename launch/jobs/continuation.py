@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from engine.config import Config
 from engine.errors import InvalidInput
 from engine.request import Task
 from launch.jobs.folder import JobFolder
+from launch.jobs.reports import read_report
 from launch.jobs.resuming import Resume, known_restart
 
 _DYING_SECONDS = 30
@@ -118,7 +118,7 @@ def _finished(task: Task, config: Config, model: Mapping[str, Any]) -> dict[str,
     outputs = task.outputs
     kept = outputs.checkpoint / DONE if outputs.checkpoint else None
     for file in filter(None, (kept, outputs.report)):
-        report = _read_report(file)
+        report = read_report(file)
         if (
             report.get("fingerprint")
             and report["fingerprint"] == job_fingerprint(config, task.request, model)
@@ -127,14 +127,6 @@ def _finished(task: Task, config: Config, model: Mapping[str, Any]) -> dict[str,
         ):
             return report
     return None
-
-
-def _read_report(file: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _is_written(video: Path | None, report: Mapping[str, Any]) -> bool:
@@ -155,7 +147,7 @@ def _difference(tasks: Sequence[Task], config: Config, model: Mapping[str, Any])
         if before is not None and (changed := differences(before, must_match(config, task.request, model))):
             return _short(changed[0])
         folder = task.outputs.checkpoint
-        report = _read_report(folder / DONE) if folder else {}
+        report = read_report(folder / DONE) if folder else {}
         if report.get("fingerprint") not in (None, job_fingerprint(config, task.request, model) if report else None):
             request = report.get("request", {})
             prompt = _short(repr(request.get("prompt")))

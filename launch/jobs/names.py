@@ -16,8 +16,10 @@ from engine.errors import InvalidInput
 from engine.request import GenerationRequest, Outputs, Task
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
+from launch.jobs.reports import read_report
 
 _FOLDER = Path("outputs")
+_REPORTED = {"schema", "steps", "output"}  # keys of every run report
 
 
 def with_video_names(
@@ -76,19 +78,11 @@ def refuse_foreign_reports(options: Options, tasks: Sequence[Task]) -> None:
         InvalidInput: there is such a file, and it is no run report.
     """
     for report in (task.outputs.report for task in tasks if options.report is None):
-        if report and report.is_file() and not _is_report(report):
+        if report and report.is_file() and not set(read_report(report)) >= _REPORTED:
             raise InvalidInput(
                 f"{report}, where the run report would be written, is another file: name one with --report, or give "
                 "another --output."
             )
-
-
-def _is_report(file: Path) -> bool:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and {"schema", "steps", "output"} <= set(content)
 
 
 def slug(prompt: str) -> str:
