@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from enum import Enum
 
 from engine.errors import InvalidInput, sentence
 from launch.cluster.endings import EndingWriter
-from launch.cluster.loaded import LoadedGang
-from launch.cluster.metrics import Metrics
-from launch.cluster.outage import Outage
-from launch.cluster.progress import GangProgress
-from launch.cluster.registration import GangRegistration, HeldJob
+from launch.cluster.parts import ServerParts
+from launch.cluster.registration import HeldJob
 from launch.cluster.setup import FolderInUse, prepare_for
 from launch.cluster.starting import RankStarter
-from launch.cluster.stopping import StopRequest
 from launch.gang.gang import JobResult
 from launch.gang.monitor import GangFailure
 from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attempt_again
@@ -26,7 +21,7 @@ from launch.jobs.leftovers import describe_leftovers
 from launch.process.failures import Failure
 from launch.process.machine_faults import is_machines_fault
 from launch.queue.records import JobRecord, State, Wish
-from launch.queue.store import LeaseLost, Queue
+from launch.queue.store import LeaseLost
 from launch.queue.trouble import QueueUnusable
 from parallel.control import Control
 
@@ -57,34 +52,10 @@ class JobRefused(Exception):
 class JobRunner:
     """Runs jobs on one gang, one after the other."""
 
-    def __init__(
-        self,
-        queue: Queue,
-        registration: GangRegistration,
-        loaded: LoadedGang,
-        progress: GangProgress,
-        stop: StopRequest,
-        metrics: Metrics,
-        log: Callable[[str], None],
-        outage: Outage,
-        starter: RankStarter,
-    ) -> None:
-        """
-        Args:
-            loaded: started.
-            progress: told what the gang's rank 0 reports.
-            log: takes one line for each event.
-        """
-        self._queue = queue
-        self._registration = registration
-        self._loaded = loaded
-        self._progress = progress
-        self._stop = stop
-        self._metrics = metrics
-        self._log = log
-        self._outage = outage
+    def __init__(self, parts: ServerParts, starter: RankStarter) -> None:
+        self._parts = parts
         self._starter = starter
-        self._endings = EndingWriter(queue, outage, stop)
+        self._endings = EndingWriter(parts.queue, parts.outage, parts.stop)
         self.newest_fault = ""
         """Of the machine, by which a job was given back."""
 
@@ -100,8 +71,8 @@ class JobRunner:
             RayLost: Ray is gone.
             GangFailure, InvalidInput, Interrupted: as of :meth:`launch.cluster.starting.RankStarter.start_again`.
         """
-        self._log(f"job {record.id}, attempt {record.attempts}: {record.video}")
-        self._progress.begin_job(record.progress)
+        self._parts.log(f"job {record.id}, attempt {record.attempts}: {record.video}")
+        self._parts.progress.begin_job(record.progress)
         try:
             budget = RestartBudget.of(record.parsed_config, record.restarts, record.preemptions)
         except InvalidInput as error:  # a job of another version of Lockstep, which no gang can run
@@ -113,13 +84,13 @@ class JobRunner:
             self._count_loss(record, budget, error)
             raise
         except FolderInUse as error:
-            self._log(f"job {record.id}: {error}")
+            self._parts.log(f"job {record.id}: {error}")
             self._release(record)
             return Ran.UNKNOWN
         except JobRefused as error:
             return self._fail(record, str(error), error.machines)
         except JobFailure as error:
-            self._log(f"job {record.id}: {error.failure}: all ranks are started again")
+            self._parts.log(f"job {record.id}: {error.failure}: all ranks are started again")
             ran = self._fail(record, str(error.failure), error.failure.machines)
             self._starter.start_again()
             return ran
@@ -129,14 +100,14 @@ class JobRunner:
         if not machines:
             self._finish(record, State.FAILED, reason)
             return Ran.UNKNOWN
-        name, self.newest_fault = self._registration.name, reason
+        name, self.newest_fault = self._parts.registration.name, reason
         kept = self._leftovers(record)
 
         def change() -> None:
-            self._queue.give_back(record.id, record.attempts, name, reason, kept)
+            self._parts.queue.give_back(record.id, record.attempts, name, reason, kept)
 
         self._endings.write(record, State.QUEUED, change)
-        self._log(f"job {record.id} is given back, for the fault is this machine's: {reason}")
+        self._parts.log(f"job {record.id} is given back, for the fault is this machine's: {reason}")
         return Ran.BADLY
 
     def _leftovers(self, record: JobRecord) -> str | None:
@@ -151,21 +122,21 @@ class JobRunner:
             LeaseLost: as of :meth:`run`.
         """
         try:
-            job = prepare_for(record, self._loaded.job, self._loaded.node_ids, DYING_SECONDS)
+            job = prepare_for(record, self._parts.loaded.job, self._parts.loaded.node_ids, DYING_SECONDS)
         except InvalidInput as error:
             raise JobRefused(sentence(error), is_machines_fault(error)) from None
         try:
-            self._loaded.gang.accept(job)
+            self._parts.loaded.gang.accept(job)
         except GangFailure as error:
             if error.lost:
                 raise
             raise JobRefused(str(error.failure), error.failure.machines) from None
         self._is_hurried = False
         try:
-            with self._registration.holding(record, lambda: self._progress.job) as held:
-                result = self._loaded.gang.generate(lambda: self._look(held))
+            with self._parts.registration.holding(record, lambda: self._parts.progress.job) as held:
+                result = self._parts.loaded.gang.generate(lambda: self._look(held))
         except LeaseLost:
-            self._log(f"job {record.id}: all ranks are ended, since another gang may have it")
+            self._parts.log(f"job {record.id}: all ranks are ended, since another gang may have it")
             self._starter.start_again()
             raise
         self._settle(record, job, result)
@@ -173,7 +144,7 @@ class JobRunner:
 
     def _count_loss(self, record: JobRecord, budget: RestartBudget, error: RayLost) -> None:
         """Fail a job on which Ray was lost too often: it may be the cause."""
-        failure = Failure(0, self._progress.job.phase, str(error), time.time_ns())
+        failure = Failure(0, self._parts.progress.job.phase, str(error), time.time_ns())
         if budget.take(GangFailure(failure, lost=True)):
             self._count_restart(record)
         else:
@@ -181,13 +152,13 @@ class JobRunner:
 
     def _count_restart(self, record: JobRecord, preempted: bool = False) -> None:
         try:
-            self._queue.count_restart(record.id, record.attempts, preempted)
+            self._parts.queue.count_restart(record.id, record.attempts, preempted)
         except QueueUnusable as error:
-            self._outage.failed(error)  # the count is not worth waiting for
+            self._parts.outage.failed(error)  # the count is not worth waiting for
 
     def _start_again(self, record: JobRecord, error: GangFailure) -> None:
-        self._log(f"job {record.id}: {error.failure}: all ranks are started again")
-        self._metrics.restarted(error.preempted)
+        self._parts.log(f"job {record.id}: {error.failure}: all ranks are started again")
+        self._parts.metrics.restarted(error.preempted)
         self._count_restart(record, error.preempted)
         self._starter.start_again()
 
@@ -197,12 +168,12 @@ class JobRunner:
         Raises:
             LeaseLost: the job belongs to another gang by now.
         """
-        self._registration.check()
+        self._parts.registration.check()
         if held.lost is not None:
             raise held.lost
-        self._metrics.refresh(self._registration.waiting)
+        self._parts.metrics.refresh(self._parts.registration.waiting)
         asked = _CONTROLS[held.wish]
-        if self._stop.asked or self._has_to_hurry(held):
+        if self._parts.stop.asked or self._has_to_hurry(held):
             asked = max(asked, Control.PAUSE)
         return asked
 
@@ -211,16 +182,20 @@ class JobRunner:
 
         Afterwards it is decided: ranks that were asked to pause cannot be asked to go on.
         """
-        left = self._registration.seconds_left
-        needed = min(self._progress.seconds_to_pause, self._registration.lease_seconds * (1 - _SHORTEST_WAIT))
+        left = self._parts.registration.seconds_left
+        needed = min(
+            self._parts.progress.seconds_to_pause, self._parts.registration.lease_seconds * (1 - _SHORTEST_WAIT)
+        )
         if not self._is_hurried and left < needed:
             self._is_hurried = True
-            self._log(f"job {held.id} is paused, for its lease ends in {left:.0f} s and the queue cannot be reached")
+            self._parts.log(
+                f"job {held.id} is paused, for its lease ends in {left:.0f} s and the queue cannot be reached"
+            )
         return self._is_hurried
 
     def _settle(self, record: JobRecord, job: Job, result: JobResult) -> None:
         if result.stopped is Control.PAUSE:
-            self._log(f"job {record.id} is paused")
+            self._parts.log(f"job {record.id} is paused")
             return self._release(record)
         if result.stopped is Control.CANCEL:
             job.clean_up()
@@ -228,23 +203,23 @@ class JobRunner:
         self._finish(record, State.SUCCEEDED)
         job.clean_up()  # after the queue knows: a gang that is killed in between would leave the job to be made again
         for report in result.reports:
-            self._metrics.made(report)
+            self._parts.metrics.made(report)
 
     def _release(self, record: JobRecord) -> None:
-        self._endings.write(record, State.QUEUED, lambda: self._queue.release(record.id, record.attempts))
+        self._endings.write(record, State.QUEUED, lambda: self._parts.queue.release(record.id, record.attempts))
 
     def _finish(self, record: JobRecord, state: State, error: str | None = None) -> None:
         def change() -> None:
             if state is State.SUCCEEDED:
-                self._queue.progress(record.id, record.attempts, self._progress.job)
-            self._queue.finish(record.id, record.attempts, state, error, kept)
+                self._parts.queue.progress(record.id, record.attempts, self._parts.progress.job)
+            self._parts.queue.finish(record.id, record.attempts, state, error, kept)
 
         kept = self._leftovers(record) if state is State.FAILED else None
         self._endings.write(record, state, change)
         if state is State.FAILED:
             for folder in JobFolder.all_of(record.options):
                 folder.remove_unless_begun()
-        self._log(f"job {record.id} {state.value}" + (f": {error}" if error else ""))
+        self._parts.log(f"job {record.id} {state.value}" + (f": {error}" if error else ""))
         if kept:
-            self._log(f"job {record.id} has left {kept}: lockstep retry {record.id} goes on from there")
-        self._metrics.ended(state)
+            self._parts.log(f"job {record.id} has left {kept}: lockstep retry {record.id} goes on from there")
+        self._parts.metrics.ended(state)

@@ -92,6 +92,7 @@ def _serve(
     from launch.cluster.loaded import LoadedGang  # imports ray, which takes seconds
     from launch.cluster.metrics import Metrics
     from launch.cluster.outage import Outage
+    from launch.cluster.parts import ServerParts
     from launch.cluster.progress import GangProgress
     from launch.cluster.registration import GangRegistration
     from launch.cluster.server import Server
@@ -139,7 +140,8 @@ def _serve(
         answer.tell("ready", name=registration.name, ranks=len(loaded.node_ids), model=job.model_path)
         answer.close()
         registration.set_state(GangState.READY)
-        Server(queue, registration, loaded, progress, stop, Metrics(registration.name), write, outage).serve()
+        metrics = Metrics(registration.name)
+        Server(ServerParts(queue, registration, loaded, progress, stop, metrics, write, outage)).serve()
         write(f"{registration.name} ends")
         registration.set_state(GangState.STOPPING)
 

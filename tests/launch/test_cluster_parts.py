@@ -11,6 +11,7 @@ import pytest
 from engine.errors import InvalidInput
 from launch.cluster.loaded import LoadedGang
 from launch.cluster.metrics import step_seconds
+from launch.cluster.parts import ServerParts
 from launch.cluster.progress import GangProgress
 from launch.cluster.server import Server
 from launch.cluster.setup import Setup, fits
@@ -178,7 +179,7 @@ def test_a_job_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     )
     rest: Any = OnlyTheQueue(queue)
     log: list[str] = []
-    Server(queue, rest, rest, rest, rest, rest, log.append, rest).serve()
+    Server(ServerParts(queue, rest, rest, rest, rest, rest, log.append, rest)).serve()
     first, second = queue.jobs()
     assert first.state is second.state is State.FAILED
     assert "another version of Lockstep (cache.threshold is 0.1, but cache.quality is high" in (first.error or "")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from launch.cluster.outage import Outage
+from launch.cluster.parts import ServerParts
 from launch.cluster.progress import GangProgress
 from launch.cluster.registration import GangRegistration
 from launch.cluster.server import Server
@@ -105,9 +106,8 @@ class Served:
         metrics: Any = SimpleNamespace(**dict.fromkeys(("refresh", "ended", "made", "restarted"), lambda *a, **b: None))
         self.registration = GangRegistration(self.queue, 1, job.model_path, self.outage, lease_seconds)
         stop: Any = self.stop
-        self.server = Server(
-            self.queue, self.registration, loaded, progress, stop, metrics, self.log.append, self.outage
-        )
+        parts = (self.queue, self.registration, loaded, progress, stop, metrics, self.log.append, self.outage)
+        self.server = Server(ServerParts(*parts))
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def submit(self, *names: str) -> list[int]:
