@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from launch.process.running import run
+from launch.queue.store import Queue
 from tests.support.checkpoints import write_tiny_checkpoint
+from tests.support.clock import Clock
 from tests.support.shell import Refused, Shell, assert_one_line
+from tests.support.typed import Command, command
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +54,23 @@ def refused(shell: Shell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
         return err
 
     return line
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """The queue of the commands that are typed, in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCKSTEP_STATE", str(tmp_path / "state"))
+    return Queue(tmp_path / "state")
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command, on the queue in a folder of the test."""
+    monkeypatch.setenv("LOCKSTEP_STATE", str(tmp_path / "state"))
+    return command(capfd)

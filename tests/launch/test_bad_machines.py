@@ -1,8 +1,6 @@
 """One bad machine does not fail the queue: its jobs go to others, it waits, and it ends. And jobs that are retried."""
 
-import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,20 +15,9 @@ from launch.jobs.options import Options
 from launch.process.failures import Failure, describe
 from launch.queue.records import JobRecord, NewJob, State, Wish
 from launch.queue.store import Queue
+from tests.support.clock import Clock
 from tests.support.served import served
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.support.typed import Command
 
 
 @pytest.fixture
@@ -274,26 +261,7 @@ def test_what_a_failed_job_has_left_is_said(tmp_path: Path, capsys: pytest.Captu
     assert describe_leftovers(options, 8) == f"a checkpoint after step 4 of 8 in {fallback}"
 
 
-Typed = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
-    from launch.commands.app import app
-    from launch.process.running import run
-
-    monkeypatch.setenv("LOCKSTEP_STATE", str(tmp_path / "state"))
-
-    def type_(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = run(app, list(arguments))
-        os.sys.stdout.flush()  # type: ignore[attr-defined]
-        return code, *capfd.readouterr()
-
-    return type_
-
-
-def test_how_to_go_on_is_shown_and_works(queue: Queue, typed: Typed) -> None:
+def test_how_to_go_on_is_shown_and_works(queue: Queue, typed: Command) -> None:
     queue.submit([new_job("a"), new_job("b"), new_job("c")])
     finish(queue, State.FAILED, "a checkpoint after step 2 of 8 in /videos/a.checkpoint")
     finish(queue, State.FAILED)
@@ -308,7 +276,9 @@ def test_how_to_go_on_is_shown_and_works(queue: Queue, typed: Typed) -> None:
     assert err == "lockstep: Job 3 is queued: only a job that has failed or was cancelled can be retried.\n"
 
 
-def test_a_machine_without_the_model_can_submit(tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_model_can_submit(
+    tmp_path: Path, typed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tests.support.small_model import CONFIG
 
     arguments = ["submit", str(CONFIG), "--prompt=x", "--set=model.path=/models/nowhere", f"--output={tmp_path}/x.mp4"]

@@ -9,6 +9,7 @@ import pytest
 from launch.screens.progress import display_on
 from launch.screens.progress_lines import ProgressLines
 from launch.screens.summary import list_lines, print_summary, summary_lines
+from tests.support.clock import Clock
 from tests.support.shell import without_time
 
 
@@ -69,21 +70,6 @@ def test_a_list_has_a_line_for_each_video() -> None:
     assert lines[2][1].startswith("1.43×"), "the mean of what was executed, not of the speed-ups"
 
 
-class Clock:
-    """Time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 def said(stream: io.StringIO) -> list[str]:
     lines = stream.getvalue().splitlines()
     assert all(line[:19] == without_time_of(line) for line in lines), lines
@@ -120,7 +106,7 @@ def test_lines_of_a_short_run(clock: Clock) -> None:
     lines.loading("VAE")
     lines.stage("denoise")
     for step in range(20, 50):  # resumed
-        clock.seconds += 2
+        clock.now += 2
         lines.step(step, 50, "skip" if step % 2 else "compute")
     lines.stage("decode")
     for frames in range(4, 84, 4):
@@ -147,17 +133,17 @@ def test_lines_of_a_long_run_come_every_half_minute(clock: Clock) -> None:
     lines = ProgressLines(stream, ranks=1, clock=clock)
     lines.stage("load")
     for _ in range(25):
-        clock.seconds += 4
+        clock.now += 4
         lines.tick()
     lines.stage("denoise")
     for step in range(3):
         for _ in range(5):
-            clock.seconds += 10
+            clock.now += 10
             lines.tick()
         lines.step(step, 1000, "compute")
     lines.stage("decode")
     for chunk in range(1, 6):
-        clock.seconds += 12
+        clock.now += 12
         lines.decoded(4 * chunk, 400)
         lines.tick()
     lines.close()
@@ -182,7 +168,7 @@ def test_a_step_that_never_ends_is_said_too() -> None:
     """Not by the thread that works, which may wait for other ranks in C++."""
     stream, clock = io.StringIO(), Clock()
     lines = ProgressLines(stream, clock=clock)
-    clock.seconds += 31
+    clock.now += 31
     deadline = time.monotonic() + 10
     while not stream.getvalue() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -3,20 +3,18 @@
 import io
 import json
 import sqlite3
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.errors import InvalidInput
-from launch.commands.app import app
-from launch.process.running import run
 from launch.queue.records import GangWish, JobProgress, State, Wish
 from launch.queue.store import Queue
 from launch.screens.jobs import print_job
-from tests.launch.test_queue import Clock, fits, forget, new_job
+from tests.launch.test_queue import fits, forget, new_job
+from tests.support.clock import Clock
+from tests.support.typed import Command
 
 HUGE = 10**18
 
@@ -115,20 +113,7 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
     return Queue(tmp_path / "state", Clock())
 
 
-@pytest.fixture
-def typed(queue: Queue, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def type_(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = run(app, list(arguments))
-        sys.stdout.flush()
-        return code, *capfd.readouterr()
-
-    return type_
-
-
-def test_each_damaged_row_is_listed_and_fails_alone(
-    queue: Queue, typed: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_each_damaged_row_is_listed_and_fails_alone(queue: Queue, typed: Command, tmp_path: Path) -> None:
     queue.submit([new_job(f"job-{index}", tmp_path) for index in range(len(CASES) + 1)])
     good, gang = len(CASES) + 1, queue.register(1, "/models/wan")
     write_all(queue, CASES)
@@ -158,7 +143,7 @@ def db_state(queue: Queue, id: int) -> Any:
     return state.decode(errors="replace") if isinstance(state, bytes) else state
 
 
-def test_what_no_gang_needs_is_left_out(queue: Queue, typed: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_no_gang_needs_is_left_out(queue: Queue, typed: Command, tmp_path: Path) -> None:
     """Progress is written anew by the next attempt."""
     queue.submit([new_job(f"job-{index}", tmp_path) for index in range(len(HARMLESS))])
     write_all(queue, HARMLESS)

@@ -5,9 +5,7 @@ import json
 import os
 import re
 import sqlite3
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ import pytest
 from rich.cells import cell_len
 from rich.text import Text
 
-from launch.commands.app import app
-from launch.process.running import run
 from launch.queue.records import JobProgress, State, Wish
 from launch.queue.store import Queue
 from launch.screens import job_tables
@@ -28,6 +24,7 @@ from launch.screens.watch import watch
 from tests.launch.test_queue import fits, new_job
 from tests.launch.test_queue_commands import Terminal
 from tests.launch.test_queue_work import ENDED, Steps, fill, steps
+from tests.support.typed import Command
 
 assert steps  # a fixture
 
@@ -43,29 +40,6 @@ LONG = {
     "control": "\x1b[2J\x07\x00\x9b31m\u202e" * 6_000,
     "spaces": " " * 60_000 + "end",
 }
-
-
-class Typed:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOCKSTEP_STATE", str(tmp_path / "state"))
-    return Queue(tmp_path / "state")
-
-
-@pytest.fixture
-def typed(queue: Queue, capfd: pytest.CaptureFixture[str]) -> Callable[..., Typed]:
-    def type_(*arguments: str) -> Typed:
-        capfd.readouterr()
-        code = run(app, list(arguments))
-        sys.stdout.flush()
-        return Typed(code, *capfd.readouterr())
-
-    return type_
 
 
 def drawn(queue: Queue, columns: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -135,7 +109,7 @@ def test_columns_are_left_out_before_they_are_useless() -> None:
     assert fitted == {"job": 3, "prompt": 500, "gang": 6, "error": 30}
 
 
-def test_lists_are_chosen(queue: Queue, typed: Callable[..., Typed], tmp_path: Path) -> None:
+def test_lists_are_chosen(queue: Queue, typed: Command, tmp_path: Path) -> None:
     queue.submit([new_job(str(number), tmp_path) for number in range(80)])
     gang = queue.register(1, "/models/wan")
     for id in range(1, 12):
@@ -167,7 +141,7 @@ def test_lists_are_chosen(queue: Queue, typed: Callable[..., Typed], tmp_path: P
         assert all(word in said.err for word in words), said.err
 
 
-def test_json_is_one_document_with_everything(queue: Queue, typed: Callable[..., Typed], tmp_path: Path) -> None:
+def test_json_is_one_document_with_everything(queue: Queue, typed: Command, tmp_path: Path) -> None:
     prompt = 'a "circle"\n\x1b[2J ä 円 ' * 5_000
     queue.submit([new_job(str(number), tmp_path, prompts=(prompt,)) for number in range(3)])
     odd = Path(os.fsdecode(b"/videos/\xff.mp4"))
@@ -202,7 +176,7 @@ def test_json_is_one_document_with_everything(queue: Queue, typed: Callable[...,
 
 
 def test_the_newest_of_twenty_thousand_long_jobs_are_read_alone(
-    queue: Queue, tmp_path: Path, steps: Steps, monkeypatch: pytest.MonkeyPatch, typed: Callable[..., Typed]
+    queue: Queue, tmp_path: Path, steps: Steps, monkeypatch: pytest.MonkeyPatch, typed: Command
 ) -> None:
     fill(queue, ENDED, prompt="a circle " * 20)
     read, decode = list[int](), Queue.read
@@ -217,7 +191,7 @@ def test_the_newest_of_twenty_thousand_long_jobs_are_read_alone(
         assert steps.count < ENDED * 40, "the index is counted, rows are not read"
 
 
-def test_ended_jobs_and_logs_are_pruned(queue: Queue, typed: Callable[..., Typed], tmp_path: Path) -> None:
+def test_ended_jobs_and_logs_are_pruned(queue: Queue, typed: Command, tmp_path: Path) -> None:
     now = time.time()
     queue.submit([new_job(str(number), tmp_path) for number in range(6)])
     gang = queue.register(1, "/models/wan")

@@ -14,23 +14,9 @@ from launch.jobs.options import Options
 from launch.queue.records import GangState, GangWish, JobProgress, JobRecord, NewJob, State, Wish, timeline_of
 from launch.queue.state_folder import state_folder
 from launch.queue.store import LeaseLost, Queue
+from tests.support.clock import Clock
 
 LEASE = 30.0
-
-
-class Clock:
-    """One that stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -10,48 +10,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from launch.commands.app import app
 from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
-from launch.process.running import run
 from launch.queue.records import GangState, JobProgress, NewJob, State, Wish
 from launch.queue.store import Queue
 from launch.screens import job_tables as listing
 from launch.screens import watch as watching
 from tests.support.small_model import CONFIG, ROOT
-
-
-@dataclass
-class Typed:
-    """What came of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOCKSTEP_STATE", str(tmp_path / "state"))
-    return Queue(tmp_path / "state")
-
-
-@pytest.fixture
-def typed(queue: Queue, capfd: pytest.CaptureFixture[str]) -> Callable[..., Typed]:
-    def type_(*arguments: str) -> Typed:
-        capfd.readouterr()
-        code = run(app, list(arguments))
-        sys.stdout.flush()
-        return Typed(code, *capfd.readouterr())
-
-    return type_
+from tests.support.typed import Command
 
 
 @pytest.fixture
@@ -78,7 +49,7 @@ PROGRESS = JobProgress("denoise step 3", 4, 8, "wwcs", 75.0)
 
 
 def test_each_video_is_a_job_with_all_that_a_gang_needs(
-    typed: Callable[..., Typed], queue: Queue, small: list[str], tmp_path: Path
+    typed: Command, queue: Queue, small: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "more.txt").write_text("a square\n\n")
     arguments = ["--prompt=a circle", "--prompts=more.txt", "--seed=3", "--seed=4", "--negative-prompt=blurred"]
@@ -106,9 +77,7 @@ def test_each_video_is_a_job_with_all_that_a_gang_needs(
     assert not (tmp_path / "w").exists(), "submitting writes no video"
 
 
-def test_what_cannot_be_made_is_not_taken(
-    typed: Callable[..., Typed], queue: Queue, small: list[str], tmp_path: Path
-) -> None:
+def test_what_cannot_be_made_is_not_taken(typed: Command, queue: Queue, small: list[str], tmp_path: Path) -> None:
     every = ["--prompt=a circle", "--output=out.mp4", "--set=checkpoint.every=2"]
     begun = JobFolder.beside(tmp_path / "begun.mp4")
     begun.path.mkdir()
@@ -137,7 +106,7 @@ def test_what_cannot_be_made_is_not_taken(
     assert len(queue.jobs()) == 1
 
 
-def test_no_queue_and_no_job(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
+def test_no_queue_and_no_job(typed: Command, queue: Queue, tmp_path: Path) -> None:
     commands = (["jobs"], ["jobs", "1"], ["watch", "1"], ["cancel", "1"], ["pause", "1"], ["unpause", "1"])
     for command in commands:
         said = typed(*command)
@@ -158,7 +127,7 @@ def test_no_queue_and_no_job(typed: Callable[..., Typed], queue: Queue, tmp_path
     assert said.code == 0 and said.out.startswith("no jobs\n\ngang ")
 
 
-def test_several_are_asked_and_each_is_answered(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
+def test_several_are_asked_and_each_is_answered(typed: Command, queue: Queue, tmp_path: Path) -> None:
     begin(queue, *(new_job(name, tmp_path) for name in "abc"))
     said = typed("pause", "1", "2")
     assert said.code == 0
@@ -175,7 +144,7 @@ def test_several_are_asked_and_each_is_answered(typed: Callable[..., Typed], que
         assert said.err == f"lockstep: Job 3 has already been cancelled: it cannot be {done} any more.\n"
 
 
-def test_what_a_cancelled_job_leaves(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
+def test_what_a_cancelled_job_leaves(typed: Command, queue: Queue, tmp_path: Path) -> None:
     """Nothing; but a folder that it has not made is somebody else's."""
     begin(queue, new_job("begun", tmp_path), new_job("new", tmp_path))
     queue.release(1, 1)
@@ -185,7 +154,7 @@ def test_what_a_cancelled_job_leaves(typed: Callable[..., Typed], queue: Queue, 
     assert not (tmp_path / "begun.checkpoint").exists() and (tmp_path / "new.checkpoint").exists()
 
 
-def test_a_list_for_a_pipe_has_every_column(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
+def test_a_list_for_a_pipe_has_every_column(typed: Command, queue: Queue, tmp_path: Path) -> None:
     prompt = "a circle " * 10 + "[bold]\n\x1b[31m end"
     error = "rank 3 failed in denoise step 3: " + "out of memory " * 30
     gang = begin(queue, new_job("a", tmp_path, prompt), new_job("b", tmp_path), new_job("c", tmp_path))
@@ -224,7 +193,7 @@ def test_a_list_on_a_terminal_fits(queue: Queue, tmp_path: Path, monkeypatch: py
     assert sum("…" in line for line in lines) == 1, "a job is a line, whose prompt and error are shortened"
 
 
-def test_a_gang_that_is_needed_is_asked_for(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
+def test_a_gang_that_is_needed_is_asked_for(typed: Command, queue: Queue, tmp_path: Path) -> None:
     wanted = "no gang is up for /models/wan: start one with lockstep cluster up CONFIG"
     queue.submit([new_job("a", tmp_path)])
     queue.register(1, "/models/other")
@@ -239,7 +208,7 @@ def test_a_gang_that_is_needed_is_asked_for(typed: Callable[..., Typed], queue: 
     assert all(wanted not in typed(*command).out for command in (["jobs"], ["jobs", "1"]))
 
 
-def test_everything_of_one_job(typed: Callable[..., Typed], queue: Queue, tmp_path: Path) -> None:
+def test_everything_of_one_job(typed: Command, queue: Queue, tmp_path: Path) -> None:
     gang = begin(queue, new_job("a", tmp_path))
     queue.progress(1, 1, PROGRESS)
     queue.count_restart(1, 1)
@@ -342,9 +311,7 @@ def test_watching_on_a_terminal_draws_the_timeline(
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.SUCCEEDED, 0), (State.FAILED, 1), (State.CANCELLED, 1)])
-def test_the_exit_code_of_watching(
-    state: State, code: int, typed: Callable[..., Typed], queue: Queue, tmp_path: Path
-) -> None:
+def test_the_exit_code_of_watching(state: State, code: int, typed: Command, queue: Queue, tmp_path: Path) -> None:
     begin(queue, new_job("a", tmp_path))
     queue.finish(1, 1, state, "no memory" if state is State.FAILED else None)
     said = typed("watch", "1")

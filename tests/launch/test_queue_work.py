@@ -11,7 +11,8 @@ from launch.jobs.options import options_to_json
 from launch.queue.records import GangState, JobProgress, JobRecord, State, Wish
 from launch.queue.rows import job_values
 from launch.queue.store import Queue
-from tests.launch.test_queue import Clock, fits, new_job
+from tests.launch.test_queue import fits, new_job
+from tests.support.clock import Clock
 
 ENDED = 20_000
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,10 @@ import pytest
 
 from engine.errors import InvalidInput
 from launch.cluster.up import _create_log
-from launch.commands.app import app
-from launch.process.running import run
 from launch.queue.access import prepare_state_folder
 from launch.queue.store import Queue
 from tests.launch.test_queue import new_job
+from tests.support.typed import Command
 
 NOBODY = 65534
 
@@ -53,22 +51,14 @@ def closed(folder: Path) -> Iterator[Callable[..., None]]:
         os.seteuid(0)
 
 
-def test_jobs_are_listed_and_nothing_is_changed(
-    folder: Path, closed: Callable[..., None], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def typed(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = run(app, [*arguments, f"--state={folder}"])
-        sys.stdout.flush()
-        return code, *capfd.readouterr()
-
+def test_jobs_are_listed_and_nothing_is_changed(folder: Path, closed: Callable[..., None], typed: Command) -> None:
     before = (folder / "queue.db").read_bytes()
     closed()
     for arguments in (["jobs"], ["jobs", "1"], ["jobs", "--json"], ["prune", "--older-than=1d", "--dry-run"]):
-        code, out, err = typed(*arguments)
+        code, out, err = typed(*arguments, f"--state={folder}")
         assert (code, err) == (0, "") and out
     for arguments in (["cancel", "1"], ["pause", "1"], ["cluster", "down"]):
-        code, out, err = typed(*arguments)
+        code, out, err = typed(*arguments, f"--state={folder}")
         assert (code, out) == (2, "") and err.count("\n") == 1, err
         assert "read-only" in err and str(folder) in err and "permissions" in err
     with pytest.raises(InvalidInput, match=r"state/queue\.db cannot be changed, for it .* is read-only"):
