@@ -2,8 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from engine.errors import InvalidInput
+from engine.models.facts import read_facts
 
 TRANSFORMER = ["diffusers", "WanTransformer3DModel"]
 INDEX = {
@@ -63,3 +69,16 @@ def add_second(folder: Path, boundary_ratio: float | None = 0.875) -> None:
     """Make the model one of two transformers, like Wan 2.2 A14B."""
     shutil.copytree(folder / "transformer", folder / "transformer_2")
     edit_json(folder / "model_index.json", transformer_2=TRANSFORMER, boundary_ratio=boundary_ratio)
+
+
+def assert_refused(folder: Path, change: Callable[[Path], None], words: Sequence[str]) -> None:
+    """A model that is accepted as it is written, and refused after the change, in a sentence that has these words."""
+    write_bare_model(folder)
+    read_facts(folder)
+    change(folder)
+    with pytest.raises(InvalidInput) as caught:
+        read_facts(folder)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith(".") and str(folder) in sentence
+    for word in words:
+        assert word in sentence, sentence
