@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.config import HUB_ID
 from engine.errors import InvalidInput
-from engine.files import absolute
+from engine.storage.files import absolute
 
 # keys whose value names a file or folder, and may be relative
 _PATH_KEYS = (("model", "path"), ("cache", "replay"), ("cache", "calibration"))

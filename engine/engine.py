@@ -27,7 +27,7 @@ from engine.generation.generation import Generation
 from engine.media.video import drop_frames
 from engine.progress import Progress
 from engine.request import GenerationRequest, Outputs, Task
-from engine.waiting import Waiting
+from engine.storage.waiting import Waiting
 from parallel.control import Control
 from parallel.meter import CollectiveMeter
 from parallel.ranks import join, leave, pick_device, set_timeouts

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from engine.config import SamplingConfig
 from engine.errors import InvalidInput, first_problem
-from engine.files import numbered
+from engine.storage.files import numbered
 
 MOST_LETTERS = 100_000
 """Of a prompt: no encoder reads as many, and a file that is given by mistake is refused before it fills logs."""

@@ -15,10 +15,10 @@ from engine.checkpoints.state import RequestState
 from engine.checkpoints.writer import CheckpointWriter
 from engine.config import Config
 from engine.errors import Cancelled, RankFailure
-from engine.files import take_place
-from engine.private import make_private_folder
 from engine.request import GenerationRequest
-from engine.waiting import Waiting
+from engine.storage.files import take_place
+from engine.storage.private import make_private_folder
+from engine.storage.waiting import Waiting
 from parallel.broadcast import object_from_first, objects_of_all
 from parallel.sharding import Shards
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.files import refuse_empty, save_tensors, sync, take_place
-from engine.private import make_private, make_private_folder
+from engine.storage.files import refuse_empty, save_tensors, sync, take_place
+from engine.storage.private import make_private, make_private_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

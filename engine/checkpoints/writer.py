@@ -15,9 +15,9 @@ from torch import Tensor
 from engine.checkpoints import shard_file
 from engine.checkpoints.names import step_folder, step_folders
 from engine.checkpoints.state import RequestState, cache_tensors, shared_tensors
-from engine.disks import Trouble, mount_of, refuse_unmounted
 from engine.errors import Paused
-from engine.waiting import Outage, Waiting
+from engine.storage.disks import Trouble, mount_of, refuse_unmounted
+from engine.storage.waiting import Outage, Waiting
 from parallel.sharding import Shards
 
 KEPT = 2

@@ -6,9 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from engine.disks import existing_folder
 from engine.errors import InvalidInput
 from engine.request import Outputs
+from engine.storage.disks import existing_folder
 
 
 def check_outputs(outputs: Outputs, model: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from engine.checkpoints.names import DONE
 from engine.config import Config
-from engine.disks import existing_folder, free_bytes, in_words
 from engine.errors import NoRoom
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_json
 from engine.request import GenerationRequest, Outputs, Task
+from engine.storage.disks import existing_folder, free_bytes, in_words
 from parallel.degrees import Degrees
 
 # H.264 as :mod:`engine.media.video` writes it takes a twentieth to a tenth of a byte for each pixel of a film, and 0.96

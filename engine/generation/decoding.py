@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from engine.config import SamplingConfig
-from engine.disks import Trouble
 from engine.execution.loaded import LoadedModel
-from engine.files import StagedFiles, numbered
 from engine.generation.metrics import RequestMetrics
 from engine.media.video import drop_frames, write_video
+from engine.storage.disks import Trouble
+from engine.storage.files import StagedFiles, numbered
 from parallel.broadcast import objects_of_all
 
 

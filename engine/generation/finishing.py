@@ -9,16 +9,16 @@ from torch import Tensor
 
 from engine.checkpoints.keeper import RequestCheckpoints
 from engine.checkpoints.names import DONE
-from engine.disks import mount_of, refuse_unmounted
 from engine.errors import DiskFailure, PeerLost, RankFailure
 from engine.execution.loaded import LoadedModel
-from engine.files import StagedFiles, next_free
 from engine.generation.decoding import WriteFailed, agree_on
 from engine.generation.generation import Generation
 from engine.generation.report import write_report
-from engine.private import make_private_folder
 from engine.request import Outputs
-from engine.waiting import Outage, Waiting
+from engine.storage.disks import mount_of, refuse_unmounted
+from engine.storage.files import StagedFiles, next_free
+from engine.storage.private import make_private_folder
+from engine.storage.waiting import Outage, Waiting
 
 
 class Finishing:

@@ -15,13 +15,13 @@ from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput, stop_if_asked
 from engine.execution.loaded import LoadedModel
-from engine.files import StagedFiles, save_tensors
 from engine.generation import report as reporting
 from engine.generation.decoding import decode_videos
 from engine.generation.denoising import Denoising
 from engine.generation.metrics import RankUsage, RequestMetrics
 from engine.progress import Progress
 from engine.request import GenerationRequest
+from engine.storage.files import StagedFiles, save_tensors
 from parallel.agreement import Agreement
 from parallel.broadcast import Named, objects_of_all
 from parallel.control import Control

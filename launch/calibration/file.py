@@ -14,7 +14,7 @@ from dicache.calibration.measurements import fit_polynomial, mean_ratios
 from dicache.calibration.placement import TRUST, StepPlacement, growth, place_steps
 from engine.denoise.guidance import mixing
 from engine.execution.versions import describe_versions
-from engine.files import StagedFiles
+from engine.storage.files import StagedFiles
 from launch.calibration.job import CalibrateJob
 
 _SHARES = tuple(percent / 100 for percent in range(30, 81, 5))  # of the steps, skipped

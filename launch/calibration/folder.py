@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dicache.calibration.file import Calibration, hash_prompt
 from engine.checkpoints.match import content_hash
-from engine.files import StagedFiles, save_tensors
 from engine.request import GenerationRequest
+from engine.storage.files import StagedFiles, save_tensors
 from launch.calibration.job import CalibrateJob
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from dicache.calibration.refine import Steps, race
 from dicache.config import CacheConfig
 from engine.engine import Engine
-from engine.files import StagedFiles
 from engine.progress import Progress
 from engine.request import GenerationRequest
+from engine.storage.files import StagedFiles
 from launch.process.scratch import scratch_folder
 from launch.ranks.lead import Lead, with_cache
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from engine.errors import InvalidInput, sentence
-from engine.private import create_private_file
+from engine.storage.private import create_private_file
 from launch.cluster.__main__ import ORDERLY, RAY_LOST
 from launch.cluster.reply import Reply
 from launch.cluster.setup import Setup

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from engine.errors import InvalidInput
-from engine.private import create_private_file, make_private_folder
+from engine.storage.private import create_private_file, make_private_folder
 from launch.cluster.reply import listen
 from launch.cluster.setup import Setup
 from launch.process.printable import printable

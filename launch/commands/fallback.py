@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from engine.disks import probe
 from engine.errors import InvalidInput
-from engine.files import absolute
+from engine.storage.disks import probe
+from engine.storage.files import absolute
 from launch.jobs.options import Options
 from launch.process.signals import is_rank
 from launch.queue.state_folder import state_folder

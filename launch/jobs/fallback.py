@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from engine.files import absolute
+from engine.storage.files import absolute
 from launch.jobs.options import Options
 
 

@@ -18,9 +18,9 @@ from engine.checkpoints.match import FORMAT, FORMAT_KEY, differences, must_match
 from engine.checkpoints.names import DONE
 from engine.config import Config
 from engine.errors import InvalidInput
-from engine.files import StagedFiles, try_lock
-from engine.private import create_private_file, make_private_folder
 from engine.request import Task
+from engine.storage.files import StagedFiles, try_lock
+from engine.storage.private import create_private_file, make_private_folder
 from launch.jobs.fallback import fallback_path
 from launch.jobs.options import Options, options_from_json, options_to_json
 

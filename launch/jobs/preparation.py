@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import InvalidInput
-from engine.files import without_parents
 from engine.request import Outputs
+from engine.storage.files import without_parents
 from launch.jobs.checked import check_work
 from launch.jobs.config import load_job_config
 from launch.jobs.continuation import plan_continuation

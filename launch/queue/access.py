@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.errors import InvalidInput
-from engine.private import SHARED_FILE, SHARED_FOLDER, is_shared, make_private, make_private_folder, set_mode
+from engine.storage.private import SHARED_FILE, SHARED_FOLDER, is_shared, make_private, make_private_folder, set_mode
 
 _NAMES = ("queue.db", "logs", "fallback")  # what Lockstep puts there
 _ANYBODY = stat.S_IWOTH

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from engine.errors import InvalidInput
-from engine.private import create_private_file, make_private_folder
+from engine.storage.private import create_private_file, make_private_folder
 from launch.queue import trouble
 from launch.queue.schema import VERSION, bring_up_to_date, identity_of, version_of
 

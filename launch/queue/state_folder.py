@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from engine.errors import InvalidInput
-from engine.files import absolute
+from engine.storage.files import absolute
 from launch.queue.access import refuse_foreign
 
 VARIABLE = "LOCKSTEP_STATE"

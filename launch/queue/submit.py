@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.checks.outputs import check_outputs
-from engine.files import absolute
 from engine.request import Outputs, Task
+from engine.storage.files import absolute
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder

@@ -15,8 +15,8 @@ from torch import Tensor
 from dicache.config import CacheConfig
 from engine.checkpoints.match import describe_cache, differences
 from engine.errors import InvalidInput
-from engine.files import StagedFiles, save_tensors
 from engine.request import GenerationRequest
+from engine.storage.files import StagedFiles, save_tensors
 
 _MADE_WITH = "made_with.json"
 

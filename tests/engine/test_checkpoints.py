@@ -17,7 +17,7 @@ from engine.config import Config
 from engine.generation.step_log import StepLog
 from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
-from engine.waiting import Waiting
+from engine.storage.waiting import Waiting
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 from tests.support.checkpoints import write_tiny_checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.files import StagedFiles
+from engine.storage.files import StagedFiles
 from tests.support.network_locks import network_flock
 
 
@@ -69,9 +69,8 @@ def test_what_a_killed_run_left_is_removed_and_what_a_living_one_writes_is_not(t
     other, like_it = tmp_path / ".other-abcdefgh.mp4", tmp_path / ".a-mine.mp4"
     other.touch()
     like_it.touch()
-    code = (
-        "import os, sys; from engine.files import StagedFiles as S; S().stage(__import__('pathlib').Path(sys.argv[1]))"
-    )
+    code = "import os, sys; from pathlib import Path; from engine.storage.files import StagedFiles; "
+    code += "StagedFiles().stage(Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", f"{code}; os._exit(9)", str(tmp_path / "a.mp4")], check=False)
     assert len(names(tmp_path)) == 3
     with StagedFiles() as files:

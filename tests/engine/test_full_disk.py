@@ -11,15 +11,15 @@ import pytest
 from engine.checks import room
 from engine.checks.room import check_room
 from engine.config import CheckpointConfig
-from engine.disks import Trouble, in_words, mount_of, refuse_unmounted
 from engine.engine import Engine
 from engine.errors import DiskFailure, MachineUnfit, NoRoom, Paused
 from engine.execution.loaded import LoadedModel, load_model
-from engine.files import StagedFiles
 from engine.models.facts import read_facts
 from engine.progress import Progress
 from engine.request import Outputs, make_request, make_tasks
-from engine.waiting import Outage, Waiting
+from engine.storage.disks import Trouble, in_words, mount_of, refuse_unmounted
+from engine.storage.files import StagedFiles
+from engine.storage.waiting import Outage, Waiting
 from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
@@ -98,7 +98,7 @@ def test_a_wait_ends_when_there_is_room_at_its_limit_or_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told, free = Lines(), [0]
-    monkeypatch.setattr("engine.disks.free_bytes", lambda folder: free[0])
+    monkeypatch.setattr("engine.storage.disks.free_bytes", lambda folder: free[0])
     outage = Outage(Waiting(Ranks(), 60, progress=told), "decode")
     with ThreadPoolExecutor() as pool:
         pool.submit(lambda: (time.sleep(0.7), free.__setitem__(0, 5_000_000)))

@@ -17,10 +17,10 @@ import torch
 from configs.tiny_wan.recipe.export import make_readable
 from engine.checkpoints import shard_file
 from engine.checks.outputs import check_outputs
-from engine.disks import probe
-from engine.files import StagedFiles, sync
 from engine.media.video import write_video
 from engine.request import Outputs
+from engine.storage.disks import probe
+from engine.storage.files import StagedFiles, sync
 
 REFUSALS = [errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS]
 Patch = pytest.MonkeyPatch

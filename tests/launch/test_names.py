@@ -10,8 +10,8 @@ import pytest
 from engine.checks.outputs import check_outputs
 from engine.config_paths import anchor_paths
 from engine.errors import InvalidInput
-from engine.files import StagedFiles, without_parents
 from engine.request import Outputs
+from engine.storage.files import StagedFiles, without_parents
 from launch.jobs.config import load_job_config
 from launch.jobs.folder import JobFolder
 from launch.jobs.names import with_video_names

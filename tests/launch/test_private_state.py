@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import private
 from engine.checkpoints import shard_file
 from engine.errors import InvalidInput
-from engine.files import StagedFiles
+from engine.storage import private
+from engine.storage.files import StagedFiles
 from launch.cluster.up import _create_log
 from launch.commands.fallback import with_fallback
 from launch.jobs.config import load_job_config

@@ -210,9 +210,9 @@ def _watch(reach: "_Always | _InTurn | _OnDisk") -> None:
 
 def _watch_engine(reach: "_Always | _InTurn | _OnDisk") -> None:
     from dicache.controller import Controller
-    from engine import files
     from engine.checkpoints import shard_file
     from engine.engine import Engine
+    from engine.storage import files
 
     decide, commit, sync = Controller.decide, files.StagedFiles.commit, files.sync
 

@@ -19,9 +19,9 @@ import torch.distributed as dist
 from engine.checkpoints.names import step_folder
 from engine.config import Config
 from engine.errors import stop_if_asked
-from engine.files import StagedFiles
 from engine.progress import Progress
 from engine.request import GenerationRequest, Task
+from engine.storage.files import StagedFiles
 from parallel.agreement import Agreement
 from parallel.control import Control
 from parallel.degrees import Degrees

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from engine.disks import errno_in, refusals_passed_over
-from engine.private import make_private
+from engine.storage.disks import errno_in, refusals_passed_over
+from engine.storage.private import make_private
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class StagedFiles:
         An output that is a symbolic link is written through.
 
         Args:
-            private: the file is none of the user's results, and gets the mode of :mod:`engine.private`.
+            private: the file is none of the user's results, and gets the mode of :mod:`engine.storage.private`.
 
         Raises:
             OSError: the folder cannot be written to.

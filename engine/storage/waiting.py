@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.disks import Trouble
 from engine.errors import DiskFailure, stop_if_asked
 from engine.progress import Progress
+from engine.storage.disks import Trouble
 from parallel.broadcast import objects_of_all
 from parallel.control import Control
 from parallel.ranks import Ranks
