@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Sequence
 
 from launch.process.signals import PARENT_PID, is_rank, say
+from launch.process.stamps import timed
 
 _SLOW = (["generate"], ["resume"], ["sweep"], ["calibrate"], ["submit"], ["cluster", "up"])
 _SILENT_SECONDS = 1.0
@@ -34,7 +34,7 @@ class SignOfLife:
 
     def _say(self) -> None:
         if self._said.acquire(blocking=False):
-            say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} lockstep {self._command}: starting")
+            say(timed(f"lockstep {self._command}: starting"))
 
 
 def give_sign_of_life(arguments: Sequence[str]) -> None:

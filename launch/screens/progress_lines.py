@@ -11,6 +11,7 @@ from typing import IO
 from rich.text import Text
 
 from engine.progress import Progress
+from launch.process.stamps import timed
 from launch.screens.console import make_console
 from launch.screens.job_words import duration
 from launch.screens.stages import stage_in_words
@@ -128,7 +129,7 @@ class ProgressLines(Progress):
     def _print(self, line: str) -> None:
         self._said_at = self._clock()
         with suppress(OSError):  # stderr may be a file on a full disk, which must not end the run
-            self._console.print(Text(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"), highlight=False)
+            self._console.print(Text(timed(line)), highlight=False)
 
     def _break_silence(self) -> None:
         while not self._closed.wait(1.0):
