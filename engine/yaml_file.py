@@ -95,6 +95,12 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As PyYAML's own, which calls it for each node. Refuses the next one if it is an alias, or unusual, or too
+        deep.
+
+        Raises:
+            MarkedYAMLError: with what is wrong, and where.
+        """
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _problem(f"the alias *{event.anchor:.40} is not supported, write the value out", event.start_mark)
