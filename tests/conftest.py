@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: ranks share few cores
+# what screens draw must not depend on where the tests run: a service that builds sets CI, and may have no terminal
+os.environ["TERM"] = "xterm"
+for name in ("CI", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR"):
+    os.environ.pop(name, None)
 
 import pytest
 import torch

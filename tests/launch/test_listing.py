@@ -45,7 +45,6 @@ LONG = {
 def drawn(queue: Queue, columns: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines of `lockstep jobs` on a terminal of so many columns, or in a pipe."""
     monkeypatch.setenv("COLUMNS", str(columns or 80))
-    monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO() if columns is None else Terminal()
     job_tables.print_jobs(queue.jobs(), queue.gangs(), time.time(), stream)
     return re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).split("\n")

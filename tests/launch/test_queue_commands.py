@@ -184,7 +184,6 @@ class Terminal(io.StringIO):
 
 def test_a_list_on_a_terminal_fits(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "xterm")
     begin(queue, new_job("a", tmp_path, "a circle " * 20), new_job("b", tmp_path))
     queue.finish(1, 1, State.FAILED, "it was too large " * 20)
     listing.print_jobs(queue.jobs(), queue.gangs(), time.time(), terminal := Terminal())
@@ -296,10 +295,7 @@ def test_watching_without_a_terminal_is_a_line_for_each_change(queue: Queue, tmp
     ]
 
 
-def test_watching_on_a_terminal_draws_the_timeline(
-    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TERM", "xterm")
+def test_watching_on_a_terminal_draws_the_timeline(queue: Queue, tmp_path: Path) -> None:
     gang = begin(queue, new_job("a", tmp_path))
     lines = follow(
         queue, Terminal(), lambda: queue.progress(1, 1, PROGRESS), lambda: queue.finish(1, 1, State.SUCCEEDED)
