@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: ranks share few cores
-# what screens draw must not depend on where the tests run: a service that builds sets CI, and may have no terminal
-os.environ["TERM"] = "xterm"
-for name in ("CI", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR"):
-    os.environ.pop(name, None)
 
 import pytest
 import torch
 from xdist.scheduler import LoadFileScheduling
 
 from tests.support.gang import Gang
+
+# what screens draw must not depend on where the tests run: a service that builds sets CI, and may have no terminal
+os.environ["TERM"] = "xterm"
+for name in ("CI", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR"):
+    os.environ.pop(name, None)
 
 # what takes longest goes first, by measured time: a long file that began last would leave the other process idle
 ORDER = ("launch/on_ray", "launch", "distributed")

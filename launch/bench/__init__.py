@@ -1,0 +1,1 @@
+"""`lockstep bench`: how fast a configuration makes videos on these ranks, with its cache and without."""

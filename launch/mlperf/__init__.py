@@ -1,0 +1,1 @@
+"""`lockstep bench --mlperf`: runs in the shape of MLPerf Inference text-to-video, driven by its LoadGen."""
