@@ -117,6 +117,7 @@ class Engine:
         control: Callable[[], Control] = lambda: Control.RUN,
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
+        noise: Tensor | None = None,
     ) -> Result:
         """Make the videos of one request; collective over the ranks of a replica, independent of other replicas.
 
@@ -136,6 +137,8 @@ class Engine:
                 meanwhile writes no video, and one that is paused is finished.
             on_velocity: called with each step's velocity of every guidance branch, equal on every rank.
             observer: its ``see`` is called for each computed step of this rank's lanes and tokens.
+            noise: to begin with instead of the seed's, float32 [samples, channels, frames, height, width] on the CPU,
+                equal on every rank. A checkpoint does not know of it: not together with a folder for one.
 
         Raises:
             Paused, Cancelled: as some rank's control word asked.
@@ -154,7 +157,7 @@ class Engine:
             encoded = generation.encode()
             self._noted.update(generation.notes_before_loading)
             self._note(generation.notes)
-            final = generation.denoise(encoded, on_velocity, observer)
+            final = generation.denoise(encoded, on_velocity, observer, noise)
             set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
             generation.stop_if_asked("decode")
             document = finishing.run(final, output_bytes(request, outputs, self._model.facts))

@@ -110,12 +110,13 @@ class Denoising:
         encoded: Sequence[Named],
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """The final latents, float32 [samples, channels, frames, height, width], equal on every rank.
 
         Args:
             encoded: the tensors of each lane, in the order of ``engine.denoise.guidance.all_lanes``.
-            on_velocity, observer: as of :meth:`engine.engine.Engine.generate`.
+            on_velocity, observer, noise: as of :meth:`engine.engine.Engine.generate`.
 
         Raises:
             Paused, Cancelled: some rank's control word said so.
@@ -125,7 +126,9 @@ class Denoising:
         if resumed is not None and self.is_done:
             return resumed.latents
         with self._metrics.stage("denoise"), model.running(self._metrics.meter):
-            noise = draw_noise(self._latents_shape, self._request.seed, model.ranks.device)
+            if noise is None:
+                noise = draw_noise(self._latents_shape, self._request.seed, model.ranks.device)
+            noise = noise.to(model.ranks.device)
             model.begin(self._shards, self._metrics.meter)
             if self._audit:
                 self._audit.check_inputs(self._lanes, encoded)

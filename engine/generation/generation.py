@@ -95,13 +95,14 @@ class Generation:
         encoded: Sequence[Named],
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """The final latents, float32 [samples, channels, frames, height, width], equal on every rank.
 
         Raises:
             Paused, Cancelled, NotFiniteError: as of :meth:`Denoising.run`.
         """
-        return self._denoising.run(encoded, on_velocity, observer)
+        return self._denoising.run(encoded, on_velocity, observer, noise)
 
     def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, Any]]:
         """Stage the videos, and on the first rank return each video's entry in the report: :func:`decode_videos`."""
