@@ -43,6 +43,21 @@ class Sample(Part):
     )
     block_fraction: float = Field(description="Transformer blocks that ran, over those without a cache.")
     latents_sha256: str
+    queued_seconds: dict[str, float] = Field(
+        {},
+        description="Of `seconds`, by the same stages: ready to run while other processes had the processor (Linux), "
+        "largest over the ranks. Empty where it was not measured.",
+    )
+    idle_seconds: dict[str, float] = Field(
+        {},
+        description="Of `seconds`, by the same stages: neither at work on the processor nor ready to be, so asleep or "
+        "waiting for a disk, device or rank; least over the ranks, of denoising step by step. Empty as above.",
+    )
+    reference_seconds: float | None = Field(
+        None,
+        description="Of a fixed matrix product, timed just before the video: how fast the machine was; largest over "
+        "the ranks. Null where it was not timed.",
+    )
 
 
 class StepSeconds(Part):
