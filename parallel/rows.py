@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallel.lengths import split_evenly
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -45,8 +46,7 @@ class Strips:
 
 def plan_strips(num_rows: int, ranks: Ranks) -> Strips:
     """Cut the rows of the latents into one strip for each rank of the replica, as even as whole rows allow."""
-    shorter, longer = divmod(num_rows, ranks.replica_size)
-    return Strips(tuple(shorter + (rank < longer) for rank in range(ranks.replica_size)), ranks.replica_rank)
+    return Strips(split_evenly(num_rows, ranks.replica_size), ranks.replica_rank)
 
 
 class RowExchange:

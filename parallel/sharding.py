@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallel.lengths import split_evenly, split_text
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -52,19 +53,12 @@ def plan_shards(num_tokens: int, ranks: Ranks) -> Shards:
         raise ValueError(
             f"The sequence has {num_tokens} tokens, fewer than its {count} ranks: use a larger video or fewer ranks."
         )
-    shorter, longer = divmod(num_tokens, count)
-    return Shards(tuple(shorter + (rank < longer) for rank in range(count)), ranks.sequence_rank)
+    return Shards(split_evenly(num_tokens, count), ranks.sequence_rank)
 
 
 def plan_text_shards(num_tokens: int, video: Shards) -> Shards:
-    """Cut a text into shards for the ranks that share ``video``, for joint attention.
-
-    The remainder goes to the last ranks, since a video's remainder is on the first ranks: so the joint lengths differ
-    by one token at most, too. A rank may hold no text.
-    """
-    count = len(video.lengths)
-    shorter, longer = divmod(num_tokens, count)
-    return Shards(tuple(shorter + (rank >= count - longer) for rank in range(count)), video.rank)
+    """Cut a text into shards for the ranks that share ``video``, for joint attention. A rank may hold no text."""
+    return Shards(split_text(num_tokens, len(video.lengths)), video.rank)
 
 
 def join_shards(video: Shards, text: Shards) -> Shards:
