@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launch.commands import generate, measure, queue, show
+from launch.commands import generate, measure, plan, queue, show
 from launch.commands.cluster import app as cluster_app
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ for command in (
     generate.resume,
     measure.sweep,
     measure.calibrate,
+    plan.plan,
     show.layout,
     show.models,
     show.config,

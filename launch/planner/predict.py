@@ -1,0 +1,114 @@
+"""Seconds, throughput and memory of one layout on one cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from engine.execution.memory import estimate
+from launch.planner.parts import Parts, add, parts_of
+from launch.planner.software import FITTED, Efficiencies, Speeds, find_speeds
+from launch.planner.stages import around_denoising, start_seconds, swaps_experts, weight_bytes
+from launch.planner.steps import Plan, computed_step, skipped_step
+from launch.planner.workload import Workload
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "compute": ("products", "attention", "elementwise", "cache"),
+    "link": ("ulysses", "ring", "weights", "gather", "agreement"),
+    "decode": ("decode",),
+    "fixed": ("launches", "step", "encode", "write", "host_copies"),
+}
+"""What a part of a video's time counts as where it is said what limits."""
+
+_RESERVED_SHARE, _RESERVED_BYTES = 0.1, 2e9
+"""Of a card's memory: CUDA, NCCL, buffers and fragmentation, as engine/execution/memory.py advises to leave free."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One layout on one cluster."""
+
+    plan: Plan
+    parts_off: Parts
+    parts_on: Parts
+    computed_step_seconds: float
+    skipped_step_seconds: float
+    memory_bytes: int
+    start_seconds: float
+
+    @property
+    def cache_off(self) -> float:
+        """Seconds of one video."""
+        return sum(self.parts_off.values())
+
+    @property
+    def cache_on(self) -> float:
+        """Seconds of one video; as without, where there is no cache."""
+        return sum(self.parts_on.values())
+
+    @property
+    def videos_per_hour(self) -> float:
+        """Of all replicas, with the cache that the configuration has."""
+        return 3600 * self.plan.degrees.data / self.cache_on
+
+    @property
+    def fits(self) -> bool:
+        """Whether the cards have the memory; a CPU is not asked."""
+        card = self.plan.cluster.card
+        if self.plan.cluster.is_cpu:
+            return True
+        return self.memory_bytes <= (1 - _RESERVED_SHARE) * card.memory_bytes - _RESERVED_BYTES
+
+    def limits(self, *, cached: bool = True) -> dict[str, float]:
+        """Seconds by what limits, the largest first."""
+        parts = self.parts_on if cached else self.parts_off
+        sums = {group: sum(parts[name] for name in names) for group, names in GROUPS.items()}
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+def predict(workload: Workload, plan: Plan, speeds: Speeds | None = None, fitted: Efficiencies = FITTED) -> Prediction:
+    """Predict one layout.
+
+    Args:
+        speeds: measured ones; those of the card's published figures where left out.
+
+    Raises:
+        InvalidInput: the card lacks the precision.
+    """
+    if speeds is None:
+        ranks = plan.degrees.replica_size
+        speeds = find_speeds(plan.cluster, plan.software, ranks, workload.shape.kind, fitted)
+    computed_off = computed_step(workload, plan, speeds, cached=False)
+    computed, skipped = computed_off, parts_of()
+    skips = workload.skipping.share * workload.steps
+    if skips:
+        computed = computed_step(workload, plan, speeds, cached=True)
+        skipped = skipped_step(workload, plan, speeds)
+    around = around_denoising(workload, plan, speeds)
+    return Prediction(
+        plan,
+        parts_off=add((computed_off, workload.steps), (around, 1)),
+        parts_on=add((computed, workload.steps - skips), (skipped, skips), (around, 1)),
+        computed_step_seconds=sum(computed.values()),
+        skipped_step_seconds=sum(skipped.values()),
+        memory_bytes=memory_bytes(workload, plan, speeds.dtype_bytes),
+        start_seconds=start_seconds(workload),
+    )
+
+
+def memory_bytes(workload: Workload, plan: Plan, dtype_bytes: int = 2) -> int:
+    """The most that a card holds at once, by the formula of engine/execution/memory.py, with the experts that stay."""
+    model = workload.model
+    memory = estimate(model, plan.degrees, plan.shard_weights)
+    scale = dtype_bytes / 2
+    weights = memory.transformer * (weight_bytes(plan) / 2 if dtype_bytes == 2 else scale)
+    sharded = plan.shard_weights and plan.degrees.replica_size > 1
+    if workload.experts > 1 and not sharded and not swaps_experts(workload, plan):
+        weights *= workload.experts
+    if not workload.skipping.share:
+        memory = replace(memory, cache=0)
+    of_encoders = scale * memory.encoders
+    beside = max(of_encoders, scale * (memory.cache + memory.step), memory.decode)
+    if plan.software.encoders_stay:
+        beside = of_encoders + max(scale * (memory.cache + memory.step), memory.decode)
+    return int(weights + beside)

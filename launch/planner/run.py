@@ -1,0 +1,193 @@
+"""Makes a plan from the options of the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import InvalidInput
+from launch.jobs.config import JobConfig
+from launch.planner.calibration import Calibration, calibrate
+from launch.planner.cards import Kernel, Precision
+from launch.planner.choice import Choice, Goal, choose
+from launch.planner.cluster import Cluster, parse_cluster
+from launch.planner.document import Layout, Limits, PlanDocument, Row, Seconds
+from launch.planner.layouts import Question
+from launch.planner.predict import Prediction
+from launch.planner.scaling import ScaleRow, scale, stops_paying
+from launch.planner.software import FITTED, Software
+from launch.planner.workload import make_workload
+from parallel.config import ParallelConfig
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """As they are given; nothing is checked yet."""
+
+    cluster: str
+    link: str | None = None
+    goal: Goal = Goal.LATENCY
+    deadline_seconds: float | None = None
+    price: float | None = None
+    skip_share: float | None = None
+    precision: Precision = "bf16"
+    attention: Kernel | None = None
+    fused: bool = False
+    calibrate: Sequence[Path] = ()
+    given: Sequence[str] = ()
+    """Keys that the command line sets; degrees among them are kept."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, for the screen and for the report."""
+
+    question: Question
+    cluster: Cluster
+    choice: Choice
+    rows: list[ScaleRow]
+    document: PlanDocument
+    notes: list[str]
+
+
+def make_plan(config: JobConfig, options: PlanOptions) -> Planned:
+    """The whole plan.
+
+    Raises:
+        InvalidInput: an option cannot be, or no layout will do; one sentence.
+    """
+    _check(options)
+    cluster = parse_cluster(options.cluster, options.link)
+    workload = make_workload(config, options.skip_share)
+    software = Software(precision=options.precision, kernel=options.attention or "auto", fused=options.fused)
+    if not cluster.is_cpu:
+        cluster.card.peak_flops(options.precision)
+    measured = calibrate(options.calibrate, config, cluster, software) if options.calibrate else None
+    if cluster.is_cpu and measured is None:
+        raise InvalidInput(
+            "--cluster names the CPU, whose speed is published nowhere: give --calibrate with a bench.json of this "
+            "machine (lockstep bench)."
+        )
+    cluster = measured.cluster if measured and measured.cluster else cluster
+    question = Question(
+        workload,
+        software,
+        measured.fitted if measured and measured.fitted else FITTED,
+        measured.speeds if measured else None,
+        _given(config, options.given),
+        config.parallel.shard_weights
+        if config.parallel.shard_weights or "parallel.shard_weights" in options.given
+        else None,
+    )
+    choice = choose(question, cluster, options.goal, options.deadline_seconds)
+    rows = scale(question, cluster, [1, 2] if cluster.is_cpu and cluster.size <= 2 else _sizes())
+    document = _document(question, cluster, options, choice, rows, measured)
+    return Planned(question, cluster, choice, rows, document, list(measured.notes) if measured else [])
+
+
+def _sizes() -> list[int]:
+    return [2**power for power in range(10)]
+
+
+def _check(options: PlanOptions) -> None:
+    if options.goal is Goal.DEADLINE and options.deadline_seconds is None:
+        raise InvalidInput("--goal is deadline, but there is no --deadline: give the seconds that a video may take.")
+    if options.deadline_seconds is not None:
+        if options.goal is not Goal.DEADLINE:
+            raise InvalidInput(
+                f"--deadline is {options.deadline_seconds:g}, but --goal is {options.goal.value}: use --goal deadline."
+            )
+        _positive("--deadline", options.deadline_seconds, "seconds above 0")
+    if options.price is not None:
+        _positive("--price-per-gpu-hour", options.price, "a price above 0")
+    share = options.skip_share
+    if share is not None and not (math.isfinite(share) and 0 <= share < 1):
+        raise InvalidInput(f"--skip-share is {share:g}, but it should be a share from 0 to below 1, as in 0.6.")
+
+
+def _positive(option: str, value: float, wanted: str) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidInput(f"{option} is {value:g}, but it should be {wanted}.")
+
+
+def _given(config: JobConfig, keys: Sequence[str]) -> ParallelConfig:
+    """The degrees that the command line gives; those in the file are for another machine."""
+    given = {key.removeprefix("parallel.") for key in keys if key.startswith("parallel.")}
+    section = config.parallel
+    return ParallelConfig(
+        data=section.data if "data" in given else 1,
+        cfg=section.cfg if "cfg" in given else None,
+        ulysses=section.ulysses if "ulysses" in given else None,
+        ring=section.ring if "ring" in given else None,
+    )
+
+
+def layout_of(prediction: Prediction) -> Layout:
+    """The degrees of a prediction, for the report."""
+    degrees = prediction.plan.degrees
+    shares = prediction.plan.shard_weights and degrees.replica_size > 1
+    return Layout(**vars(degrees), shard_weights=shares)
+
+
+def _document(
+    question: Question,
+    cluster: Cluster,
+    options: PlanOptions,
+    choice: Choice,
+    rows: Sequence[ScaleRow],
+    measured: Calibration | None,
+) -> PlanDocument:
+    best, workload = choice.best, question.workload
+    frames, height, width = workload.model.video
+    hourly = best.videos_per_hour
+    return PlanDocument(
+        model=workload.model.name,
+        video={"frames": frames, "height": height, "width": width, "steps": workload.steps},
+        cluster={
+            "nodes": cluster.nodes,
+            "gpus_per_node": cluster.per_node,
+            "gpu": cluster.card.name,
+            "inside": cluster.inside.name,
+            "between": cluster.between.name,
+        },
+        goal=options.goal.value,
+        assumptions={
+            "precision": question.software.precision,
+            "attention": question.software.kernel,
+            "elementwise": "fused" if question.software.fused else "eager",
+            "skip_share": workload.skipping.source,
+            "rates": "measured: " + ", ".join(measured.sources) if measured else "published, with fitted efficiencies",
+        },
+        skip_share=workload.skipping.share,
+        seconds_per_video=Seconds(cache_off=best.cache_off, cache_on=best.cache_on),
+        videos_per_hour=hourly,
+        memory_bytes_per_gpu=best.memory_bytes,
+        fits=best.fits,
+        start_seconds=best.start_seconds,
+        layout=layout_of(best),
+        why=choice.why,
+        limits=Limits(
+            by_group=best.limits(),
+            by_part={**best.parts_off, **{f"{name}_on": seconds for name, seconds in best.parts_on.items()}},
+            largest=next(iter(best.limits())),
+        ),
+        cost_per_video=None if options.price is None else options.price * best.plan.degrees.world_size / hourly,
+        scaling=[_row(row) for row in rows],
+        stops_paying={name: stops_paying(rows, cached=name == "cache_on") for name in ("cache_off", "cache_on")},
+    )
+
+
+def _row(row: ScaleRow) -> Row:
+    fastest, off = row.fastest, row.fastest_without_cache
+    hourly = row.most.videos_per_hour if row.most else None
+    if fastest is None or off is None or row.efficiency_off is None or row.efficiency_on is None:
+        return Row(gpus=row.gpus, layout=None, seconds_per_video=None, efficiency=None, videos_per_hour=hourly)
+    return Row(
+        gpus=row.gpus,
+        layout=layout_of(fastest),
+        seconds_per_video=Seconds(cache_off=off.cache_off, cache_on=fastest.cache_on),
+        efficiency=Seconds(cache_off=row.efficiency_off, cache_on=row.efficiency_on),
+        videos_per_hour=hourly,
+    )
