@@ -7,6 +7,7 @@ fitted, from any start. A rate that no measurement depends on stays as it was.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,12 +83,18 @@ def calibrate(paths: Sequence[Path], config: Config, cluster: Cluster, software:
     """
     runs = [run for path in paths for run in read_runs(path, config)]
     for run in runs:
-        if cluster.card.name.lower() not in run.device.lower().replace(" ", ""):
+        if not _is_named(cluster.card.name, run.device):
             raise InvalidInput(
                 f"--calibrate names {run.source!r}, which was measured on {run.device!r}, but --cluster is of "
                 f"{cluster.card.name}: measure on such a device, or plan for that one."
             )
     return _of_cpu(runs, cluster, software) if cluster.card.name == CPU else _of_gpu(runs, cluster, software)
+
+
+def _is_named(card: str, device: str) -> bool:
+    """Whether a device's name is of that card: "NVIDIA GeForce RTX 4090" of RTX4090, but "NVIDIA GB200" not of B200."""
+    letters, rest = re.match(r"([a-z]*)(.*)", card.lower()).groups()  # type: ignore[union-attr]  # it matches anything
+    return re.search(rf"(?<![a-z]){letters}\s*{rest}(?![0-9])", device.lower()) is not None
 
 
 def _of_cpu(runs: Sequence[Run], cluster: Cluster, software: Software) -> Calibration:

@@ -1,6 +1,6 @@
 """Accelerators that a plan can be made for: published figures, each with its source. Dense arithmetic, no sparsity.
 
-Measured by hand: a bf16 product of 8192^3 reached 798 TFLOP/s on an H100 (81% of the published peak) and 790 on an H200;
+Measured by hand: a bf16 product of 8192^3 reached 798 TFLOP/s on an H100 (81% of the published peak), 790 on an H200;
 copying reached 3.0 TB/s (90%) and 4.3 TB/s (90%). The other cards are taken to reach the same shares.
 """
 

@@ -38,6 +38,7 @@ def print_plan(planned: Planned, stream: IO[str]) -> None:
         say("", note)
     say("layout", describe(best))
     say("why", document.why)
+    say("use", _settings(best))
     say("seconds", f"{best.cache_on:.1f} a video with the cache, {best.cache_off:.1f} without; a step "
         f"{best.computed_step_seconds:.3f} computed, {best.skipped_step_seconds:.3f} skipped")  # fmt: skip
     say("skipped", f"{document.skip_share:.0%} of the steps: {document.assumptions['skip_share']}")
@@ -89,6 +90,14 @@ def scaling_table(rows: Sequence[ScaleRow]) -> Table:
             most,
         )
     return table
+
+
+def _settings(best: Prediction) -> str:
+    """The layout as options of other commands."""
+    degrees = vars(best.plan.degrees)
+    shard = str(best.plan.shard_weights and best.plan.degrees.replica_size > 1).lower()
+    keys = [*(f"parallel.{name}={degree}" for name, degree in degrees.items()), f"parallel.shard_weights={shard}"]
+    return " ".join(f"--set {key}" for key in keys)
 
 
 def _parts(best: Prediction) -> str:

@@ -52,6 +52,8 @@ class Efficiencies:
     """Of copies between card and host."""
     fixed: float = 1.0
     """Factor on the seconds of encoding and writing."""
+    launches: float = 1.0
+    """Factor on the seconds that launching kernels takes."""
 
 
 FITTED = Efficiencies()
@@ -136,10 +138,10 @@ def find_speeds(cluster: Cluster, software: Software, ranks: int, kind: str, fit
         elementwise_passes=fitted.elementwise * (_FUSED_PASSES if software.fused else _EAGER_PASSES[kind]),
         exchange_passes=_FUSED_EXCHANGE_PASSES if software.fused else _EXCHANGE_PASSES,
         saturation_tokens=256,
-        block_seconds=_LAUNCH_SECONDS * (_FUSED_LAUNCHES if software.fused else _LAUNCHES),
+        block_seconds=fitted.launches * _LAUNCH_SECONDS * (_FUSED_LAUNCHES if software.fused else _LAUNCHES),
         overlaps=True,
-        step_seconds=2e-3,
-        lane_seconds=1e-3,
+        step_seconds=fitted.launches * 2e-3,
+        lane_seconds=fitted.launches * 1e-3,
         convolution_flops=fitted.decode * _CONVOLUTION_SHARE * convolutions,
         copy_bandwidth=fitted.copies * _PAGEABLE,
         host_bandwidth=card.host_bandwidth,

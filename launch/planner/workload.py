@@ -116,7 +116,7 @@ def _of_folder(folder: Path, facts: ModelFacts) -> PublishedModel:
     """A row as the catalog has them, for a model that it does not have."""
     like = next(row for row in CATALOG if row.facts.family.name == facts.family.name)
     parameters: Mapping[str, int] = {
-        name: sum(math.prod(tensor.shape) for tensor in read_tensors(folder, name).values())
+        name: sum(math.prod(tensor["shape"]) for tensor in read_tensors(folder, name).values())
         for name in facts.components
     }
     return replace(
