@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Part(BaseModel):
     """A part of the document: immutable, and without keys that the schema does not name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Spread(Part):
@@ -55,7 +55,7 @@ class Sample(Part):
     )
     reference_seconds: float | None = Field(
         None,
-        description="Of a fixed matrix product, timed just before the video: how fast the machine was; largest over "
+        description="Of a fixed transformer block, timed just before the video: how fast the machine was; largest over "
         "the ranks. Null where it was not timed.",
     )
 

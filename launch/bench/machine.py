@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 
 from engine.progress import Progress
 
-_REPEATS = 20
-_SIZE = 384  # float32: 0.1 GFLOP; three matrices fit in the second-level cache
-_GPU_SIZE = 4096
+_REPEATS = 40
 _SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
@@ -30,6 +29,8 @@ class Moment:
     """On a processor."""
     queued: float
     """Ready to run while other threads had the processors; 0 where the system does not tell."""
+    is_known: bool = True
+    """Whether the system tells."""
 
     @classmethod
     def now(cls) -> Moment:
@@ -38,7 +39,7 @@ class Moment:
             busy, queued, _ = _SCHEDULED.read_text(encoding="ascii").split()
             return cls(time.perf_counter(), int(busy) / 1e9, int(queued) / 1e9)
         except (OSError, ValueError):
-            return cls(time.perf_counter(), time.thread_time(), 0.0)
+            return cls(time.perf_counter(), time.thread_time(), 0.0, is_known=False)
 
     def queued_since(self, earlier: Moment) -> float:
         return self.queued - earlier.queued
@@ -60,6 +61,11 @@ class Occupancy(Progress):
     _stage: str = ""
     _since: Moment = field(default_factory=Moment.now)
     _step_since: Moment = field(default_factory=Moment.now)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the system tells waiting for a processor from other waits."""
+        return self._since.is_known
 
     def doing(self, name: str) -> None:
         now = self._count()
@@ -86,7 +92,9 @@ class Occupancy(Progress):
 
 
 def queued_seconds(ranks: Sequence[Occupancy], stages: Sequence[str]) -> dict[str, float]:
-    """By stage, the largest over the ranks of a replica."""
+    """By stage, the largest over the ranks of a replica; empty where one does not know."""
+    if not all(rank.is_known for rank in ranks):
+        return {}
     return {stage: max(rank.queued.get(stage, 0.0) for rank in ranks) for stage in stages}
 
 
@@ -94,8 +102,10 @@ def idle_seconds(ranks: Sequence[Occupancy], stages: Sequence[str]) -> dict[str,
     """By stage, the least over the ranks of a replica: a rank that waits for another one makes nothing slow.
 
     Of denoising it is the sum over steps of the least in each, for ranks are late by turns. The total is the sum of
-    the stages.
+    the stages. Empty where a rank does not know.
     """
+    if not all(rank.is_known for rank in ranks):
+        return {}
     least = {stage: min(rank.idle.get(stage, 0.0) for rank in ranks) for stage in stages if stage != "total"}
     if "denoise" in least:
         least["denoise"] = sum(map(min, zip(*(rank.step_idle for rank in ranks), strict=True)))
@@ -103,24 +113,39 @@ def idle_seconds(ranks: Sequence[Occupancy], stages: Sequence[str]) -> dict[str,
 
 
 class ReferenceWork:
-    """A fixed piece of work, the time of which says how fast the machine runs at present."""
+    """A fixed piece of work, the time of which says how fast the machine runs at present: a small transformer block,
+    for what slows a matrix product down slows other kernels down by another factor."""
 
     def __init__(self, device: torch.device) -> None:
-        """Makes its inputs on ``device``, some megabytes."""
+        """Makes its inputs on ``device``, some megabytes, from a generator of its own."""
+        random = torch.Generator().manual_seed(0)
+        tokens, self._width = (4096, 1024) if device.type == "cuda" else (320, 192)
         self._device = device
-        size = _GPU_SIZE if device.type == "cuda" else _SIZE
-        self._matrix = torch.ones(size, size, device=device)
+        self._inputs = torch.randn(1, tokens, self._width, generator=random).to(device)
+        shapes = ((3, 1), (1, 1), (4, 1), (1, 4))  # of the projections, in widths
+        self._weights = [
+            torch.randn(rows * self._width, columns * self._width, generator=random).to(device) * 0.05
+            for rows, columns in shapes
+        ]
 
+    @torch.inference_mode()
     def seconds(self) -> float:
-        """Median seconds of a product of two matrices, float32, without the time that other processes had the
-        processor; it takes some 0.03 s on a CPU.
-        """
+        """Median seconds of one block in float32, without the time that other processes had the processor; some 0.1 s
+        of a CPU go into it."""
         taken = []
         for _ in range(_REPEATS):
             before = Moment.now()
-            torch.mm(self._matrix, self._matrix)
+            self._block()
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             after = Moment.now()
             taken.append(after.wall - before.wall - after.queued_since(before))
         return sorted(taken)[_REPEATS // 2]
+
+    def _block(self) -> torch.Tensor:
+        joint, out, up, down = self._weights
+        hidden = functional.layer_norm(self._inputs, (self._width,))
+        query, key, value = functional.linear(hidden, joint).unflatten(2, (3, -1, 32)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        hidden = self._inputs + functional.linear(attended, out)
+        return hidden + functional.linear(functional.gelu(functional.linear(hidden, up)), down)
