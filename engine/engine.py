@@ -24,6 +24,7 @@ from engine.errors import InvalidInput
 from engine.execution.loaded import LoadedModel, load_model
 from engine.generation.finishing import Finishing
 from engine.generation.generation import Generation
+from engine.generation.measurements import RankMeasurements
 from engine.media.video import drop_frames
 from engine.progress import Progress
 from engine.request import GenerationRequest, Outputs, Task
@@ -38,11 +39,13 @@ from parallel.worklist import WorkList
 class Result:
     """The result of a request; ``report`` is None on all ranks of a replica but its first.
 
-    latents: float32 [samples, channels, frames, height, width], equal on every rank.
+    latents: float32 [samples, channels, frames, height, width], equal on every rank. measurements: of this rank, where
+    they were asked for.
     """
 
     latents: Tensor
     report: dict[str, Any] | None = None
+    measurements: RankMeasurements | None = None
 
 
 class Engine:
@@ -118,6 +121,7 @@ class Engine:
         on_velocity: OnVelocity | None = None,
         observer: Observer | None = None,
         noise: Tensor | None = None,
+        measure: bool = False,
     ) -> Result:
         """Make the videos of one request; collective over the ranks of a replica, independent of other replicas.
 
@@ -139,6 +143,8 @@ class Engine:
             observer: its ``see`` is called for each computed step of this rank's lanes and tokens.
             noise: to begin with instead of the seed's, float32 [samples, channels, frames, height, width] on the CPU,
                 equal on every rank. A checkpoint does not know of it: not together with a folder for one.
+            measure: time every denoise step and every collective, for :attr:`Result.measurements`. It changes neither
+                the video nor the order of collectives.
 
         Raises:
             Paused, Cancelled: as some rank's control word asked.
@@ -150,7 +156,7 @@ class Engine:
         outputs = Outputs(output, report, latents, checkpoint=checkpoint, fallback=fallback, replaces=replaces)
         waiting = Waiting(ranks, config.runtime.wait_for_room_seconds, control, self._progress)
         with open_checkpoints(outputs.checkpoints, config, request, waiting) as checkpoints:
-            generation = Generation(self._model, request, self._progress, checkpoints, control)
+            generation = Generation(self._model, request, self._progress, checkpoints, control, measure)
             finishing = Finishing(self._model, generation, outputs, waiting, checkpoints)
             generation.stop_if_asked("the beginning")
             generation.resume()
@@ -163,7 +169,8 @@ class Engine:
             document = finishing.run(final, output_bytes(request, outputs, self._model.facts))
             if checkpoints is not None:
                 checkpoints.remove()
-        return Result(final, document)
+            measurements = generation.measurements() if measure else None
+        return Result(final, document, measurements)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor | None:

@@ -52,7 +52,8 @@ def require_finite(finite: Tensor, what: str, advice: str, ranks: Ranks, meter: 
     where = ""
     if ranks.replica_group is not None:
         gathered = flags.new_empty(ranks.replica_size)
-        dist.all_gather_single(gathered, flags, group=ranks.replica_group)
+        with meter.lap("vae_agreement"):
+            dist.all_gather_single(gathered, flags, group=ranks.replica_group)
         meter.count("vae_agreement", flags, ranks.replica_size - 1)
         flags = gathered
         where = f" on rank {', '.join(str(ranks.first_in_replica + i) for i in flags.nonzero().flatten().tolist())}"
@@ -114,7 +115,8 @@ class Agreement:
         if self._ranks.replica_group is None:
             return own_row[None]
         rows = own_row.new_empty(self._ranks.replica_size * own_row.numel())
-        dist.all_gather_single(rows, own_row, group=self._ranks.replica_group)
+        with self._meter.lap("agreement"):
+            dist.all_gather_single(rows, own_row, group=self._ranks.replica_group)
         self._meter.count("agreement", own_row, self._ranks.replica_size - 1)
         return rows.view(self._ranks.replica_size, -1)
 

@@ -6,6 +6,7 @@ right before the attention kernel runs, for each chunk that a ring passes on.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3
 from torch import Tensor, nn
 
 from parallel import xdit
+from parallel.exposed import ExposedExchange
 from parallel.joint import JointAttentionProcessor
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
@@ -124,8 +126,12 @@ class SequenceAttention:
         query, key, value = (pad_to_longest(t, shards, dim=2) for t in (query, key, value))
         self._count(query)
         kernel = _kernel_with_log_sum_exp(query, self._flash)
-        arrivals = {"chunks": _chunk_lengths(shards, self._ranks), "kernel": kernel}
-        out: Tensor = xdit.USP(query, key, value, backend=Kernel.EXACT, attention_kwargs=arrivals)
+        exchange: AbstractContextManager[Any] = nullcontext(kernel)
+        if self._meter.is_timed:
+            exchange = ExposedExchange(kernel, self._meter, self._ranks.degrees)
+        with exchange as attend:
+            arrivals = {"chunks": _chunk_lengths(shards, self._ranks), "kernel": attend}
+            out: Tensor = xdit.USP(query, key, value, backend=Kernel.EXACT, attention_kwargs=arrivals)
         return out.narrow(2, 0, shards.length)
 
     def _count(self, tensor: Tensor) -> None:

@@ -34,7 +34,8 @@ class Audit:
             return
         mine = torch.tensor([_hash(thing) for thing in things.values()], device=self._ranks.device)
         everyone = mine.new_empty(self._ranks.replica_size * mine.numel())
-        dist.all_gather_single(everyone, mine, group=self._ranks.replica_group)
+        with self._meter.lap("audit"):
+            dist.all_gather_single(everyone, mine, group=self._ranks.replica_group)
         self._meter.count("audit", mine, self._ranks.replica_size - 1)
         for name, hashes in zip(things, everyone.view(self._ranks.replica_size, -1).T.tolist(), strict=True):
             usual, _ = Counter(hashes).most_common(1)[0]

@@ -32,7 +32,8 @@ def broadcast_from_first(tensors: Sequence[Named] | None, ranks: Ranks, meter: C
         for name, tensor in received[i].items():
             if tensors is not None:
                 tensor.copy_(tensors[i][name])
-            dist.broadcast(tensor, src=ranks.first_in_replica, group=ranks.replica_group)
+            with meter.lap("broadcast"):
+                dist.broadcast(tensor, src=ranks.first_in_replica, group=ranks.replica_group)
             meter.count("broadcast", tensor, ranks.replica_size - 1 if tensors is not None else 0)
     return received
 

@@ -129,8 +129,9 @@ class RowExchange:
         operations += [dist.P2POp(dist.irecv, tensor, group=self._group, group_peer=peer) for tensor, peer in receives]
         if not operations:
             return
-        for work in dist.batch_isend_irecv(operations):
-            work.wait()
+        with self._meter.lap(kind):
+            for work in dist.batch_isend_irecv(operations):
+                work.wait()
         for tensor, _ in sends:
             self._meter.count(kind, tensor, peers=1)
 

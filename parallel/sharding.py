@@ -95,7 +95,8 @@ def gather(tokens: Tensor, shards: Shards, ranks: Ranks, meter: CollectiveMeter)
         return tokens
     local = pad_to_longest(tokens, shards, dim=1)[0].contiguous()
     everyone = local.new_empty(len(shards.lengths) * shards.longest, local.shape[-1])
-    dist.all_gather_single(everyone, local, group=ranks.sequence_group)
+    with meter.lap("all_gather"):
+        dist.all_gather_single(everyone, local, group=ranks.sequence_group)
     meter.count("all_gather", local, len(shards.lengths) - 1)
     return strip_padding(everyone, shards.lengths, dim=0)[None]
 

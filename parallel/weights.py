@@ -157,4 +157,5 @@ class _MeteredAllGather(AllGather):
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
         self.meter.count("weights", input_tensor, group.size() - 1)
-        return dist.all_gather_single(output_tensor, input_tensor, group=group, async_op=async_op)
+        with self.meter.lap("weights"):
+            return dist.all_gather_single(output_tensor, input_tensor, group=group, async_op=async_op)

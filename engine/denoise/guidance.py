@@ -40,7 +40,8 @@ def collect(velocities: dict[Lane, Tensor], ranks: Ranks, meter: CollectiveMeter
     if ranks.cfg_group is not None:
         mine = torch.cat(own[BRANCHES[ranks.cfg_rank]]).contiguous()
         both = mine.new_empty(2 * mine.shape[0], *mine.shape[1:])
-        dist.all_gather_single(both, mine, group=ranks.cfg_group)
+        with meter.lap("guidance"):
+            dist.all_gather_single(both, mine, group=ranks.cfg_group)
         meter.count("guidance", mine, 1)
         return dict(zip(BRANCHES, both.chunk(2), strict=True))
     return {branch: torch.cat(samples) for branch, samples in own.items() if samples}

@@ -1,6 +1,8 @@
 """The denoise loop."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from parallel.agreement import NotFiniteError
 OnStep = Callable[[Step, float, dict[Lane, Plan], Tensor], None]
 OnVelocity = Callable[[Step, dict[str, Tensor]], None]
 OnPause = Callable[[int, Tensor], None]
+AroundStep = Callable[[int], AbstractContextManager[Any]]
 
 
 def denoise(
@@ -26,6 +29,7 @@ def denoise(
     on_velocity: OnVelocity | None = None,
     on_pause: OnPause | None = None,
     corrector: Corrector | None = None,
+    around_step: AroundStep = lambda index: nullcontext(),
 ) -> Tensor:
     """Turn noise into clean latents; every rank of a replica runs this with the same arguments.
 
@@ -39,6 +43,7 @@ def denoise(
         on_pause: called with the steps done and the latents if a pause ends the loop. The step that was interrupted has
             changed neither sampler nor cache.
         corrector: takes the sampler's steps and corrects skipped ones; None leaves them as they are.
+        around_step: called with the index of each step, all of which runs inside, ``on_step`` too.
 
     Raises:
         Paused, Cancelled: some rank's control word said so; on all ranks at the same step.
@@ -46,19 +51,20 @@ def denoise(
     """
     for index, timestep in enumerate(scheduler.timesteps[steps_done:], start=steps_done):
         step = Step(index, float(scheduler.sigmas[index]), float(scheduler.sigmas[index + 1]))
-        try:
-            velocity, branches, plans = experts.predict(latents, timestep, step)
-        except Paused:
-            if on_pause is not None:
-                on_pause(index, latents)
-            raise
-        if on_velocity is not None:
-            on_velocity(step, branches)
-        if corrector is None:
-            latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        else:
-            latents = corrector.advance(step, timestep, latents, velocity, plans)
-        on_step(step, float(timestep), plans, latents)
+        with around_step(index):
+            try:
+                velocity, branches, plans = experts.predict(latents, timestep, step)
+            except Paused:
+                if on_pause is not None:
+                    on_pause(index, latents)
+                raise
+            if on_velocity is not None:
+                on_velocity(step, branches)
+            if corrector is None:
+                latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+            else:
+                latents = corrector.advance(step, timestep, latents, velocity, plans)
+            on_step(step, float(timestep), plans, latents)
     latents = experts.finish(latents)
     if not latents.isfinite().all():  # not seen by any later step; equal on all ranks, so all raise
         raise NotFiniteError("The final latents are not finite: try another seed, a lower guidance or a wider dtype.")

@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -59,6 +59,11 @@ class Stopwatch:
         """
         if self._events and wait:
             torch.cuda.synchronize()
+        self.collect()
+        return dict(self._seconds)
+
+    def collect(self) -> None:
+        """Add up the laps that the device has finished, and free their events. Does not wait."""
         under_way = []
         for key, start, stop in self._events:
             if stop.query():
@@ -66,8 +71,38 @@ class Stopwatch:
             else:
                 under_way.append((key, start, stop))
         self._events = under_way
-        return dict(self._seconds)
 
     def restore(self, seconds: Mapping[Any, float]) -> None:
         """Add the :meth:`seconds` of an earlier run."""
         self._seconds.update(seconds)
+
+
+class StepClock:
+    """Seconds of each denoise step, and of the collectives in it by kind. On CUDA the time is the device's, between
+    events on the stream that is current, so that nothing waits for the device that would not without the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._steps = Stopwatch(device)
+        self._collectives = Stopwatch(device)
+        self._step: int | None = None
+
+    @contextmanager
+    def step(self, index: int) -> Iterator[None]:
+        """This denoise step runs inside, with all that belongs to it."""
+        self._step = index
+        with self._steps.lap(index):
+            yield
+        self._step = None
+        self._collectives.collect()  # a long request would else hold thousands of events
+
+    def lap(self, kind: str) -> AbstractContextManager[None]:
+        """A collective of this kind runs inside."""
+        return self._collectives.lap((self._step, kind))
+
+    def step_seconds(self) -> dict[int, float]:
+        """By index of the step. Waits for the device."""
+        return self._steps.seconds()
+
+    def collective_seconds(self) -> dict[tuple[int | None, str], float]:
+        """By step and kind; the step is None outside of the denoise steps. Waits for the device."""
+        return self._collectives.seconds()

@@ -17,6 +17,7 @@ from engine.denoise.predictor import LaneWork, Observer, VelocityPredictor
 from engine.execution.loaded import LoadedModel
 from engine.generation.audit import RequestAudit
 from engine.generation.metrics import RequestMetrics
+from engine.generation.step_log import action_of
 from engine.models.published import published_names
 from engine.progress import Progress
 from engine.request import GenerationRequest
@@ -143,6 +144,7 @@ class Denoising:
                 on_velocity,
                 self._on_pause,
                 self._corrector,
+                self._metrics.step,
             )
             for controller in self._controllers:
                 controller.release()  # decoding needs the memory
@@ -198,8 +200,7 @@ class Denoising:
         if self._checkpoints and self._checkpoints.is_due(step.index + 1):
             self._checkpoints.save(self._state(step.index + 1, latents), self._shards)
         actions = {decision.action for plan in plans.values() for decision in plan.decisions}
-        action = next(a for a in ("warmup", "compute", "skip") if a in actions)
-        self._progress.step(step.index, self._request.sampling.steps, action)
+        self._progress.step(step.index, self._request.sampling.steps, action_of(actions))
 
     def _on_pause(self, steps_done: int, latents: Tensor) -> None:
         if self._checkpoints and steps_done > self.steps_done:  # else the checkpoint that it began from still holds

@@ -18,6 +18,7 @@ from engine.execution.loaded import LoadedModel
 from engine.generation import report as reporting
 from engine.generation.decoding import decode_videos
 from engine.generation.denoising import Denoising
+from engine.generation.measurements import RankMeasurements
 from engine.generation.metrics import RankUsage, RequestMetrics
 from engine.progress import Progress
 from engine.request import GenerationRequest
@@ -38,16 +39,18 @@ class Generation:
         progress: Progress,
         checkpoints: RequestCheckpoints | None = None,
         control: Callable[[], Control] = lambda: Control.RUN,
+        measure: bool = False,
     ) -> None:
         """
         Args:
             control: what this rank asks of all, once a step and between stages.
+            measure: time every step and collective, for :meth:`measurements`.
         """
         self._model = model
         self._request = request
         self._progress = progress
         self._checkpoints = checkpoints
-        self._metrics = RequestMetrics(model.ranks.device, progress)
+        self._metrics = RequestMetrics(model.ranks.device, progress, measure)
         self._agreement = Agreement(model.ranks, self._metrics.meter, control)
         self.notes: list[str] = []
         """Lines on what of the texts does not reach the model; on the first rank, after :meth:`encode`."""
@@ -128,9 +131,17 @@ class Generation:
 
     def collect_usage(self) -> RankUsage:
         """The largest of what any rank used, on every rank; collective over the replica."""
+        return RankUsage.largest(objects_of_all(self._own_usage(), self._model.ranks))
+
+    def measurements(self) -> RankMeasurements | None:
+        """What this rank has measured, in the end; None where it was not to measure."""
+        model, block_fraction = self._model, self._denoising.block_fraction
+        device = reporting.describe_device(model.ranks.device)
+        return self._metrics.measurements(model.ranks.rank, device, self._own_usage(), block_fraction)
+
+    def _own_usage(self) -> RankUsage:
         weight_bytes = sum(parameter_bytes(expert.adapter.transformer) for expert in self._model.experts)
-        usage = self._metrics.usage(weight_bytes, self._agreement.seconds)
-        return RankUsage.largest(objects_of_all(usage, self._model.ranks))
+        return self._metrics.usage(weight_bytes, self._agreement.seconds)
 
     def report(self, usage: RankUsage, latents: Tensor, videos: list[dict[str, Any]]) -> dict[str, Any]:
         """The run report, on the first rank."""

@@ -1,16 +1,18 @@
 """What is measured while one rank works on one request: seconds, bytes, and what was decided at each step."""
 
 import resource
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from engine.execution.timing import StageClock, Stopwatch
+from engine.execution.timing import StageClock, StepClock, Stopwatch
+from engine.generation.measurements import RankMeasurements, by_kind, by_step
 from engine.generation.step_log import StepLog
 from engine.progress import Progress
 from parallel.broadcast import objects_of_all
@@ -49,9 +51,14 @@ class RankUsage:
 class RequestMetrics:
     """The clocks, counters and step log of one request on one rank. Stages are also told to the progress."""
 
-    def __init__(self, device: torch.device, progress: Progress) -> None:
-        """Starts the request's total time, and on a GPU its peak of memory."""
-        self.meter = CollectiveMeter()
+    def __init__(self, device: torch.device, progress: Progress, measure: bool = False) -> None:
+        """Starts the request's total time, and on a GPU its peak of memory.
+
+        Args:
+            measure: also time every step and every collective.
+        """
+        self._step_clock = StepClock(device) if measure else None
+        self.meter = CollectiveMeter(self._step_clock.lap if self._step_clock else None)
         self.stopwatch = Stopwatch(device)
         self.steps = StepLog()
         self._started = time.perf_counter()
@@ -79,6 +86,10 @@ class RequestMetrics:
         if around:
             self._progress.doing(around)
 
+    def step(self, index: int) -> AbstractContextManager[None]:
+        """Inside the context is this denoise step."""
+        return self._step_clock.step(index) if self._step_clock else nullcontext()
+
     def note_decoded(self, frames: int, total: int) -> None:
         """That many frames, of ``total``, of a video are decoded."""
         self._progress.decoded(frames, total)
@@ -102,10 +113,39 @@ class RequestMetrics:
             lane_seconds=self.stopwatch.seconds(),
         )
 
+    def measurements(self, rank: int, device: str, usage: RankUsage, block_fraction: float) -> RankMeasurements | None:
+        """All that this rank has measured up to now; None if that was not asked for.
+
+        Args:
+            device: in words. usage: of this rank.
+        """
+        if self._step_clock is None:
+            return None
+        collectives = self._step_clock.collective_seconds()
+        return RankMeasurements(
+            rank=rank,
+            host=socket.gethostname(),
+            device=device,
+            stage_seconds=self._stages() | {"total": self._total()},
+            steps=by_step(self._step_clock.step_seconds(), self.steps.actions(), collectives),
+            collective_bytes=usage.collective_bytes,
+            collective_seconds=by_kind(collectives),
+            agreement_seconds=usage.agreement_seconds,
+            block_fraction=block_fraction,
+            peak_memory_bytes=usage.peak_memory_bytes,
+            cache_bytes=usage.cache_bytes,
+            weight_bytes=usage.weight_bytes,
+        )
+
     def seconds(self, load_seconds: float) -> dict[str, float]:
         """Seconds by stage for the report, and their total with loading and with all that is in no stage."""
-        stages = {name: self._clock.seconds[name] for name in ("encode", "denoise", "decode", "write")}
-        return {"load": load_seconds, **stages, "total": load_seconds + time.perf_counter() - self._started}
+        return {"load": load_seconds, **self._stages(), "total": load_seconds + self._total()}
+
+    def _stages(self) -> dict[str, float]:
+        return {name: self._clock.seconds[name] for name in ("encode", "denoise", "decode", "write")}
+
+    def _total(self) -> float:
+        return time.perf_counter() - self._started
 
 
 def longest(by_rank: Sequence[Mapping[Any, float]]) -> dict[Any, float]:

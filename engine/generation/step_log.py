@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,14 @@ class StepLog:
             lane = Lane(row["sample"], row["branch"], row.get("window", 0))
             row["seconds"] = seconds.get((row["step"], lane))
 
+    def actions(self) -> dict[int, str]:
+        """What was done at each step, all lanes and segments together: "warmup", "compute", or "skip" where every one
+        of them was estimated."""
+        together: dict[int, set[str]] = {}
+        for row in self.rows:
+            together.setdefault(row["step"], set()).add(row["action"])
+        return {step: action_of(actions) for step, actions in together.items()}
+
     @property
     def skipped(self) -> int:
         """Rows whose step was estimated."""
@@ -54,6 +62,11 @@ class StepLog:
         every = num_blocks * len(self.rows) // len(segments)
         numbers = [row.get("segment", 0) for row in self.rows if row["action"] == "skip"]
         return (every - sum(segments[number].num_blocks for number in numbers)) / every
+
+
+def action_of(actions: Collection[str]) -> str:
+    """One word for what several lanes did at a step, which takes as long as the one that did the most."""
+    return next(action for action in ("warmup", "compute", "skip") if action in actions)
 
 
 def _number(value: float | None) -> float | None:
