@@ -20,7 +20,7 @@ class Row(Part):
     b: float
     ratio: float | None = Field(description="B over A, from the samples that both have; null where A is 0.")
     low: float | None = Field(
-        description="With `high`, holds the true ratio in 98 of 100 cases or more; null where the noise is not known."
+        description="With `high`, holds the true ratio in 97 of 100 cases or more; null where the noise is not known."
     )
     high: float | None
     verdict: Verdict = Field(

@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 Logs = NDArray[np.float64]
 CONFIDENCE = 0.995
 """That the interval holds the true ratio, were the errors normal and known. With few rounds a bootstrapped median's are
-too small, and 98 to 99 of 100 intervals hold it; half of the others are on the side that raises an alarm."""
+too small, and 97 to 99 of 100 intervals hold it; half of the others are on the side that raises an alarm."""
 _RESAMPLES = 400
 _LEAST_ERROR = 0.001
 """Times that are equal to the last digit do not prove a machine without noise."""
@@ -32,7 +32,7 @@ machine, eight pairs of runs of equal builds of some 15 s: 12% between runs, 6% 
 
 @dataclass(frozen=True)
 class Ratio:
-    """B's time over A's, and the interval that holds the true ratio in 98 of 100 cases or more."""
+    """B's time over A's, and the interval that holds the true ratio in 97 of 100 cases or more."""
 
     ratio: float
     low: float
