@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from docs.draw_floors import draw
+from launch.bench.page import bench_page
 from tests.support.small_model import ROOT
 
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/*.md")))
@@ -46,3 +47,9 @@ def test_the_index_of_decisions_lists_every_page() -> None:
     folder = ROOT / "docs" / "decisions"
     listed = {match[1] for match in LINK.finditer((folder / "README.md").read_text(encoding="utf-8"))}
     assert listed == {path.name for path in folder.glob("*.md")} - {"README.md"}
+
+
+def test_the_page_of_the_bench_is_that_of_the_code() -> None:
+    page = (ROOT / "docs" / "bench.md").read_text(encoding="utf-8")
+    assert page == bench_page(), "run python -m launch.bench.page > docs/bench.md"
+    assert "`videos_per_hour`" in page and "| `import` |" in page

@@ -27,7 +27,7 @@ _LEAST_ERROR = 0.001
 """Times that are equal to the last digit do not prove a machine without noise."""
 _DRIFT_OVER_ROUNDS = 2.0
 """The drift from one run to the next over the deviation of the rounds of a run. Measured on two cores of a virtual
-machine, eight pairs of runs of equal builds of some 15 s: 12% between runs, 6% within."""
+machine, eight runs of one build of some 17 s: 13% between runs, 6% within."""
 
 
 @dataclass(frozen=True)
