@@ -22,6 +22,7 @@ from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput
 from engine.execution.loaded import LoadedModel, load_model
+from engine.execution.tracing import Tracing
 from engine.generation.finishing import Finishing
 from engine.generation.generation import Generation
 from engine.generation.measurements import RankMeasurements
@@ -122,6 +123,7 @@ class Engine:
         observer: Observer | None = None,
         noise: Tensor | None = None,
         measure: bool = False,
+        tracing: Tracing | None = None,
     ) -> Result:
         """Make the videos of one request; collective over the ranks of a replica, independent of other replicas.
 
@@ -145,6 +147,7 @@ class Engine:
                 equal on every rank. A checkpoint does not know of it: not together with a folder for one.
             measure: time every denoise step and every collective, for :attr:`Result.measurements`. It changes neither
                 the video nor the order of collectives.
+            tracing: records what runs, from ``engine.execution.tracing.trace``; one for each request.
 
         Raises:
             Paused, Cancelled: as some rank's control word asked.
@@ -156,7 +159,7 @@ class Engine:
         outputs = Outputs(output, report, latents, checkpoint=checkpoint, fallback=fallback, replaces=replaces)
         waiting = Waiting(ranks, config.runtime.wait_for_room_seconds, control, self._progress)
         with open_checkpoints(outputs.checkpoints, config, request, waiting) as checkpoints:
-            generation = Generation(self._model, request, self._progress, checkpoints, control, measure)
+            generation = Generation(self._model, request, self._progress, checkpoints, control, measure, tracing)
             finishing = Finishing(self._model, generation, outputs, waiting, checkpoints)
             generation.stop_if_asked("the beginning")
             generation.resume()

@@ -14,6 +14,7 @@ from engine.denoise.guidance import collect, combine
 from engine.errors import stop_if_asked
 from engine.execution.loaded import Expert
 from engine.execution.timing import Stopwatch
+from engine.execution.tracing import Span, no_span
 from engine.models.adapter import Activations
 from parallel.agreement import Agreed, Agreement
 from parallel.sharding import ShardedSequence
@@ -67,10 +68,12 @@ class VelocityPredictor:
         agreement: Agreement,
         stopwatch: Stopwatch,
         observer: Observer | None = None,
+        span: Span = no_span,
     ) -> None:
         """
         Args:
             stopwatch: takes the seconds of each (step index, lane) of this rank.
+            span: gives the parts of a step their names in a trace.
         """
         self._adapter = expert.adapter
         self._weights = expert.weights
@@ -80,6 +83,7 @@ class VelocityPredictor:
         self._agreement = agreement
         self._stopwatch = stopwatch
         self._observer = observer
+        self._span = span
 
     def predict(self, latents: Tensor, timestep: Tensor, step: Step) -> Prediction:
         """The velocity at these latents [samples, channels, frames, height, width], and what was done in each lane;
@@ -88,28 +92,32 @@ class VelocityPredictor:
         Raises:
             Paused, Cancelled: some rank's control word said so; on all ranks, before the step has changed anything.
         """
-        entering = self._embed(latents, timestep)
+        with self._span("embed"):
+            entering = self._embed(latents, timestep)
         signals = {lane: self._signals(lane, latents, activations) for lane, activations in entering.items()}
         states, shown = {}, {}
         for lane in list(entering):
             first = entering.pop(lane)
-            with self._stopwatch.lap((step.index, lane)):
+            with self._stopwatch.lap((step.index, lane)), self._span(f"probe {lane.branch}"):
                 states[lane] = self._adapter.blocks(first, 0, self._controller.probe_blocks)
             shown[lane] = Observation(first.hidden_states, states[lane].hidden_states, signals.pop(lane))
 
-        agreed, sums = self._agree(step, shown)
+        with self._span("agreement"):
+            agreed, sums = self._agree(step, shown)
         stop_if_asked(agreed.control, f"denoise step {step.index}")
         plans = self._controller.decide(step, sums)
 
         velocities = {}
         for lane in list(states):
-            with self._stopwatch.lap((step.index, lane)):
+            name = f"{'estimate' if plans[lane].is_estimated else 'rest'} {lane.branch}"
+            with self._stopwatch.lap((step.index, lane)), self._span(name):
                 velocities[lane] = self._follow(step, lane, plans, shown.pop(lane), states.pop(lane))
-        laid_out = {
-            lane: self._adapter.unpatchify(self._sequence.gather(tokens), latents.shape)
-            for lane, tokens in velocities.items()
-        }
-        branches = collect(laid_out, self._sequence.ranks, self._sequence.meter)
+        with self._span("gather"):
+            laid_out = {
+                lane: self._adapter.unpatchify(self._sequence.gather(tokens), latents.shape)
+                for lane, tokens in velocities.items()
+            }
+            branches = collect(laid_out, self._sequence.ranks, self._sequence.meter)
         return Prediction(combine(branches, self._work.guidance), branches, plans)
 
     def carry(self, added: Tensor) -> None:

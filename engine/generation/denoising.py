@@ -186,10 +186,14 @@ class Denoising:
             self._agreement,
             self._metrics.stopwatch,
             observer,
+            self._metrics.span,
         )
 
     def _on_step(self, step: Step, timestep: float, plans: dict[Lane, Plan], latents: Tensor) -> None:
         self._metrics.steps.add(step, timestep, plans)
+        actions = {decision.action for plan in plans.values() for decision in plan.decisions}
+        action = action_of(actions)
+        self._metrics.note_action(action)
         if self._audit:
             self._audit.check_step(step, plans, latents)
         cached = sum(controller.cache_bytes for controller in self._controllers)
@@ -199,8 +203,7 @@ class Denoising:
             set_timeouts(self._model.config.runtime.step_timeout_seconds)
         if self._checkpoints and self._checkpoints.is_due(step.index + 1):
             self._checkpoints.save(self._state(step.index + 1, latents), self._shards)
-        actions = {decision.action for plan in plans.values() for decision in plan.decisions}
-        self._progress.step(step.index, self._request.sampling.steps, action_of(actions))
+        self._progress.step(step.index, self._request.sampling.steps, action)
 
     def _on_pause(self, steps_done: int, latents: Tensor) -> None:
         if self._checkpoints and steps_done > self.steps_done:  # else the checkpoint that it began from still holds

@@ -15,6 +15,7 @@ from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput, stop_if_asked
 from engine.execution.loaded import LoadedModel
+from engine.execution.tracing import Tracing
 from engine.generation import report as reporting
 from engine.generation.decoding import decode_videos
 from engine.generation.denoising import Denoising
@@ -40,17 +41,19 @@ class Generation:
         checkpoints: RequestCheckpoints | None = None,
         control: Callable[[], Control] = lambda: Control.RUN,
         measure: bool = False,
+        tracing: Tracing | None = None,
     ) -> None:
         """
         Args:
             control: what this rank asks of all, once a step and between stages.
             measure: time every step and collective, for :meth:`measurements`.
+            tracing: records what runs.
         """
         self._model = model
         self._request = request
         self._progress = progress
         self._checkpoints = checkpoints
-        self._metrics = RequestMetrics(model.ranks.device, progress, measure)
+        self._metrics = RequestMetrics(model.ranks.device, progress, measure, tracing)
         self._agreement = Agreement(model.ranks, self._metrics.meter, control)
         self.notes: list[str] = []
         """Lines on what of the texts does not reach the model; on the first rank, after :meth:`encode`."""

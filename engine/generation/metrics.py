@@ -5,13 +5,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from engine.execution.timing import StageClock, StepClock, Stopwatch
+from engine.execution.tracing import Span, Tracing, no_span
 from engine.generation.measurements import RankMeasurements, by_kind, by_step
 from engine.generation.step_log import StepLog
 from engine.progress import Progress
@@ -51,12 +52,17 @@ class RankUsage:
 class RequestMetrics:
     """The clocks, counters and step log of one request on one rank. Stages are also told to the progress."""
 
-    def __init__(self, device: torch.device, progress: Progress, measure: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, progress: Progress, measure: bool = False, tracing: Tracing | None = None
+    ) -> None:
         """Starts the request's total time, and on a GPU its peak of memory.
 
         Args:
             measure: also time every step and every collective.
+            tracing: records stages, steps and their parts.
         """
+        self._tracing = tracing
+        self.span: Span = tracing.span if tracing else no_span
         self._step_clock = StepClock(device) if measure else None
         self.meter = CollectiveMeter(self._step_clock.lap if self._step_clock else None)
         self.stopwatch = Stopwatch(device)
@@ -80,15 +86,26 @@ class RequestMetrics:
     def timed(self, name: str) -> Iterator[None]:
         """Count the time inside for this stage, and not for the one around it."""
         self._progress.doing(name)
-        around = self._clock.switch(name)
-        yield
-        self._clock.switch(around)
+        with self._tracing.stage(name) if self._tracing else nullcontext():
+            around = self._clock.switch(name)
+            yield
+            self._clock.switch(around)
         if around:
             self._progress.doing(around)
 
-    def step(self, index: int) -> AbstractContextManager[None]:
+    @contextmanager
+    def step(self, index: int) -> Iterator[None]:
         """Inside the context is this denoise step."""
-        return self._step_clock.step(index) if self._step_clock else nullcontext()
+        with (
+            self._tracing.step(index) if self._tracing else nullcontext(),
+            self._step_clock.step(index) if self._step_clock else nullcontext(),
+        ):
+            yield
+
+    def note_action(self, action: str) -> None:
+        """The denoise step of now was a "warmup", "compute" or "skip"."""
+        if self._tracing:
+            self._tracing.saw(action)
 
     def note_decoded(self, frames: int, total: int) -> None:
         """That many frames, of ``total``, of a video are decoded."""
