@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from engine.progress import Progress
 from launch.gang.bundles import BundleOnNode, living
-from launch.gang.member import Outcome
+from launch.gang.rank_actor import Outcome
 from launch.gang.recorder import Status
 from launch.gang.watch import RayWatch
 from launch.jobs.config import JobConfig

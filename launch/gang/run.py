@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from typing import Any
 
 from engine.progress import Progress
 from launch.gang.bundles import machines_of
-from launch.gang.connection import connection
+from launch.gang.driver import Driver
 from launch.gang.gang import Gang
 from launch.gang.monitor import GangFailure
 from launch.gang.reservation import Reservation
 from launch.gang.restarts import DYING_SECONDS, JobFailure, RestartBudget, attempt_again
-from launch.gang.watch import RayLost, RayWatch
+from launch.gang.watch import RayWatch
 from launch.jobs.job import Job
-from launch.process.failures import Failure, print_failure
+from launch.process.failures import Failure
 from launch.process.pausing import PauseRequest
-from launch.process.signals import Interrupted, say
-from launch.ranks.rank import display, summarise
+from launch.ranks.rank import summarise
 from parallel.control import Control
 from parallel.place import Place
 
@@ -39,56 +37,13 @@ def run_on_ray(job: Job, check: Callable[[Place, bool], Job], ranks: int | None,
     Raises:
         InvalidInput: there is no cluster, or no room in it.
     """
-    try:
-        failure = _connect_and_run(job, check, ranks, address)
-    except _Made:
-        return 0
-    except RayLost as error:
-        say(f"lockstep: {error}" + ("" if job.config.checkpoint.every else f" {_NO_CHECKPOINTS}"))
-        return 1
-    print_failure(failure)
-    return failure.exit_code
+    world_size = job.degrees.world_size
+    driver = Driver(address, ranks or world_size, job.config.ray.head_timeout_seconds, summarise)
 
+    def make(progress: Progress, ray_watch: RayWatch, succeed: Callable[[list[dict[str, Any]]], None]) -> None:
+        _JobOnRay(job, check, ranks, progress, ray_watch, succeed).run()
 
-def _connect_and_run(job: Job, check: Callable[[Place, bool], Job], ranks: int | None, address: str | None) -> Failure:
-    """Why the job failed.
-
-    Raises:
-        _Made: it has succeeded, and the summary is printed, whatever has happened to Ray since.
-        RayLost: Ray is gone.
-    """
-    made = False
-    try:
-        with (
-            connection(address, job.degrees.world_size, job.config.ray.head_timeout_seconds) as ray,
-            ExitStack() as drawing,
-        ):
-            progress = display(ray.stderr, drawing, ranks or job.degrees.world_size)
-
-            def succeed(reports: list[dict[str, Any]]) -> None:
-                nonlocal made
-                made = True
-                drawing.close()  # before anything else is printed
-                with suppress(OSError):  # a full or closed stdout; the files are written
-                    summarise(reports, ray.stdout)
-                    ray.stdout.flush()
-
-            try:
-                _JobOnRay(job, check, ranks, progress, ray.watch, succeed).run()
-            except JobFailure as error:
-                return error.failure
-            except RayLost as error:
-                ray.logs.keep = True
-                raise RayLost(f"{error}{ray.logs.in_words}") from None
-    except (Exception, Interrupted):
-        if made:  # Ray may be gone by now, or somebody does not wait for the clean-up
-            raise _Made from None
-        raise
-    raise _Made
-
-
-class _Made(Exception):
-    """All files of the job are written."""
+    return driver.run(make, world_size, "" if job.config.checkpoint.every else _NO_CHECKPOINTS)
 
 
 class _JobOnRay:

@@ -17,7 +17,7 @@ import pytest
 
 from engine.errors import InvalidInput
 from launch.cluster.__main__ import RAY_LOST, supervise
-from launch.gang import bundles, own_ray, run, watch
+from launch.gang import bundles, driver, own_ray, run, watch
 from launch.gang.address import Address
 from launch.gang.bundles import reserve, what_is_missing
 from launch.gang.watch import RayLost, RayWatch
@@ -212,7 +212,7 @@ def test_a_success_is_printed_and_counts_whatever_the_clean_up_does(
         def run(self) -> None:
             self._succeed([{}])
 
-    monkeypatch.setattr(run, "connection", connection)
+    monkeypatch.setattr(driver, "connection", connection)
     monkeypatch.setattr(run, "_JobOnRay", Job)
     monkeypatch.setattr(run, "summarise", lambda reports, stream: printed.append("summary"))
     job: Any = SimpleNamespace(
