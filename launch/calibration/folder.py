@@ -20,16 +20,11 @@ from engine.storage.files import StagedFiles, save_tensors
 from launch.calibration.job import CalibrateJob
 
 
-def folder_of(job: CalibrateJob) -> Path:
-    """The folder of a calibration, beside its output file."""
-    return job.output.with_suffix(".partial")
-
-
 def kept(job: CalibrateJob, request: GenerationRequest) -> dict[str, Any] | None:
     """The measurements of a prompt's uncached run; None if it has not been made."""
     try:
         latents_of(job, request)
-        found = json.loads((folder_of(job) / f"{_name(request)}.json").read_text())
+        found = json.loads((job.partial / f"{_name(request)}.json").read_text())
         return found if found["made_with"] == job.made_with and "ratios" in found else None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
@@ -42,20 +37,20 @@ def keep(job: CalibrateJob, request: GenerationRequest, measured: Mapping[str, A
         latents: float32 [samples, channels, frames, height, width], on the CPU.
     """
     with StagedFiles() as files:
-        save_tensors({"latents": latents}, files.stage(folder_of(job) / f"{_name(request)}.safetensors"))
+        save_tensors({"latents": latents}, files.stage(job.partial / f"{_name(request)}.safetensors"))
         text = json.dumps({**measured, "made_with": job.made_with})
-        files.stage(folder_of(job) / f"{_name(request)}.json").write_text(text)
+        files.stage(job.partial / f"{_name(request)}.json").write_text(text)
 
 
 def latents_of(job: CalibrateJob, request: GenerationRequest) -> Tensor:
     """The final latents of a prompt's uncached run, float32 [samples, channels, frames, height, width]."""
-    return load_file(folder_of(job) / f"{_name(request)}.safetensors")["latents"]
+    return load_file(job.partial / f"{_name(request)}.safetensors")["latents"]
 
 
 def trials_file(job: CalibrateJob, calibration: Calibration) -> Path:
     """The file with the errors of trial runs; its name depends on the weights."""
     weights = hashlib.sha256(json.dumps([calibration.products, calibration.made_with]).encode()).hexdigest()
-    return folder_of(job) / f"trials-{weights[:16]}.json"
+    return job.partial / f"trials-{weights[:16]}.json"
 
 
 def _name(request: GenerationRequest) -> str:

@@ -20,7 +20,7 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     import_ahead("engine.engine")  # torch and diffusers, which takes seconds
     from engine.engine import Engine
     from launch.calibration.file import build, write
-    from launch.calibration.folder import folder_of, keep, kept, latents_of, trials_file
+    from launch.calibration.folder import keep, kept, latents_of, trials_file
     from launch.calibration.refinement import refine_budgets
     from launch.calibration.trials import Trials
     from launch.calibration.velocities import measure_products
@@ -55,7 +55,7 @@ def run_calibration(job: CalibrateJob, progress: Progress, rank: int) -> Path | 
     progress.stage("write")
     if rank == 0:
         write(job, calibration)
-        shutil.rmtree(folder_of(job), ignore_errors=True)
+        shutil.rmtree(job.partial, ignore_errors=True)
     progress.done()
     engine.close()
     return job.output if rank == 0 else None

@@ -7,9 +7,9 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from engine.errors import InvalidInput
 from launch.commands import options as opt
 from launch.commands.fallback import with_fallback
+from launch.commands.ranks import refuse_address_without_ray
 from launch.commands.shared import taking
 from launch.jobs.checked import announce
 from launch.jobs.folder import JobFolder
@@ -57,9 +57,7 @@ def _make(
     resume: Resume,
 ) -> int:
     """Make the videos of a job, as a rank or as a launcher. Returns the exit code."""
-    if launcher is not Launcher.RAY and ray_address is not None:
-        named = (launcher or Launcher.LOCAL).value
-        raise InvalidInput(f"--ray-address is {ray_address}, but --launcher is {named}: add --launcher ray.")
+    refuse_address_without_ray(launcher, ray_address)
     place = find_place(launcher, ranks)
     if launcher is Launcher.RAY:
         return _run_on_ray(read(), ranks, ray_address, resume)

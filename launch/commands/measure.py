@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from launch.commands import options as opt
-from launch.ranks.place import find_place
-from launch.ranks.program import run_on_ranks
+from launch.commands.ranks import run_work
 
 
 def sweep(
@@ -18,6 +19,8 @@ def sweep(
     image: opt.Image = None,
     last_image: opt.LastImage = None,
     ranks: opt.Ranks = None,
+    launcher: opt.LauncherName = None,
+    ray_address: opt.RayAddress = None,
     set_: opt.Overrides = None,
 ) -> int:
     """Compare cache methods on the same prompts and seeds: speed, PSNR and SSIM against the uncached videos."""
@@ -28,8 +31,14 @@ def sweep(
     options = SweepOptions(
         config, prompts, output, set_ or (), negative_prompt, image, last_image, methods, shares, tune_prompts
     )
-    place = find_place(ranks=ranks)
-    return run_on_ranks(place, lambda place: prepare_sweep(options, place), run_sweep, print_sweep)
+    return run_work(
+        launcher,
+        ranks,
+        ray_address,
+        lambda place: prepare_sweep(options, place),
+        run_sweep,
+        partial(print_sweep, output),
+    )
 
 
 def calibrate(
@@ -40,6 +49,8 @@ def calibrate(
     image: opt.Image = None,
     last_image: opt.LastImage = None,
     ranks: opt.Ranks = None,
+    launcher: opt.LauncherName = None,
+    ray_address: opt.RayAddress = None,
     set_: opt.Overrides = None,
 ) -> int:
     """Find out on a few prompts which steps to compute, for the cache method `calibrated`."""
@@ -48,5 +59,11 @@ def calibrate(
     from launch.screens.measurements import print_calibration
 
     options = CalibrateOptions(config, prompts, output, set_ or (), negative_prompt, image, last_image)
-    place = find_place(ranks=ranks)
-    return run_on_ranks(place, lambda place: prepare_calibration(options, place), run_calibration, print_calibration)
+    return run_work(
+        launcher,
+        ranks,
+        ray_address,
+        lambda place: prepare_calibration(options, place),
+        run_calibration,
+        lambda _, stream: print_calibration(output, stream),
+    )

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 from launch.gang.bundles import RankBundles, Resources, reserve
 from launch.gang.connection import count_gpus
 from launch.gang.watch import RayWatch
-from launch.jobs.job import Job
+from launch.jobs.elsewhere import Checked
 from launch.process.bounded import within
 
 _RELEASE_SECONDS = 5.0
@@ -20,7 +20,7 @@ class Reservation:
     """Reserves a bundle for each rank, and the same ones as long as their nodes are up. To be ended with
     :meth:`release`."""
 
-    def __init__(self, job: Job, ranks: int | None, ray_watch: RayWatch, note: Callable[[str], None]) -> None:
+    def __init__(self, job: Checked, ranks: int | None, ray_watch: RayWatch, note: Callable[[str], None]) -> None:
         """
         Args:
             job: as it was checked before anything was known of the cluster.
@@ -38,7 +38,7 @@ class Reservation:
         """Of the bundle of one rank."""
         if device == "cuda" or (device == "auto" and gpus):
             self.resources = {"CPU": 1, "GPU": 1}
-        self.ranks = ranks or job.degrees.world_size
+        self.ranks = ranks or job.config.parallel.degrees.world_size
         """The world size."""
         if ranks is None and job.given.parallel.is_auto and "GPU" in self.resources:
             self.ranks = max(self.ranks, gpus)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import Config
 from engine.errors import InvalidInput
-from engine.request import Outputs, Task, make_tasks, read_prompts
+from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class LineOptions:
             for seed, prompt in enumerate(read_prompts(self.prompts_file))
             for task in make_tasks([prompt], self.negative_prompt, [seed], config.sampling, outputs, *images)
         ]
+
+
+def images_of(requests: Sequence[GenerationRequest]) -> list[Path]:
+    """The files of their first and last images."""
+    each = [image for request in requests for image in (request.image, request.last_image)]
+    return list(dict.fromkeys(image for image in each if image is not None))
 
 
 def refuse_replicas(config: Config, why: str) -> None:

@@ -12,20 +12,19 @@ from launch.process.printable import printable
 
 @dataclass(frozen=True)
 class SweepResults:
-    """What a sweep has written."""
+    """What a sweep has written into its folder."""
 
-    folder: Path
     files: Sequence[str]
     """Names of files in the folder."""
     table: str
     """Markdown."""
 
 
-def print_sweep(results: SweepResults, stream: IO[str]) -> None:
+def print_sweep(folder: Path, results: SweepResults, stream: IO[str]) -> None:
     """Print the table of a sweep, and where its files are."""
     for line in results.table.split("\n"):
         print(printable(line), file=stream)
-    print(printable(f"written to {results.folder}: {', '.join(results.files)}"), file=stream)
+    print(printable(f"written to {folder}: {', '.join(results.files)}"), file=stream)
 
 
 def print_calibration(path: Path, stream: IO[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.published import known_names, published_names
 from engine.request import GenerationRequest, Outputs, Task
-from launch.jobs.by_line import LineOptions, refuse_replicas
+from launch.jobs.by_line import LineOptions, images_of, refuse_replicas
 from launch.jobs.checked import check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.sweep.curves import Curve, make_cache, read_curves
@@ -39,6 +39,8 @@ class SweepJob:
     """A sweep that has passed all checks."""
 
     config: JobConfig
+    given: JobConfig
+    """As it was read."""
     requests: Sequence[GenerationRequest]
     curves: Sequence[Curve]
     shares: Sequence[float]
@@ -49,6 +51,32 @@ class SweepJob:
     folder: SweepFolder
     made_with: Mapping[str, Any]
     notes: Sequence[str] = ()
+
+    @property
+    def output(self) -> Path:
+        """The folder of its results."""
+        return self.folder.path
+
+    @property
+    def owned(self) -> Sequence[Path]:
+        """All that it writes."""
+        return [self.output]
+
+    @property
+    def inputs(self) -> Sequence[Path]:
+        """The files that its ranks read."""
+        caches = (setting.cache for curve in self.curves for setting in curve.ladder())
+        calibrations = {Path(cache.calibration) for cache in caches if cache.calibration is not None}
+        return [*images_of(self.requests), *calibrations]
+
+    def settled(self, settle: Callable[[JobConfig, Sequence[Task]], JobConfig]) -> SweepJob:
+        """The same for the ranks of another machine, with the configuration that ``settle`` makes."""
+        tasks = [Task(request, Outputs()) for request in self.requests]
+        return replace(self, config=settle(self.config, tasks))
+
+    def writing_to(self, output: Path) -> SweepJob:
+        """The same with its results in another folder."""
+        return replace(self, folder=SweepFolder(output))
 
 
 def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
@@ -86,6 +114,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
     _refuse_seen(curves, [request.prompts[0] for request in requests], published)
     return SweepJob(
         config=uncached,
+        given=given,
         requests=requests,
         curves=curves,
         shares=tuple(_shares(options.shares)),

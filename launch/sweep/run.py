@@ -45,7 +45,7 @@ def run_sweep(job: SweepJob, progress: Progress, rank: int) -> SweepResults | No
     job.folder.write(PICTURE_FILE, draw(rows[1:]))
     progress.done()
     engine.close()
-    return SweepResults(job.folder.path, (JSON_FILE, TABLE_FILE, PICTURE_FILE), table)
+    return SweepResults((JSON_FILE, TABLE_FILE, PICTURE_FILE), table)
 
 
 def _heading(job: SweepJob) -> str:

@@ -66,7 +66,8 @@ def test_whatever_a_console_draws() -> None:
     console.print(table)
     console.print(Text.assemble(("label ", "bold"), STEERING))
     console.print(f"{STEERING} end", markup=False)
-    print_sweep(SweepResults(Path(f"folder {STEERING.replace(chr(0), '')}"), ["a"], f"| {STEERING} |\n| b |"), stream)
+    folder = Path(f"folder {STEERING.replace(chr(0), '')}")
+    print_sweep(folder, SweepResults(["a"], f"| {STEERING} |\n| b |"), stream)
     drawn = stream.getvalue()
     assert not set(LEFT) & set(drawn)
     assert "row " in drawn and "label " in drawn and "end\n" in drawn and "| b |\n" in drawn
@@ -85,7 +86,7 @@ def test_whatever_is_shown_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
         display.note(text)
         display.stage(text)
         display.close()
-    print_sweep(SweepResults(Path("folder"), [text], f"| {text} |\n| b |"), stream)
+    print_sweep(Path("folder"), SweepResults([text], f"| {text} |\n| b |"), stream)
     stream.write(f"{stamped(text)}\n")
     say(text)
     shown = stream.getvalue() + capfd.readouterr().err
