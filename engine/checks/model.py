@@ -9,8 +9,8 @@ from engine.errors import InvalidInput, MachineUnfit
 from engine.models.facts import ModelFacts
 
 
-def check_weights(config: Config, facts: ModelFacts) -> list[str]:
-    """Refuse weights that do not fit into the model; reads no more than their names and sizes.
+def check_added_weights(config: Config, facts: ModelFacts) -> list[str]:
+    """Refuse single files and adapters that do not fit into the model; reads no more than their names and sizes.
 
     Returns:
         A line for the user on each part of a file that is not used.

@@ -11,7 +11,7 @@ from typing import Generic
 from engine.checks.cache import check_cache
 from engine.checks.cache_choice import choose_cache
 from engine.checks.layout import check_replicas, lay_out
-from engine.checks.model import check_device, check_size, check_weights
+from engine.checks.model import check_added_weights, check_device, check_size
 from engine.checks.notes import image_notes, request_notes
 from engine.checks.outputs import check_outputs
 from engine.checks.request import check_request
@@ -86,7 +86,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         choice = choose_cache(config, request, facts)
         config, reasons = config.model_copy(update={"cache": choice.cache}), choice.reasons
         check_cache(config, request, facts)
-    notes += check_weights(config, facts)
+    notes += check_added_weights(config, facts)
     if not place.elsewhere and _writes_files(place, degrees):
         check_room(config, tasks, facts, degrees)
     if not place.elsewhere:

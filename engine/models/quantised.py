@@ -50,6 +50,11 @@ def is_empty(name: str, entry: Mapping[str, Any]) -> bool:
     return elements == 0 or (elements <= 2 and re.search(MARKER, name) is not None)
 
 
+def quantising_tool(name: str) -> str | None:
+    """The tool that puts tensors of this name beside its quantised weights; None for a plain weight's name."""
+    return next((tool for tool, pattern in _TOOLS if re.search(pattern, name)), None)
+
+
 def check_configuration(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuse a component that says of itself that it is quantised.
 
@@ -78,7 +83,7 @@ def check_plain(tensors: Mapping[str, Any], where: Path | str) -> None:
     """
     whole = {name: entry for name, entry in tensors.items() if not is_empty(name, entry)}
     odd = [name for name, entry in whole.items() if not _is_plain(name, entry)]
-    beside = {name: tool for name in whole if (tool := _tool(name))}
+    beside = {name: tool for name in whole if (tool := quantising_tool(name))}
     if not odd and not beside:
         return
     first = [*dict.fromkeys([*odd[:2], *beside])][:3]
@@ -92,10 +97,6 @@ def check_plain(tensors: Mapping[str, Any], where: Path | str) -> None:
 
 def _is_plain(name: str, entry: Mapping[str, Any]) -> bool:
     return entry.get("dtype") in PLAIN_DTYPES or (entry.get("dtype") == "I64" and _COUNTERS.search(name) is not None)
-
-
-def _tool(name: str) -> str | None:
-    return next((tool for tool, pattern in _TOOLS if re.search(pattern, name)), None)
 
 
 def _most_telling(tools: Iterable[str]) -> str:

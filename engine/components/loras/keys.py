@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.components.loras.layers import Layer, flat
+from engine.models.quantised import quantising_tool
 
 _ADAPTER = r"(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?"  # peft's name of the adapter, mostly "default"
 _LORA = r"[._]lora(?:_linear_layer)?[._]"
@@ -37,10 +38,6 @@ _REFUSED = (
     (re.compile(r"\.(?:a1|a2|b1|b2|bm)\.weight$"), "a GLoRA"),
     (re.compile(r"[._]ia3_|\.on_input$"), "an (IA)³ adapter"),
     (re.compile(r"[._]vera_|vblora_|\.(?:fourierft|randlora|hra|waveft)_"), "a kind of adapter"),
-    (
-        re.compile(r"[._](?:weight_scale|scale_weight|scale_input|input_scale|comfy_quant|absmax|quant_map)"),
-        "quantised",
-    ),
     (re.compile(r"\.base_layer\."), "weights of a model that an adapter was added to"),
 )
 _SECOND = re.compile(r"(?:pipe\.)?(?:transformer_2|dit_?2|low_noise(?:_model)?)\.")
@@ -82,6 +79,8 @@ def parse(name: str) -> Key:
 
 def refused_kind(name: str) -> str | None:
     """The kind of an adapter that is not applied, if the name says that it is one."""
+    if tool := quantising_tool(name):
+        return f"quantised ({tool})"
     return next((kind for pattern, kind in _REFUSED if pattern.search(name)), None)
 
 
