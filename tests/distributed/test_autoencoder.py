@@ -199,7 +199,7 @@ def peak_bytes(ranks: Ranks, kind: str, lengths: tuple[int, ...]) -> list[tuple[
     return peaks
 
 
-@pytest.mark.parametrize("kind", ["small", "wan 2.1"])
+@pytest.mark.parametrize("kind", ["small", pytest.param("wan 2.1", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_memory_does_not_grow_with_length(gang: Gang, num_ranks: int, kind: str) -> None:
     short, long = lengths = (3, 13)

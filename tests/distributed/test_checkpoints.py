@@ -17,6 +17,7 @@ from tests.support.gang import Gang
 from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.height=48", "sampling.width=112", "sampling.frames=5")  # 42 tokens
+MOST_STATE = ("dicache", "last blocks", "a corrector")  # of a probe, of a segment, of whole latents
 CACHES = {
     "dicache": ("cache.threshold=0.1", "cache.decide=per_branch"),
     "taylor": ("cache.method=interval", "cache.gate.interval=3", "cache.estimator=taylor"),
@@ -55,7 +56,9 @@ def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | str | N
     return result.latents, actions, result.report["resumed_at"] if result.report else []
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize(
+    "cache", [pytest.param(cache, marks=[] if cache in MOST_STATE else [pytest.mark.slow]) for cache in CACHES]
+)
 def test_the_same_bits_at_the_same_layout(cache: str, gang: Gang, tmp_path: Path) -> None:
     degrees = Degrees(cfg=2, ulysses=2)
     whole, actions, _ = gang.run(run, degrees, cache, None, [None])[0]
@@ -108,7 +111,9 @@ def begin(ranks: Ranks, cache: str, folder: Path, stop: int) -> None:
         )
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "changed", "all"])
+@pytest.mark.parametrize(
+    "damage", ["torn", "all", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("missing", "changed"))]
+)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: str, gang: Gang, tmp_path: Path) -> None:
     degrees = Degrees(ulysses=2)
     gang.run(begin, degrees, "dicache", tmp_path, 7)

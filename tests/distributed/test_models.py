@@ -148,7 +148,7 @@ def test_the_cache_computes_and_skips(name: str, alone: Any) -> None:
 @pytest.mark.parametrize(
     ("degrees", "name"),
     [
-        pytest.param(degrees, name, marks=[pytest.mark.slow] * (degrees.world_size > 2))
+        pytest.param(degrees, name, marks=[pytest.mark.slow] * (degrees != Degrees(ulysses=2)))
         for degrees in LAYOUTS
         for name in CASES
         if runs_on(name, degrees)

@@ -52,7 +52,7 @@ def test_another_request_before_changes_nothing(config: Config, fresh: torch.Ten
     assert torch.equal(engine.generate(request(config, PROMPT)).latents, fresh)
 
 
-@pytest.mark.parametrize("step", [0, 1, 5, 8, 11])
+@pytest.mark.parametrize("step", [0, 5, 11, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 8))])
 def test_a_cancelled_request_leaves_nothing_behind(config: Config, fresh: torch.Tensor, step: int) -> None:
     engine = new_engine(config)
     asked = iter(range(-1, 100))  # once before the first step

@@ -33,7 +33,7 @@ def test_a_killed_rank_ends_all_where_no_checkpoints_are(cluster: Any, stub_shel
     assert not (shell.folder / "o.mp4").exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_ended_driver_leaves_nothing(signum: int, cluster: Any, stub_shell: Shell) -> None:
     shell = stub_shell
     process = on_ray(shell, cluster, "--ranks=2", "--output=o.mp4", "--set=sampling.steps=1000")
