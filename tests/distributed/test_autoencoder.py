@@ -32,6 +32,7 @@ from parallel.ranks import Ranks
 from parallel.rows import plan_strips
 from parallel.wan_autoencoder import spread_rows
 from tests.support.gang import Gang
+from tests.support.slow import all_slow_but
 from tests.support.small_model import PROMPT, ROOT, tiny_config
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=3), Degrees(cfg=2, ulysses=2)]
@@ -199,7 +200,7 @@ def peak_bytes(ranks: Ranks, kind: str, lengths: tuple[int, ...]) -> list[tuple[
     return peaks
 
 
-@pytest.mark.parametrize("kind", ["small", pytest.param("wan 2.1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", all_slow_but(["small"], ["small", "wan 2.1"]))
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_memory_does_not_grow_with_length(gang: Gang, num_ranks: int, kind: str) -> None:
     short, long = lengths = (3, 13)

@@ -14,6 +14,7 @@ from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.broken_off import BreaksOff, BrokenOff
 from tests.support.gang import Gang
+from tests.support.slow import all_slow_but
 from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.height=48", "sampling.width=112", "sampling.frames=5")  # 42 tokens
@@ -56,9 +57,7 @@ def run(ranks: Ranks, cache: str, folder: Path | None, stops: list[int | str | N
     return result.latents, actions, result.report["resumed_at"] if result.report else []
 
 
-@pytest.mark.parametrize(
-    "cache", [pytest.param(cache, marks=[] if cache in MOST_STATE else [pytest.mark.slow]) for cache in CACHES]
-)
+@pytest.mark.parametrize("cache", all_slow_but(MOST_STATE, CACHES))
 def test_the_same_bits_at_the_same_layout(cache: str, gang: Gang, tmp_path: Path) -> None:
     degrees = Degrees(cfg=2, ulysses=2)
     whole, actions, _ = gang.run(run, degrees, cache, None, [None])[0]
@@ -111,9 +110,7 @@ def begin(ranks: Ranks, cache: str, folder: Path, stop: int) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "damage", ["torn", "all", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("missing", "changed"))]
-)
+@pytest.mark.parametrize("damage", all_slow_but(["torn", "all"], ["missing", "torn", "changed", "all"]))
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage: str, gang: Gang, tmp_path: Path) -> None:
     degrees = Degrees(ulysses=2)
     gang.run(begin, degrees, "dicache", tmp_path, 7)

@@ -17,6 +17,7 @@ from parallel.control import Control
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
+from tests.support.slow import all_slow_but
 from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.height=32", "sampling.width=32", "sampling.frames=5", "cache.threshold=0.2")
@@ -102,7 +103,7 @@ def test_cancelled_at_the_same_step_whichever_rank_asks_and_nothing_is_left(gang
     assert "s" in alone.actions and first[-1].actions == alone.actions
 
 
-@pytest.mark.parametrize("every", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("every", all_slow_but([2], [0, 2]))
 def test_paused_at_exactly_that_step_and_gone_on_with_to_the_same_bits(every: int, gang: Gang, tmp_path: Path) -> None:
     """With and without checkpoints in between; a pause while the video is decoded comes too late."""
     stops = {("encode", 1): 0, ("2", 1): 3, ("4", 0): 5, ("7", 1): 8, ("11", 0): 12}

@@ -23,6 +23,7 @@ from tests.support.hunyuan15_inputs import (
     write_checkpoints,
 )
 from tests.support.parity import difference, pipeline_video
+from tests.support.slow import all_slow_but
 
 LAYOUTS = [Degrees(ulysses=2), Degrees(ring=2), Degrees(cfg=2), Degrees(cfg=2, ulysses=2), Degrees(ulysses=2, ring=2)]
 CACHE = ("cache.method=dicache", "cache.threshold=0.1", "cache.estimator.gamma_max=1.5", "sampling.steps=12")
@@ -93,7 +94,7 @@ def test_one_rank_gives_the_pipelines_latents(asked: dict[str, Asked], alone: di
         assert difference(alone[name].latents, expected) <= 1e-5, name
 
 
-@pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(cfg=2)], ids=str)
+@pytest.mark.parametrize("degrees", all_slow_but([Degrees(cfg=2)], [Degrees(ulysses=2), Degrees(cfg=2)]), ids=str)
 def test_weights_may_be_shared_out(
     degrees: Degrees, gang: Gang, checkpoints: Checkpoints, alone: dict[str, Result]
 ) -> None:

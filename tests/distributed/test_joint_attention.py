@@ -13,6 +13,7 @@ from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards, gather, join_shards, plan_shards, plan_text_shards, shard
 from tests.support.gang import Gang
+from tests.support.slow import all_slow_but
 from tests.support.tiny_hunyuan import KINDS, ask_adapter, make_adapter, make_inputs, make_transformer, one_rank
 
 HEADS = 12
@@ -71,7 +72,9 @@ def alone() -> dict[str, list[Answer]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("degrees", LAYOUTS, ids=str)
+@pytest.mark.parametrize(
+    "degrees", all_slow_but([Degrees(ulysses=2), Degrees(ring=3), Degrees(ulysses=2, ring=2)], LAYOUTS), ids=str
+)
 def test_ranks_answer_as_one(gang: Gang, alone: dict[str, list[Answer]], degrees: Degrees, kind: str) -> None:
     if kind not in alone:
         adapter = make_adapter(make_transformer(kind, HEADS))

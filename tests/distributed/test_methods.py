@@ -21,6 +21,7 @@ from parallel.weights import ShardedWeights
 from tests.support.checkpoints import write_published_wan
 from tests.support.gang import Gang
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
+from tests.support.slow import all_slow_but
 from tests.support.small_model import PROMPT, tiny_config
 
 METHODS = {
@@ -85,7 +86,7 @@ def results(gang: Gang, wan: Path) -> Callable[[str], tuple[list[Result], list[l
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("layout", [pytest.param("ring3", marks=pytest.mark.slow), "ulysses2", "cfg2"])
+@pytest.mark.parametrize("layout", all_slow_but(["ulysses2", "cfg2"], LAYOUTS))
 def test_same_schedule_and_latents_as_one_rank(
     results: Callable[[str], tuple[list[Result], list[list[Result]]]], layout: str, method: str
 ) -> None:

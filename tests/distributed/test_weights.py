@@ -65,7 +65,9 @@ def generate_both(ranks: Ranks, config: Config, prompts: Sequence[str] = (PROMPT
         pytest.param(Degrees(cfg=2, ulysses=2), DICACHE, id="cfg2-ulysses2", marks=pytest.mark.slow),
         pytest.param(Degrees(cfg=2), PER_BRANCH, id="cfg2 per branch, two prompts"),
         pytest.param(Degrees(cfg=2, ring=2), PER_BRANCH, id="cfg2-ring2 per branch"),
-        pytest.param(Degrees(ulysses=2), BFLOAT16, id="ulysses2 bfloat16, some weights in float32"),
+        pytest.param(
+            Degrees(ulysses=2), BFLOAT16, id="ulysses2 bfloat16, some weights in float32", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_same_bits_from_a_part_of_the_weights(gang: Gang, degrees: Degrees, settings: tuple[str, ...]) -> None:

@@ -59,6 +59,7 @@ def configured(case: str, models: dict[str, str]) -> Config:
     return tiny_config(f"model.path={models[model]}", *SMALL, *(f"cache.{setting}" for setting in own), *given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("overlapping")])
 def test_schedule_and_latents_are_those_of_cache_dit(case: str, models: dict[str, str], theirs: dict[str, Ran]) -> None:
     config, expected = configured(case, models), theirs[case]

@@ -14,6 +14,7 @@ from engine.progress import Progress
 from engine.request import GenerationRequest, make_request
 from parallel.control import Control
 from parallel.ranks import Ranks
+from tests.support.slow import all_slow_but
 from tests.support.small_model import PROMPT, tiny_config
 
 OTHER = "a blue square moving up on a navy background"
@@ -27,7 +28,7 @@ def new_engine(config: Config, progress: Progress | None = None) -> Engine:
     return Engine(load_model(config, Ranks()), progress or Progress())
 
 
-@pytest.fixture(scope="module", params=["dicache", "fbcache", "interval"])
+@pytest.fixture(scope="module", params=all_slow_but(["dicache", "interval"], ["dicache", "fbcache", "interval"]))
 def config(request: pytest.FixtureRequest) -> Config:
     threshold = () if request.param == "interval" else ("cache.threshold=0.15",)
     return tiny_config(f"cache.method={request.param}", *threshold)
@@ -52,7 +53,7 @@ def test_another_request_before_changes_nothing(config: Config, fresh: torch.Ten
     assert torch.equal(engine.generate(request(config, PROMPT)).latents, fresh)
 
 
-@pytest.mark.parametrize("step", [0, 5, 11, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 8))])
+@pytest.mark.parametrize("step", all_slow_but([0, 5, 11], [0, 1, 5, 8, 11]))
 def test_a_cancelled_request_leaves_nothing_behind(config: Config, fresh: torch.Tensor, step: int) -> None:
     engine = new_engine(config)
     asked = iter(range(-1, 100))  # once before the first step

@@ -22,6 +22,7 @@ from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
 from tests.support.parity import difference, pipeline_video
+from tests.support.slow import all_slow_but
 from tests.support.small_model import CONFIG, PROMPT, tiny_config
 
 # with flow shift 8 the first seven of 12 steps are at noise levels of 0.875 and above, and both experts skip
@@ -76,7 +77,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", all_slow_but(list(CASES)[:2], CASES))
 def test_two_experts_give_the_pipelines_latents(folder: Path, case: str) -> None:
     config = configured(folder, "cache.method=none", *CASES[case])
     expected = pipeline_video(config, asked(config))
@@ -84,7 +85,7 @@ def test_two_experts_give_the_pipelines_latents(folder: Path, case: str) -> None
     assert difference(latents, expected) <= 1e-5
 
 
-@pytest.mark.parametrize("boundary_ratio", [0.0, 1.0])
+@pytest.mark.parametrize("boundary_ratio", all_slow_but([1.0], [0.0, 1.0]))
 def test_an_expert_without_steps_changes_nothing(folder: Path, tmp_path: Path, boundary_ratio: float) -> None:
     one_only = edit_index(folder, tmp_path / "model", boundary_ratio=boundary_ratio)
     config = configured(one_only, "cache.method=none")
@@ -229,7 +230,7 @@ def test_the_first_experts_cache_is_freed_when_the_second_begins(folder: Path, c
     assert held[1][0] == 0 and held[1][1] > 0
 
 
-@pytest.mark.parametrize("step", [3, FIRST_OF_SECOND, 9])
+@pytest.mark.parametrize("step", all_slow_but([FIRST_OF_SECOND], [3, FIRST_OF_SECOND, 9]))
 def test_a_cancelled_request_leaves_nothing_behind(folder: Path, step: int) -> None:
     config = configured(folder)
     engine, count = Engine(load_model(config, Ranks()), Progress()), iter(range(-1, 100))

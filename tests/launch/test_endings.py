@@ -51,7 +51,7 @@ def error_line(process: subprocess.Popen[str]) -> str:
     ("ranks", "moment", "signum", "code", "line", "shell_with_a_video"),
     [
         (1, "denoising", signal.SIGTERM, 143, "lockstep: ended by SIGTERM", "stub"),
-        (2, "joining ranks", signal.SIGINT, 130, "lockstep: interrupted", "stub"),
+        pytest.param(2, "joining ranks", signal.SIGINT, 130, "lockstep: interrupted", "stub", marks=pytest.mark.slow),
     ],
     indirect=["shell_with_a_video"],
 )
@@ -92,7 +92,9 @@ def test_ctrl_c_on_a_terminal(shell: Shell) -> None:
     assert seen.rstrip().endswith(b"lockstep: interrupted")
 
 
-@pytest.mark.parametrize(("ranks", "signum", "code"), [(1, signal.SIGINT, 130), (2, signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("ranks", "signum", "code"), [(1, signal.SIGINT, 130), pytest.param(2, signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_while_nobody_reads_the_output(ranks: int, signum: int, code: int, shell_with_a_video: Shell) -> None:
     """`lockstep generate ... 2>&1 | tee log`: Ctrl-C ends tee as well, and our last words have nowhere to go."""
     shell = shell_with_a_video
@@ -124,7 +126,12 @@ def test_no_rank_outlives_its_launcher(how: str, stub_shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("fault", "line", "shell_with_a_video"),
     [
-        ("1 3 raise", "rank 1 failed in denoise step 4: RuntimeError: injected over two lines", "stub"),
+        pytest.param(
+            "1 3 raise",
+            "rank 1 failed in denoise step 4: RuntimeError: injected over two lines",
+            "stub",
+            marks=pytest.mark.slow,
+        ),
         ("0 load raise", "rank 0 failed in load: RuntimeError: injected over two lines", "stub"),
         pytest.param(
             "1 decode raise",

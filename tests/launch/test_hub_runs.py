@@ -13,6 +13,7 @@ ID = "org/tiny"
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.mark.slow
 def test_ranks_that_start_together_download_once_and_the_cache_serves_the_rest(shell: Shell) -> None:
     cache = shell.folder / "home" / "hub"
     named = f"--set=model.path={ID}"

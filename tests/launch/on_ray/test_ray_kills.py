@@ -29,8 +29,7 @@ FAULTS: list[Fault] = [
     (1, "decode", "kill", 0),
     (0, "frames", "kill", 0),
 ]
-# what a launcher notices by its silence between steps, and by its death after the last one
-SOME = [fault for fault in FAULTS if fault[1:3] in (("7", "freeze"), ("decode", "kill"))]
+SOME = [fault for fault in FAULTS if fault[1:3] == ("decode", "kill")]
 DETECTION_SECONDS = 10
 
 
