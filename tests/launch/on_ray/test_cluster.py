@@ -138,9 +138,9 @@ def test_jobs_through_gangs_that_come_and_go(cluster: Any, shell: Shell) -> None
     assert site.ranks() == ranks, "the model was loaded once"
     _assert_metrics(cluster, site)
 
-    whole = site.submit("whole.mp4", *LONG, "sampling.steps=40")
+    whole = site.submit("whole.mp4", *LONG, "sampling.steps=150")
     assert site.await_end(whole).state is State.SUCCEEDED
-    paused = site.submit("paused.mp4", *LONG, "sampling.steps=40", "checkpoint.every=0")
+    paused = site.submit("paused.mp4", *LONG, "sampling.steps=150", "checkpoint.every=0")
     site.await_step(paused, 5)
     site.down()
     waiting = site.queue.job(paused)
@@ -151,7 +151,7 @@ def test_jobs_through_gangs_that_come_and_go(cluster: Any, shell: Shell) -> None
     resumed = site.await_end(paused)
     assert resumed.state is State.SUCCEEDED and resumed.attempts == 2
     report = report_of(shell.folder / "paused.mp4")
-    assert 0 < report["resumed_at"][0] < 40 and len(report["resumed_at"]) == 1
+    assert 0 < report["resumed_at"][0] < 150 and len(report["resumed_at"]) == 1
     site.await_files("paused", ["paused.json", "paused.mp4"])
     _assert_alike(shell, "paused", "whole")
     site.down()
