@@ -16,7 +16,7 @@ from launch.planner.layouts import Question
 from launch.planner.links import LINKS
 from launch.planner.published import FIGURES, NOT_EXPRESSED, Figure
 from launch.planner.published_fit import both_ways, error_of, errors_of, predicted_seconds
-from launch.planner.scaling import SIZES, scale, stops_paying
+from launch.planner.scaling import scale, stops_paying
 from launch.planner.skipping import Skipping
 from launch.planner.software import FITTED
 from launch.planner.workload import workload_of
@@ -146,7 +146,7 @@ def _table(name: str, steps: int) -> Iterator[str]:
     skipping = Skipping(0.6, "DiCache's authors", probe_blocks=1)
     branches = model.facts.num_branches(2.0)
     question = Question(workload_of(model, model.facts, branches, steps, skipping), fitted=FITTED)
-    rows = scale(question, parse_cluster("64x8xH100"), SIZES)
+    rows = scale(question, parse_cluster("64x8xH100"))
     yield from (
         f"**{name}**, {' x '.join(map(str, model.video))}, {steps} steps",
         "",

@@ -9,7 +9,8 @@ from launch.planner.cluster import Cluster
 from launch.planner.layouts import Question, predictions
 from launch.planner.predict import Prediction
 
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+LARGEST = 512
+"""GPUs of the last row, or a little more where nodes do not divide it."""
 WORTH = 0.5
 """The efficiency below which more GPUs for one video are said not to pay."""
 
@@ -28,11 +29,24 @@ class ScaleRow:
     efficiency_on: float | None
 
 
-def scale(question: Question, cluster: Cluster, sizes: Sequence[int] = SIZES) -> list[ScaleRow]:
-    """The rows for the given numbers of GPUs; nodes are as in ``cluster``."""
+def sizes_of(per_node: int) -> list[int]:
+    """Numbers of GPUs that nodes of so many can have: doubled inside a node, then whole nodes, doubled."""
+    sizes, gpus = [], 1
+    while gpus < per_node:
+        sizes.append(gpus)
+        gpus *= 2
+    gpus = per_node
+    while gpus < LARGEST:
+        sizes.append(gpus)
+        gpus *= 2
+    return [*sizes, gpus]
+
+
+def scale(question: Question, cluster: Cluster) -> list[ScaleRow]:
+    """The rows for 1 to :data:`LARGEST` GPUs; nodes are as in ``cluster``."""
     rows: list[ScaleRow] = []
     first: tuple[float, float] | None = None
-    for gpus in sizes:
+    for gpus in sizes_of(cluster.per_node):
         part = cluster.of_size(gpus)
         fitting = [p for p in predictions(question, part, _replicas(gpus)) if p.fits]
         alone = [p for p in fitting if p.plan.degrees.data == 1]

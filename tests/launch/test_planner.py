@@ -17,7 +17,7 @@ from launch.planner.cluster import Cluster, parse_cluster
 from launch.planner.layouts import Question, accepted_degrees, predictions
 from launch.planner.links import LINKS
 from launch.planner.predict import GROUPS, Prediction, memory_bytes, predict
-from launch.planner.scaling import scale, stops_paying
+from launch.planner.scaling import scale, sizes_of, stops_paying
 from launch.planner.skipping import NEVER, Skipping, find_skipping
 from launch.planner.software import LOCKSTEP, Software, find_speeds
 from launch.planner.stages import decode_share, swaps_experts
@@ -202,6 +202,14 @@ def test_more_gpus_stop_paying() -> None:
     assert off and with_cache and 1 < with_cache <= off < 512
     assert rows[0].efficiency_off == rows[0].efficiency_on == 1
     assert rows[-1].efficiency_off and rows[-1].efficiency_off < 0.5
+
+
+@pytest.mark.parametrize("per_node", [1, 3, 7, 8, 12])
+def test_rows_are_of_numbers_of_gpus_that_such_nodes_can_have(per_node: int) -> None:
+    cluster = parse_cluster(f"1x{per_node}xH100")
+    sizes = sizes_of(per_node)
+    assert sizes == sorted(set(sizes)) and sizes[0] == 1 and sizes[-1] >= 512 and per_node in sizes
+    assert [cluster.of_size(gpus).size for gpus in sizes] == sizes
 
 
 def test_a_cluster_is_cut_into_whole_nodes() -> None:
