@@ -82,13 +82,9 @@ def make_plan(config: JobConfig, options: PlanOptions) -> Planned:
         else None,
     )
     choice = choose(question, cluster, options.goal, options.deadline_seconds)
-    rows = scale(question, cluster, [1, 2] if cluster.is_cpu and cluster.size <= 2 else _sizes())
+    rows = scale(question, cluster)
     document = _document(question, cluster, options, choice, rows, measured)
     return Planned(question, cluster, choice, rows, document, list(measured.notes) if measured else [])
-
-
-def _sizes() -> list[int]:
-    return [2**power for power in range(10)]
 
 
 def _check(options: PlanOptions) -> None:

@@ -43,10 +43,11 @@ def sizes_of(per_node: int) -> list[int]:
 
 
 def scale(question: Question, cluster: Cluster) -> list[ScaleRow]:
-    """The rows for 1 to :data:`LARGEST` GPUs; nodes are as in ``cluster``."""
+    """The rows for 1 to :data:`LARGEST` GPUs, or the CPU ranks that there are; nodes are as in ``cluster``."""
     rows: list[ScaleRow] = []
     first: tuple[float, float] | None = None
-    for gpus in sizes_of(cluster.per_node):
+    largest = cluster.size if cluster.is_cpu else 2 * LARGEST  # no network between CPUs was ever measured
+    for gpus in (size for size in sizes_of(cluster.per_node) if size <= largest):
         part = cluster.of_size(gpus)
         fitting = [p for p in predictions(question, part, _replicas(gpus)) if p.fits]
         alone = [p for p in fitting if p.plan.degrees.data == 1]
