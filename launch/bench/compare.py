@@ -18,7 +18,7 @@ from launch.bench import samples
 from launch.bench.comparison import Comparison, Row, Verdict
 from launch.bench.differences import differences, refuse_unlike
 from launch.bench.document import BenchDocument, Measured
-from launch.bench.noise import Ratio, paired, separate
+from launch.bench.noise import SPEED_DRIFT, WAITS_DRIFT, Ratio, paired, separate
 
 SLOWER_BY = 0.02
 """A share that a machine's noise hides from everybody but a benchmark, and that adds up over releases."""
@@ -83,7 +83,7 @@ def _times(a: Measured, b: Measured, pair: samples.Pair, in_turns: bool) -> Iter
         for name in _GATES:
             figure = samples.with_waits(typical.get(name, name))
             if (logs := pair.logs(figure)) is not None:
-                found = _ratio(pair, figure, in_turns)
+                found = _ratio(pair, figure, in_turns, WAITS_DRIFT)
                 each_typical = [math.exp(float(np.nanmedian(each))) for each in logs]
                 yield _time_row(name + _WAITS, "", each_typical, found)
     replicas = [each.layout.get("data", 1) for each in (a, b)]
@@ -107,11 +107,11 @@ def _typical(measured: Measured, stage: str) -> float:
     return spread.median if spread is not None else 0.0
 
 
-def _ratio(pair: samples.Pair, figure: samples.Figure, in_turns: bool) -> Ratio | None:
+def _ratio(pair: samples.Pair, figure: samples.Figure, in_turns: bool, drift: float = SPEED_DRIFT) -> Ratio | None:
     if (logs := pair.logs(figure)) is None:
         return None
     if not in_turns:
-        return separate(*logs)
+        return separate(*logs, drift)
     return paired(*logs) if logs[0].shape == logs[1].shape else None
 
 

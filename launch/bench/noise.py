@@ -25,9 +25,11 @@ too small, and 97 to 99 of 100 intervals hold it; half of the others are on the 
 _RESAMPLES = 400
 _LEAST_ERROR = 0.001
 """Times that are equal to the last digit do not prove a machine without noise."""
-_DRIFT_OVER_ROUNDS = 2.0
+SPEED_DRIFT = 2.0
 """The drift from one run to the next over the deviation of the rounds of a run. Measured on two cores of a virtual
 machine, eight runs of one build of some 17 s: 13% between runs, 6% within."""
+WAITS_DRIFT = 0.5
+"""The same of waits over work, which the machine's speed is not in; what may differ is how busy its disks are."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,13 @@ def paired(a: Logs, b: Logs) -> Ratio | None:
     return _interval(float(np.nanmedian(differences)), error, len(differences) - 1)
 
 
-def separate(a: Logs, b: Logs) -> Ratio | None:
+def separate(a: Logs, b: Logs, drift: float = SPEED_DRIFT) -> Ratio | None:
     """The ratio of two runs. That the machine was faster in one of them as a whole cannot be seen in either, and is
-    allowed for: by the deviation of its rounds, times :data:`_DRIFT_OVER_ROUNDS`.
+    allowed for: by the deviation of its rounds, times ``drift``.
 
     Args:
         a, b: [rounds, units], of the same units in the same order; rounds may differ in number.
+        drift: the deviation from run to run over that of the rounds of a run.
 
     Returns:
         None where one has fewer than two rounds, which tell nothing of the noise.
@@ -77,9 +80,9 @@ def separate(a: Logs, b: Logs) -> Ratio | None:
     if min(len(a), len(b)) < 2:
         return None
     errors = [max(_error(logs, _by_unit), _LEAST_ERROR) for logs in (a, b)]
-    drift = _DRIFT_OVER_ROUNDS * math.sqrt(sum(_deviation(logs) ** 2 for logs in (a, b)) / 2)
+    unseen = drift * math.sqrt(sum(_deviation(logs) ** 2 for logs in (a, b)) / 2)
     # Welch and Satterthwaite; the drift is known as well as the deviations that it is made of
-    parts = [error**2 + drift**2 for error in errors]
+    parts = [error**2 + unseen**2 for error in errors]
     freedom = sum(parts) ** 2 / sum(p**2 / (len(logs) - 1) for p, logs in zip(parts, (a, b), strict=True))
     return _interval(_estimate(b) - _estimate(a), math.sqrt(sum(parts)), freedom)
 
