@@ -22,8 +22,7 @@ from launch.planner.software import FITTED, Efficiencies, Software, Speeds, find
 from launch.planner.stages import around_denoising, swaps_experts
 from launch.planner.steps import Plan, computed_step, skipped_step
 
-_FLOAT32_BYTES = 4
-_WEAK, _FIRM = 0.003, 0.05
+_WEAK, _FIRM = 0.02, 0.3
 _START_OF_CPU = Speeds(
     product_flops=5e10,
     attention_flops=3e10,
@@ -41,7 +40,6 @@ _START_OF_CPU = Speeds(
     encode_seconds=0.02,
     write_seconds=0.05,
     write_pixel_seconds=1e-8,
-    dtype_bytes=_FLOAT32_BYTES,
     agreement_seconds=5e-4,
 )
 _FITTED_ON_CPU = (
@@ -103,7 +101,9 @@ def _of_cpu(runs: Sequence[Run], cluster: Cluster, software: Software) -> Calibr
     pull = dict.fromkeys(start, _WEAK) | {"contention": _FIRM}
 
     def applied(values: Mapping[str, float]) -> tuple[Speeds, Cluster]:
-        speeds = _START_OF_CPU.with_rates({name: values[name] for name in _FITTED_ON_CPU})
+        rates = {name: values[name] for name in _FITTED_ON_CPU}
+        # ranks that share a processor are never faster than one alone, whatever noise says
+        speeds = _START_OF_CPU.with_rates(rates | {"contention": max(1.0, rates["contention"])})
         link = replace(cluster.inside, latency_seconds=values[_LATENCY], bytes_per_second=values[_RATE])
         return speeds, replace(cluster, inside=link)
 

@@ -20,6 +20,13 @@ class Seconds(Part):
     cache_on: float = Field(description="With the configuration's cache; as without where it has none.")
 
 
+class StepSeconds(Part):
+    """Of one denoise step, all its lanes."""
+
+    computed: float
+    skipped: float | None = Field(description="Null without a cache.")
+
+
 class Layout(Part):
     """Degrees, and how the weights lie."""
 
@@ -62,6 +69,7 @@ class PlanDocument(Part):
     assumptions: dict[str, str] = Field(description="In words: precision, attention kernel, skip share, rates.")
     skip_share: float
     seconds_per_video: Seconds
+    step_seconds: StepSeconds
     videos_per_hour: float = Field(description="Of all replicas, with the cache.")
     memory_bytes_per_gpu: int
     fits: bool

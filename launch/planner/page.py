@@ -11,7 +11,7 @@ from engine.models.catalog import CATALOG
 from launch.planner.cards import CARDS
 from launch.planner.choice import describe
 from launch.planner.cluster import parse_cluster
-from launch.planner.document import Layout, Limits, Part, PlanDocument, Row, Seconds
+from launch.planner.document import Layout, Limits, Part, PlanDocument, Row, Seconds, StepSeconds
 from launch.planner.layouts import Question
 from launch.planner.links import LINKS
 from launch.planner.published import FIGURES, NOT_EXPRESSED, Figure
@@ -193,7 +193,7 @@ def _hardware() -> str:
 
 def _schema() -> str:
     lines = ["## The report, schema 1", "", "`--report FILE`. Scripts may rely on the names.", ""]
-    for part in (PlanDocument, Seconds, Layout, Limits, Row):
+    for part in (PlanDocument, Seconds, StepSeconds, Layout, Limits, Row):
         lines += [
             f"**{part.__name__}**: {(part.__doc__ or '').strip()}",
             "",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from engine.execution.memory import estimate
 from launch.planner.parts import Parts, add, parts_of
 from launch.planner.software import FITTED, Efficiencies, Speeds, find_speeds
-from launch.planner.stages import around_denoising, start_seconds, swaps_experts, weight_bytes
+from launch.planner.stages import around_denoising, start_seconds, swaps_experts
 from launch.planner.steps import Plan, computed_step, skipped_step
 from launch.planner.workload import Workload
 
@@ -91,17 +91,17 @@ def predict(workload: Workload, plan: Plan, speeds: Speeds | None = None, fitted
         parts_on=add((computed, workload.steps - skips), (skipped, skips), (around, 1)),
         computed_step_seconds=sum(computed.values()),
         skipped_step_seconds=sum(skipped.values()),
-        memory_bytes=memory_bytes(workload, plan, speeds.dtype_bytes),
+        memory_bytes=memory_bytes(workload, plan),
         start_seconds=start_seconds(workload),
     )
 
 
-def memory_bytes(workload: Workload, plan: Plan, dtype_bytes: int = 2) -> int:
+def memory_bytes(workload: Workload, plan: Plan) -> int:
     """The most that a card holds at once, by the formula of engine/execution/memory.py, with the experts that stay."""
     model = workload.model
     memory = estimate(model, plan.degrees, plan.shard_weights)
-    scale = dtype_bytes / 2
-    weights = memory.transformer * (weight_bytes(plan) / 2 if dtype_bytes == 2 else scale)
+    scale = plan.dtype_bytes / 2  # the formula is for bfloat16
+    weights = memory.transformer * plan.weight_bytes / 2
     sharded = plan.shard_weights and plan.degrees.replica_size > 1
     if workload.experts > 1 and not sharded and not swaps_experts(workload, plan):
         weights *= workload.experts

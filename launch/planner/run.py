@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine.errors import InvalidInput
 from launch.jobs.config import JobConfig
 from launch.planner.calibration import Calibration, calibrate
 from launch.planner.cards import Kernel, Precision
-from launch.planner.choice import Choice, Goal, choose
+from launch.planner.choice import Choice, Goal, choose, describe
 from launch.planner.cluster import Cluster, parse_cluster
-from launch.planner.document import Layout, Limits, PlanDocument, Row, Seconds
-from launch.planner.layouts import Question
+from launch.planner.document import Layout, Limits, PlanDocument, Row, Seconds, StepSeconds
+from launch.planner.layouts import Question, predictions
 from launch.planner.predict import Prediction
 from launch.planner.scaling import ScaleRow, scale, stops_paying
 from launch.planner.software import FITTED, Software
@@ -61,7 +62,7 @@ def make_plan(config: JobConfig, options: PlanOptions) -> Planned:
     _check(options)
     cluster = parse_cluster(options.cluster, options.link)
     workload = make_workload(config, options.skip_share)
-    software = Software(precision=options.precision, kernel=options.attention or "auto", fused=options.fused)
+    software = _software(config, options, cluster)
     if not cluster.is_cpu:
         cluster.card.peak_flops(options.precision)
     measured = calibrate(options.calibrate, config, cluster, software) if options.calibrate else None
@@ -84,7 +85,37 @@ def make_plan(config: JobConfig, options: PlanOptions) -> Planned:
     choice = choose(question, cluster, options.goal, options.deadline_seconds)
     rows = scale(question, cluster)
     document = _document(question, cluster, options, choice, rows, measured)
-    return Planned(question, cluster, choice, rows, document, list(measured.notes) if measured else [])
+    notes = [*(measured.notes if measured else ()), *_fewer(question, cluster, choice)]
+    return Planned(question, cluster, choice, rows, document, notes)
+
+
+def _software(config: JobConfig, options: PlanOptions, cluster: Cluster) -> Software:
+    """What the configuration and the options say of dtypes and kernels."""
+    model = config.model
+    single = model.dtype == "float32" or cluster.is_cpu
+    if single and options.precision != "bf16":
+        raise InvalidInput(f"--precision is {options.precision}, but model.dtype is float32: leave one of the two out.")
+    kernel: Kernel | Literal["auto"] = "flash2" if config.runtime.attention == "flash" else "auto"
+    return Software(
+        precision=options.precision,
+        kernel=options.attention or kernel,
+        fused=options.fused,
+        dtype="float32" if single else "bfloat16",
+        vae="bfloat16" if model.vae_dtype == "bfloat16" else "float32",
+    )
+
+
+def _fewer(question: Question, cluster: Cluster, choice: Choice) -> list[str]:
+    """A line where some of one node's GPUs are faster for one video than all of them."""
+    if cluster.nodes > 1 or choice.best.plan.degrees.data > 1:
+        return []
+    parts = (cluster.of_size(gpus) for gpus in range(cluster.size // 2 + 1, cluster.size))
+    others = [p for part in parts for p in predictions(question, part, [1]) if p.fits]
+    best = min(others, key=lambda p: p.cache_on, default=None)
+    if best is None or best.cache_on >= choice.best.cache_on:
+        return []
+    gpus = best.plan.degrees.world_size
+    return [f"{gpus} of the {cluster.size} GPUs would be faster for one video: {describe(best)}, {best.cache_on:.1f} s"]
 
 
 def _check(options: PlanOptions) -> None:
@@ -158,6 +189,7 @@ def _document(
         },
         skip_share=workload.skipping.share,
         seconds_per_video=Seconds(cache_off=best.cache_off, cache_on=best.cache_on),
+        step_seconds=StepSeconds(computed=best.computed_step_seconds, skipped=best.skipped_step_seconds or None),
         videos_per_hour=hourly,
         memory_bytes_per_gpu=best.memory_bytes,
         fits=best.fits,

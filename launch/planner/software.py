@@ -21,6 +21,8 @@ class Software:
     needs the log-sum-exp, which torch's built-in kernel returns."""
     fused: bool = False
     """Norms, activations and sums are compiled into few kernels."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the transformer otherwise. float32 runs outside the matrix units, as torch does unless told otherwise."""
     vae: Literal["float32", "bfloat16"] = "float32"
     decode_shared: bool = True
     """Ranks share the decoding, where the model's VAE is one that Lockstep shares."""
@@ -90,7 +92,6 @@ class Speeds:
     """The same of each pixel: conversion and compression on one core of the host."""
     single_flops: float = 1.0
     """Products in float32 (or TF32, where the program allows it)."""
-    dtype_bytes: int = 2
     agreement_seconds: float = 2e-4
     """Of a step's agreement inside a node: a small gather, its copy to the host and back."""
     contention: float = 1.0
@@ -113,6 +114,7 @@ _EXCHANGE_PASSES, _FUSED_EXCHANGE_PASSES = 16.0, 8.0
 _LAUNCHES, _FUSED_LAUNCHES = 80, 25
 _LAUNCH_SECONDS = 6e-6
 _CONVOLUTION_SHARE = 0.5
+_SINGLE_ATTENTION_SHARE = 0.5  # of the float32 peak: torch's memory-efficient kernel
 _PAGEABLE = 3.5e9
 
 
@@ -130,10 +132,13 @@ def find_speeds(cluster: Cluster, software: Software, ranks: int, kind: str, fit
     kernel = software.kernel
     if kernel == "auto":
         kernel = "best" if ranks == 1 else "flash2"
+    single = software.dtype == "float32"
+    products = card.fp32_flops if single else card.peak_flops(software.precision)
+    attending = _SINGLE_ATTENTION_SHARE * card.fp32_flops if single else card.attention_flops(kernel)
     convolutions = card.bf16_flops * (0.5 if software.vae == "float32" else 1.0)  # TF32 is half of bf16
     return Speeds(
-        product_flops=fitted.products * card.peak_flops(software.precision),
-        attention_flops=fitted.attention * card.attention_flops(kernel),
+        product_flops=fitted.products * products,
+        attention_flops=fitted.attention * attending,
         memory_bandwidth=_COPY_SHARE * card.memory_bandwidth,
         elementwise_passes=fitted.elementwise * (_FUSED_PASSES if software.fused else _EAGER_PASSES[kind]),
         exchange_passes=_FUSED_EXCHANGE_PASSES if software.fused else _EXCHANGE_PASSES,

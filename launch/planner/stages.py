@@ -79,11 +79,11 @@ def host_copied_bytes(workload: Workload, plan: Plan) -> float:
     do not fit together, each of which leaves once and comes once."""
     if plan.cluster.is_cpu:
         return 0.0
-    moved = 0.0 if plan.software.encoders_stay else 2.0 * 2 * workload.encoder_parameters
+    moved = 0.0 if plan.software.encoders_stay else 2.0 * plan.dtype_bytes * workload.encoder_parameters
     if plan.shard_weights and workload.facts.family.shards_text_encoder:
         moved /= plan.degrees.replica_size
     if swaps_experts(workload, plan):
-        moved += 2 * workload.experts * 2 * workload.transformer_parameters
+        moved += 2 * workload.experts * plan.weight_bytes * workload.transformer_parameters
     return moved
 
 
@@ -91,13 +91,8 @@ def swaps_experts(workload: Workload, plan: Plan) -> bool:
     """Whether one expert waits in the host's memory while the other runs."""
     if workload.experts == 1 or plan.shard_weights or plan.cluster.is_cpu or plan.software.streamed_blocks:
         return False
-    weights = workload.experts * workload.transformer_parameters * weight_bytes(plan)
+    weights = workload.experts * workload.transformer_parameters * plan.weight_bytes
     return weights > SHARE_FOR_WEIGHTS * plan.cluster.card.memory_bytes
-
-
-def weight_bytes(plan: Plan) -> float:
-    """Of one parameter of a transformer."""
-    return {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}[plan.software.precision]  # fp4: with a scale of 8 bits for 16
 
 
 def start_seconds(workload: Workload) -> float:

@@ -35,6 +35,18 @@ class Plan:
     software: Software
     shard_weights: bool = False
 
+    @property
+    def dtype_bytes(self) -> int:
+        """Of one number between the products."""
+        return 4 if self.software.dtype == "float32" else 2
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of one parameter of a transformer; fp4 has a scale of 8 bits for 16 numbers."""
+        if self.software.dtype == "float32":
+            return 4.0
+        return {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}[self.software.precision]
+
 
 def computed_step(workload: Workload, plan: Plan, speeds: Speeds, *, cached: bool) -> Parts:
     """A step that runs all blocks.
@@ -76,7 +88,7 @@ def _one_block(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
     flops = block_flops(shape, workload.lane, share, range(blocks))
     attending = flops["attention"] + flops["cross_attention"]
     multiplied = sum(flops.values()) - attending
-    tensor = (share.tokens + (share.text if shape.joint else 0)) * shape.dim * speeds.dtype_bytes
+    tensor = (share.tokens + (share.text if shape.joint else 0)) * shape.dim * plan.dtype_bytes
     parts = parts_of(
         products=multiplied / blocks / speeds.product_flops * (1 + speeds.saturation_tokens / share.tokens),
         attention=attending / blocks / speeds.attention_flops,
@@ -88,7 +100,7 @@ def _one_block(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
     else:
         parts["launches"] = speeds.block_seconds
     axes = sequence_axes(degrees, cluster.per_node)
-    longest = share.queries * shape.dim * speeds.dtype_bytes
+    longest = share.queries * shape.dim * plan.dtype_bytes
     if degrees.ulysses > 1:
         sent = longest * (degrees.ulysses - 1) / degrees.ulysses
         parts["ulysses"] = 4 * all_to_all_seconds(sent, axes["ulysses"], cluster)
@@ -97,7 +109,7 @@ def _one_block(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
         gathering = gather_seconds(received, axes["ring"], cluster)
         hidden = parts["attention"] / degrees.ring if speeds.overlaps else 0.0
         parts["ring"] = max(0.0, gathering - hidden)
-    weights = workload.transformer_parameters / blocks * speeds.dtype_bytes
+    weights = workload.transformer_parameters / blocks * plan.weight_bytes
     if plan.shard_weights and degrees.replica_size > 1:
         ranks = degrees.replica_size
         gathering = gather_seconds(weights * (ranks - 1) / ranks, axes["replica"], cluster)
@@ -120,8 +132,8 @@ def _around(workload: Workload, plan: Plan, speeds: Speeds, cache_passes: int, *
     own = slower(speeds, min(cluster.per_node, degrees.world_size))
     share = share_of(shape, workload.lane, degrees)
     axes = sequence_axes(degrees, cluster.per_node)
-    tensor = share.tokens * shape.dim * speeds.dtype_bytes
-    head = share.tokens * shape.patch_values * shape.out_channels * speeds.dtype_bytes
+    tensor = share.tokens * shape.dim * plan.dtype_bytes
+    head = share.tokens * shape.patch_values * shape.out_channels * plan.dtype_bytes
     gathering = lanes * gather_seconds(head * (degrees.sequence - 1), axes["sequence"], cluster)
     exchanged = workload.latent_values * _ACTIVATION_BYTES_KEPT * (degrees.cfg - 1)
     parts = parts_of(

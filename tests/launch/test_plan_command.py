@@ -17,7 +17,7 @@ from launch.planner.calibration import _is_named, calibrate
 from launch.planner.cluster import parse_cluster
 from launch.planner.document import PlanDocument
 from launch.planner.predict import Prediction, predict
-from launch.planner.software import LOCKSTEP, Speeds
+from launch.planner.software import Software, Speeds
 from launch.planner.steps import Plan
 from launch.planner.workload import make_workload
 from parallel.degrees import Degrees
@@ -111,11 +111,12 @@ def test_it_starts_without_torch() -> None:
     assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
 
 
+ON_CPU = Software(dtype="float32")
 TRUE = Speeds(
     product_flops=8e10, attention_flops=2e10, memory_bandwidth=8e9, elementwise_passes=124, exchange_passes=16,
     saturation_tokens=0, block_seconds=7e-4, overlaps=False, step_seconds=2e-3, lane_seconds=5e-4,
     convolution_flops=4e10, copy_bandwidth=1e9, host_bandwidth=1e9,
-    encode_seconds=0.03, write_seconds=0.04, write_pixel_seconds=2e-8, dtype_bytes=4,
+    encode_seconds=0.03, write_seconds=0.04, write_pixel_seconds=2e-8,
     agreement_seconds=3e-4, contention=1.15,
 )  # fmt: skip
 """What the benches below were made with, which a calibration has to find."""
@@ -124,7 +125,7 @@ TRUE = Speeds(
 def truth(size: int, ranks: int) -> Prediction:
     sampling = (f"sampling.height={size}", f"sampling.width={size}")
     workload = make_workload(load_job_config(CONFIG, sampling), share=0.5)
-    return predict(workload, Plan(parse_cluster("1x2xcpu"), Degrees(ulysses=ranks), LOCKSTEP), TRUE)
+    return predict(workload, Plan(parse_cluster("1x2xcpu"), Degrees(ulysses=ranks), ON_CPU), TRUE)
 
 
 def bench(folder: Path, size: int, ranks: int, device: str = "cpu, 1 thread a rank") -> Path:
@@ -170,11 +171,11 @@ def bench(folder: Path, size: int, ranks: int, device: str = "cpu, 1 thread a ra
 
 def test_two_benches_of_a_cpu_predict_other_sizes_and_numbers_of_ranks(tmp_path: Path) -> None:
     paths = [bench(tmp_path / "small", 64, 2), bench(tmp_path / "large", 192, 1)]
-    found = calibrate(paths, load_job_config(CONFIG), parse_cluster("1x2xcpu"), LOCKSTEP)
+    found = calibrate(paths, load_job_config(CONFIG), parse_cluster("1x2xcpu"), ON_CPU)
     assert found.speeds and found.cluster and "calibrated on 4 runs" in found.notes[0]
     for size in (96, 128, 256):
         made = truth(size, 1)
-        plan = Plan(found.cluster, Degrees(), LOCKSTEP)
+        plan = Plan(found.cluster, Degrees(), ON_CPU)
         workload = make_workload(
             load_job_config(CONFIG, (f"sampling.height={size}", f"sampling.width={size}")), share=0.5
         )
@@ -198,7 +199,7 @@ def test_a_calibrated_plan_says_so_and_wants_the_same_kind_of_device(typed: Comm
 def test_a_bench_on_a_gpu_moves_the_efficiencies(tmp_path: Path) -> None:
     """The made-up bench is a CPU's: blocks that take far longer to launch, and a far slower decoder."""
     folder = bench(tmp_path / "bench", 192, 1, device="NVIDIA H100 80GB HBM3")
-    found = calibrate([folder], load_job_config(CONFIG), parse_cluster("1x1xH100"), LOCKSTEP)
+    found = calibrate([folder], load_job_config(CONFIG), parse_cluster("1x1xH100"), ON_CPU)
     assert found.fitted and found.speeds is None
     assert found.fitted.launches > 2 and found.fitted.decode < 0.5
 

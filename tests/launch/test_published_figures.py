@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -50,8 +51,6 @@ def test_figures_that_were_never_fitted_to_are_met() -> None:
 
 def test_without_its_physics_the_model_does_not_meet_them() -> None:
     """The fit alone does not bring the errors down: with one kernel for all engines it cannot."""
-    from dataclasses import replace
-
     alike = [
         replace(figure, software=replace(figure.software, kernel="flash2", streamed_blocks=False))
         for figure in compared()
