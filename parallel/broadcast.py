@@ -54,3 +54,13 @@ def objects_of_all(value: Any, ranks: Ranks) -> list[Any]:
     gathered: list[Any] = [None] * ranks.replica_size
     dist.all_gather_object(gathered, value, group=ranks.replica_group)
     return gathered
+
+
+def objects_of_all_replicas(value: Any, ranks: Ranks) -> list[Any]:
+    """The values of all ranks of the job, in rank order, on every rank. Pickled; collective over the job, so that
+    replicas wait for one another."""
+    if ranks.degrees.world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * ranks.degrees.world_size
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -111,7 +111,10 @@ class CacheGain(Part):
     speedup: Spread = Field(description="Denoise seconds without the cache over those with it, video by video.")
     end_to_end: Spread = Field(description="The same of whole videos.")
     ideal: float = Field(description="1 / `block_fraction`: the speed-up were nothing but blocks to cost time.")
-    share_of_ideal: float = Field(description="Saved denoise time over the time that the left-out blocks would take.")
+    share_of_ideal: float | None = Field(
+        description="Saved denoise time over the time that the left-out blocks would take; null where none was left "
+        "out."
+    )
     psnr_db: Spread | None = Field(description="Of decoded frames against those without the cache; null where equal.")
 
 
@@ -122,7 +125,9 @@ class Measured(Part):
     world_size: int
     videos: int
     seconds_per_video: Spread = Field(description="From the start of encoding to the written file.")
-    videos_per_hour: float = Field(description="Of all replicas together.")
+    videos_per_hour: float = Field(
+        description="Of all replicas together: by the mean of the seconds, since a queue takes them all."
+    )
     videos_per_hour_per_rank: float
     frames_per_second: float = Field(description="Finished frames, of all replicas together.")
     steps_per_second: float = Field(description="Denoise steps of one replica while it denoises.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launch.commands import generate, measure, plan, queue, show
+from launch.commands import bench, generate, measure, plan, queue, show
 from launch.commands.cluster import app as cluster_app
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ for command in (
     generate.resume,
     measure.sweep,
     measure.calibrate,
+    bench.bench,
     plan.plan,
     show.layout,
     show.models,

@@ -33,7 +33,7 @@ class Lead(Generic[Order, Outcome]):
                 phases to ``progress``, but announces no stages, videos or notes of its own.
             progress: of the work that the orders are part of.
         """
-        self._engine = engine.configured(engine.model.config, _StepsOnly(progress))
+        self._engine = engine.configured(engine.model.config, StepsOnly(progress))
         self._carry_out = carry_out
 
     @property
@@ -81,7 +81,7 @@ def with_cache(engine: Engine, cache: CacheConfig, request: GenerationRequest) -
     return engine.configured(with_chosen_cache(config, request, model.facts))
 
 
-class _StepsOnly(Progress):
+class StepsOnly(Progress):
     """Progress of one request inside a longer work: passes on steps and phases, and announces no stage."""
 
     def __init__(self, outer: Progress) -> None:

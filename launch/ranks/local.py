@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.execution.imports import import_ahead
@@ -23,11 +24,12 @@ _SHUTDOWN_SECONDS = 2
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def start_ranks(ranks: int, grace_seconds: float = 0.0) -> int:
+def start_ranks(ranks: int, grace_seconds: float = 0.0, arguments: Sequence[str] | None = None) -> int:
     """Run this program, with the arguments of this process, on that many processes of this machine, and wait for them.
 
     Args:
         grace_seconds: what SIGTERM leaves the ranks to pause; 0 ends them at once.
+        arguments: of the program, in the place of those of this process.
 
     Returns:
         The exit code: 0, or that of the rank that failed first, whose error line has been printed.
@@ -43,6 +45,7 @@ def start_ranks(ranks: int, grace_seconds: float = 0.0) -> int:
 
     logging.disable(logging.CRITICAL)  # elastic logs a failing rank as an error; we print our own line for it
     os.environ.update(_environment(ranks))
+    given = escape_for_elastic(sys.argv[1:] if arguments is None else [*arguments])
     with scratch_folder() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -63,7 +66,7 @@ def start_ranks(ranks: int, grace_seconds: float = 0.0) -> int:
         try:
             try:
                 with PauseRequest(limit_seconds, lambda: order_pause(folder)) as request:
-                    elastic_launch(config, sys.executable)("-m", "launch", *escape_for_elastic(sys.argv[1:]))
+                    elastic_launch(config, sys.executable)("-m", "launch", *given)
             finally:
                 restore_terminal()  # a rank that was killed could not
         except ChildFailedError as error:

@@ -8,11 +8,13 @@ _STAGES = {
     "start": "starting",
     "join": "joining ranks",
     "load": "loading weights",
+    "peak": "measuring the device's peak",
     "encode": "encoding prompt",
     "denoise": "denoising",
     "decode": "decoding video",
     "write": "writing files",
     "room": "waiting for room",
+    "trace": "tracing one more video",
     "refine": "trying lists of steps",
     "wait": "waiting for other replicas",
 }

@@ -231,18 +231,24 @@ def test_no_new_options() -> None:
     names += ["output", "report", "latents", "fallback", "audit", "set"]
     ray = ["launcher", "ray-address"]
     group = typer.main.get_command(app)
-    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config"}
+    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config", "plan", "bench"}
     queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause", "retry", "prune"}
     assert set(group.commands) == commands | queue | {"cluster"}  # type: ignore[attr-defined]
     cluster = group.commands["cluster"].commands  # type: ignore[attr-defined]
     assert set(cluster) == {"up", "down"}
     sweep = ["prompts", "output", "methods", "shares", "tune-prompts", "negative-prompt", "image", "last-image"]
+    plan = ["cluster", "link", "goal", "deadline", "price-per-gpu-hour", "report", "calibrate", "skip-share"]
+    plan += ["precision", "attention", "fused", "set"]
+    bench = ["output", "rounds", "warmup", "prompts", "negative-prompt", "image", "last-image"]
+    bench += ["scale", "against", "trace", "keep-videos"]
     calibrate = ["prompts", "output", "negative-prompt", "image", "last-image"]
     for command, expected in (
         (group.commands["generate"], [*names, "ranks", *ray, "resume"]),  # type: ignore[attr-defined]
         (group.commands["resume"], ["ranks", "set", *ray]),  # type: ignore[attr-defined]
-        (group.commands["calibrate"], [*calibrate, "ranks", "set"]),  # type: ignore[attr-defined]
-        (group.commands["sweep"], [*sweep, "ranks", "set"]),  # type: ignore[attr-defined]
+        (group.commands["calibrate"], [*calibrate, "ranks", *ray, "set"]),  # type: ignore[attr-defined]
+        (group.commands["sweep"], [*sweep, "ranks", *ray, "set"]),  # type: ignore[attr-defined]
+        (group.commands["plan"], plan),  # type: ignore[attr-defined]
+        (group.commands["bench"], [*bench, "ranks", *ray, "set", "compare", "slower-by", "report"]),  # type: ignore[attr-defined]
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]

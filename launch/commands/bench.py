@@ -1,0 +1,135 @@
+"""The command `bench`: measures a configuration, or compares what was measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import InvalidInput
+from launch.commands import bench_options as own
+from launch.commands import options as opt
+from launch.commands.ranks import run_work
+from launch.ranks.place import Launcher, find_place
+from parallel.place import Place
+
+if TYPE_CHECKING:
+    from launch.bench.document import BenchDocument
+    from launch.bench.job import BenchOptions
+
+
+def bench(
+    config: own.BenchConfig = None,
+    output: own.BenchFolder = None,
+    rounds: own.Rounds = None,
+    warmup: own.Warmup = None,
+    prompts: own.BenchPrompts = None,
+    negative_prompt: opt.NegativePrompt = "",
+    image: opt.Image = None,
+    last_image: opt.LastImage = None,
+    scale: own.Scale = None,
+    against: own.Against = None,
+    trace: own.Trace = False,
+    keep_videos: own.KeepVideos = False,
+    ranks: opt.Ranks = None,
+    launcher: opt.LauncherName = None,
+    ray_address: opt.RayAddress = None,
+    set_: opt.Overrides = None,
+    compare: own.Compare = None,
+    slower_by: own.SlowerBy = None,
+    report: own.ComparisonReport = None,
+) -> int:
+    """Measure how fast videos are made, with the cache and without it, and what takes the time; or compare two such
+    measurements."""
+    measuring = {
+        "CONFIG": config,
+        "--output": output,
+        "--rounds": rounds,
+        "--warmup": warmup,
+        "--prompts": prompts,
+        "--negative-prompt": negative_prompt,
+        "--image": image,
+        "--last-image": last_image,
+        "--scale": scale,
+        "--against": against,
+        "--trace": trace,
+        "--keep-videos": keep_videos,
+        "--ranks": ranks,
+        "--launcher": launcher,
+        "--ray-address": ray_address,
+        "--set": set_,
+    }
+    if compare is not None:
+        return _compare(compare, slower_by, report, [name for name, value in measuring.items() if value])
+    for name, value in (("--slower-by", slower_by), ("--report", report)):
+        if value is not None:
+            raise InvalidInput(f"{name} is {str(value)!r}, but nothing is compared: add --compare A B.")
+    if config is None:
+        raise InvalidInput("There is nothing to measure: name a CONFIG, or two results with --compare A B.")
+    if output is None:
+        raise InvalidInput("There is no folder for the results: name one with --output.")
+    from launch.bench.job import ROUNDS, WARMUP, BenchOptions, prepare_bench
+    from launch.bench.run import run_bench
+    from launch.bench.summary import print_results
+
+    options = BenchOptions(
+        config,
+        output,
+        prompts,
+        ROUNDS if rounds is None else rounds,
+        WARMUP if warmup is None else warmup,
+        against,
+        trace,
+        keep_videos,
+        set_ or (),
+        negative_prompt,
+        image,
+        last_image,
+    )
+    if scale is not None:
+        return _scale(options, scale, ranks, launcher)
+    prepare = partial(prepare_bench, options)
+    return run_work(launcher, ranks, ray_address, prepare, run_bench, partial(print_results, output))
+
+
+def _scale(options: BenchOptions, scale: str, ranks: int | None, launcher: Launcher | None) -> int:
+    """Measure several numbers of ranks. Returns the exit code."""
+    from launch.bench.folder import BenchFolder
+    from launch.bench.job import prepare_bench
+    from launch.bench.scale import read_counts, run_scale
+    from launch.bench.summary import print_results
+    from launch.bench.writing import write_results
+
+    if ranks is not None:
+        raise InvalidInput(f"--ranks is {ranks}, but --scale is {scale} and names the numbers of ranks: leave one out.")
+    if launcher is Launcher.RAY or not find_place(launcher).is_launcher:
+        raise InvalidInput(
+            f"--scale is {scale}, which this command starts as local ranks, one number after the other: measure each "
+            "number by itself with torchrun or Ray."
+        )
+
+    def start(count: int, arguments: Sequence[str]) -> int:
+        from launch.ranks.local import start_ranks  # imports torch's launcher
+
+        return start_ranks(count, arguments=arguments)
+
+    def finish(document: BenchDocument) -> None:
+        results = write_results(BenchFolder(options.output), document)
+        print_results(options.output, results, sys.stdout)
+
+    def prepare(place: Place, folder: Path) -> object:
+        return prepare_bench(replace(options, output=folder), place)
+
+    return run_scale(options.output, read_counts(scale), prepare, start, finish)
+
+
+def _compare(files: tuple[Path, Path], slower_by: float | None, report: Path | None, others: list[str]) -> int:
+    if others:
+        raise InvalidInput(f"--compare reads two results and measures nothing: leave out {', '.join(others)}.")
+    from launch.bench.compare import SLOWER_BY
+    from launch.bench.comparing import compare_results
+
+    return compare_results(*files, SLOWER_BY if slower_by is None else slower_by, report, sys.stdout)
