@@ -16,6 +16,7 @@ from launch.planner.workload import Workload, make_workload
 from parallel.degrees import Degrees
 
 FILE = "bench.json"
+_FEWEST = 3
 _SECTIONS = ("model", "sampling", "cache", "parallel", "runtime")
 
 
@@ -100,7 +101,8 @@ def _run(measured: Measured, workload: Workload, source: str, shards: bool, cach
         shard_weights=shards,
         cached=cached,
         computed_step=computed.median if computed else None,
-        skipped_step=skipping.median if skipping and cached else None,
+        # one or two steps say more of the machine's other work than of a skipped step
+        skipped_step=skipping.median if skipping and cached and skipping.samples >= _FEWEST else None,
         stages={name: spread.median for name, spread in measured.stages.items()},
         total=measured.seconds_per_video.median,
     )

@@ -128,13 +128,15 @@ def truth(size: int, ranks: int) -> Prediction:
     return predict(workload, Plan(parse_cluster("1x2xcpu"), Degrees(ulysses=ranks), ON_CPU), TRUE)
 
 
-def bench(folder: Path, size: int, ranks: int, device: str = "cpu, 1 thread a rank") -> Path:
+def bench(
+    folder: Path, size: int, ranks: int, device: str = "cpu, 1 thread a rank", noise: float = 1.0, samples: int = 3
+) -> Path:
     """A document of `lockstep bench` that the rates above would have given."""
     made = truth(size, ranks)
     config = load_job_config(CONFIG, (f"sampling.height={size}", f"sampling.width={size}"))
 
-    def spread(value: float) -> Spread:
-        return Spread(median=value, p10=value, p90=value, p99=value, samples=3)
+    def spread(value: float, samples: int = 3) -> Spread:
+        return Spread(median=value, p10=value, p90=value, p99=value, samples=samples)
 
     def measured(*, cached: bool) -> dict[str, Any]:
         parts, total = (made.parts_on, made.cache_on) if cached else (made.parts_off, made.cache_off)
@@ -146,7 +148,7 @@ def bench(folder: Path, size: int, ranks: int, device: str = "cpu, 1 thread a ra
         }  # fmt: skip
         steps = StepSeconds(
             computed=spread(made.computed_step_seconds if cached else (total - sum(around.values())) / 50),
-            skipped=spread(made.skipped_step_seconds) if cached else None,
+            skipped=spread(noise * made.skipped_step_seconds, samples) if cached else None,
         )
         values: dict[str, Any] = {name: 1.0 for name in Measured.model_fields}
         return values | {
@@ -182,6 +184,14 @@ def test_two_benches_of_a_cpu_predict_other_sizes_and_numbers_of_ranks(tmp_path:
         ours = predict(workload, plan, found.speeds)
         assert ours.cache_off == pytest.approx(made.cache_off, rel=0.03)
         assert ours.cache_on == pytest.approx(made.cache_on, rel=0.05)
+
+
+def test_a_skipped_step_that_was_seen_twice_is_not_fitted_to(tmp_path: Path) -> None:
+    config, where = load_job_config(CONFIG), parse_cluster("1x2xcpu")
+    clean = calibrate([bench(tmp_path / "clean", 64, 1, samples=2)], config, where, ON_CPU).speeds
+    noisy = calibrate([bench(tmp_path / "noisy", 64, 1, noise=9.0, samples=2)], config, where, ON_CPU).speeds
+    fitted = calibrate([bench(tmp_path / "often", 64, 1, noise=9.0)], config, where, ON_CPU).speeds
+    assert clean == noisy != fitted
 
 
 def test_a_calibrated_plan_says_so_and_wants_the_same_kind_of_device(typed: Command, tmp_path: Path) -> None:
