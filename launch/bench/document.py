@@ -87,7 +87,7 @@ class Skew(Part):
 
     seconds: Spread = Field(description="By step: the last rank's arrival after the first's.")
     late_rank: int | None = Field(
-        description="The rank that came last in most steps, where it did so in more than half of them; else null."
+        description="The rank that came last in more than two thirds of the steps and not by chance; else null."
     )
     late_share: float = Field(description="The share of steps in which the rank that came last most often did so.")
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 
+from scipy.stats import binomtest
+
 from engine.generation.measurements import RankMeasurements, StepMeasurements, late_seconds
 from launch.bench.document import Flops, Measured, RankRow, Sample, Skew, Spread, StepSeconds
 from launch.bench.machine import idle_seconds, queued_seconds
@@ -15,6 +17,8 @@ from launch.bench.spread import spread
 from parallel.degrees import Degrees
 
 STAGES = ("encode", "denoise", "decode", "write", "total")
+_LATE_SHARE = 2 / 3
+"""Of the steps in which a rank comes last; of two equal ranks one always comes last in half of them or more."""
 
 
 @dataclass(frozen=True)
@@ -180,9 +184,14 @@ def _skew(videos: Sequence[Video]) -> Skew | None:
     share = count / len(steps)
     return Skew(
         seconds=spread([max(step.values()) for step in steps]),
-        late_rank=rank if share > 0.5 else None,
+        late_rank=rank if share > _LATE_SHARE and _not_by_chance(count, len(steps), len(steps[0])) else None,
         late_share=share,
     )
+
+
+def _not_by_chance(count: int, steps: int, ranks: int) -> bool:
+    """Whether one of equally fast ranks would hardly ever come last so often: once in a thousand runs."""
+    return bool(binomtest(count, steps, 1 / ranks, alternative="greater").pvalue * ranks < 0.001)
 
 
 def _flops(videos: Sequence[Video], records: Sequence[RankRecord], degrees: Degrees) -> Flops | None:
