@@ -145,10 +145,10 @@ def prepare_bench(options: BenchOptions, place: Place) -> BenchJob:
     notes: list[str] = []
     folder = BenchFolder(options.output)
     given = _read(options.config, options.overrides, notes)
-    work = _check(given, options, place)
     if place.acts_for_all:
-        check_folder("--output", options.output, Path(work.config.model.path))
+        check_folder("--output", options.output, Path(given.model.path))
         folder.refuse_if_finished()
+    work = _check(given, options, place)
     notes += work.notes
     variants = [_variant("given", work)]
     if work.config.cache.method != "none":
