@@ -23,7 +23,7 @@ from launch.bench.noise import SPEED_DRIFT, WAITS_DRIFT, Ratio, paired, separate
 SLOWER_BY = 0.02
 """A share that a machine's noise hides from everybody but a benchmark, and that adds up over releases."""
 _GATES = ("a video", "denoise")
-_WAITS = " with its waits, over its work"
+_WAITS = " with its waits, over without"
 
 
 def compare(

@@ -68,7 +68,7 @@ interval leaves out 1. The exit code is 1 where a video or its denoising is slow
 - **Of two runs**, the time in which other processes had the processor is taken out, the speed of the machine is
   divided out by a reference that is timed before each video, and for the drift that is left each interval is widened
   by twice the deviation of the rounds. What is left is wide on a machine that drifts.
-- **Waits are compared apart.** `with its waits, over its work` is what a stage takes over what it works: 1 where it
+- **Waits are compared apart.** `with its waits, over without` is a stage's time over that without its waits: 1 where it
   never sleeps or waits for a disk. The speed of the machine is not in it, so that a wait of a few per cent is seen in
   two runs too. A run that waits more and is faster in all is not called slower. On a GPU the ranks' threads wait for
   it by nature, and there are no such rows.

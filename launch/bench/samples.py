@@ -42,12 +42,12 @@ def step(skipped: bool, at_reference_speed: bool = False) -> Figure:
 
 
 def with_waits(stage: str) -> Figure:
-    """Seconds that a stage takes for each second in which it works: 1 where it never sleeps or waits. The machine's
-    speed is not in it."""
+    """Seconds that a stage takes for each in which it works or could: 1 where it never sleeps or waits. The machine's
+    speed is not in it. The time in which others have the processor counts as work: most waits grow with it."""
 
     def figure(sample: Sample) -> float | None:
         idle = sample.idle_seconds.get(stage)
-        taken = sample.seconds.get(stage, 0.0) - sample.queued_seconds.get(stage, 0.0)
+        taken = sample.seconds.get(stage, 0.0)
         if idle is None or taken <= 0:
             return None
         return taken / max(taken - idle, 1e-3 * taken)
