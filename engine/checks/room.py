@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.checkpoints.names import DONE
 from engine.config import Config
+from engine.cost.memory import CACHED_TENSORS
 from engine.errors import NoRoom
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_json
@@ -26,8 +27,6 @@ _REPORT_BYTES_PER_STEP = 400  # a row of the report for each lane
 _SMALL_FILES_BYTES = 1 << 16  # job, configuration, the rest of a report
 # of a checkpoint before the last: the latents, and what a multistep sampler remembers of them
 _SAMPLER_TENSORS = 5
-# five tensors of DiCache for each branch, as engine.execution.memory counts them
-_CACHED_TENSORS = 5
 _KEPT = 3  # checkpoints: the newest two, and the one that is being written
 
 
@@ -58,7 +57,7 @@ def checkpoints_bytes(config: Config, request: GenerationRequest, facts: ModelFa
     cached = 0
     if config.cache.method != "none":
         branches = facts.num_branches(request.sampling.guidance)
-        cached = _CACHED_TENSORS * len(request.prompts) * branches * _token_bytes(config, request, facts)
+        cached = CACHED_TENSORS * len(request.prompts) * branches * _token_bytes(config, request, facts)
     return latents + count * (_SAMPLER_TENSORS * latents + cached)
 
 

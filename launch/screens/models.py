@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dicache.pairs import MethodName
+from engine.cost.memory import choose_degrees, estimate, num_branches
 from engine.errors import InvalidInput
-from engine.execution.memory import choose_degrees, estimate, num_branches
 from engine.models.catalog import CATALOG, PublishedModel
 from launch.screens.console import draws_unicode, make_console
 from parallel.degrees import Degrees

@@ -14,8 +14,8 @@ from typing import get_args
 from dicache.pairs import MethodName
 from dicache.published.magnitudes import TABLES
 from dicache.published.polynomials import POLYNOMIALS
-from engine.execution import memory
-from engine.execution.memory import num_branches
+from engine.cost import memory
+from engine.cost.memory import num_branches
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.published import published_name
 from launch.screens.models import gigabytes, ulysses_degrees

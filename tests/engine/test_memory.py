@@ -1,4 +1,4 @@
-"""The formula of engine/execution/memory.py: what it counts is counted here at published sizes, without data."""
+"""The formula of engine/cost/memory.py: what it counts is counted here at published sizes, without data."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, Au
 
 from dicache.config import CacheConfig
 from engine.components.wan.autoencoder import _Decoder, _Encoder
-from engine.execution.memory import choose_degrees, estimate, num_tokens
+from engine.cost.memory import choose_degrees, estimate, num_tokens
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.hunyuan_video import Condition, HunyuanVideoAdapter
 from engine.models.wan import WanAdapter
@@ -201,3 +201,14 @@ def test_more_ranks_need_no_more_memory_each(model: PublishedModel) -> None:
     assert estimate(model, degrees, shard_weights=True).peak < peaks[-1]
     larger = replace(model, video=(model.video[0] * 2 - 1, *model.video[1:]))
     assert estimate(larger, degrees).step > estimate(model, degrees).step
+
+
+def test_other_sizes_than_the_recipes() -> None:
+    model, one = BY_NAME["Wan 2.1 T2V 14B"], Degrees()
+    recipe, smaller = estimate(model, one), estimate(model, one, video=(81, 480, 832))
+    assert estimate(model, one, video=model.video) == recipe
+    assert (smaller.transformer, smaller.encoders) == (recipe.transformer, recipe.encoders)
+    assert smaller.step * 75_600 == recipe.step * 32_760, "as the tokens"
+    one_branch = estimate(model, one, branches=1, cached_tensors=0)
+    assert one_branch.cache == 0 and one_branch.step == 14 * 75_600 * 5120 * 2
+    assert estimate(model, one, block_bytes=4).transformer == 2 * recipe.transformer

@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 
 from engine.checks.model import check_size
+from engine.cost.memory import choose_degrees, estimate
 from engine.errors import InvalidInput
-from engine.execution.memory import choose_degrees, estimate
 from engine.models.catalog import CATALOG, PublishedModel
 from launch.commands.app import app
 from launch.jobs.config import load_job_config

@@ -1,4 +1,4 @@
-"""Estimates the memory that a published model takes on a rank, from its row of the catalog.
+"""Estimates the memory that a model takes on a rank, from its row of the catalog, for a video of any size.
 
 The first rank of a replica holds the most. The transformer stays, and the other parts follow one another, so the peak
 is
@@ -33,8 +33,10 @@ from parallel.degrees import Degrees
 from parallel.place import Place
 from parallel.placement import find_placement
 
-_BLOCK_BYTES, _VAE_BYTES = 2, 4  # a number in bfloat16 and in float32
-_CACHED_TENSORS = 5
+VideoSize = tuple[int, int, int]
+"""Frames, height and width in pixels."""
+BLOCK_BYTES, _VAE_BYTES = 2, 4  # a number in bfloat16 and in float32
+CACHED_TENSORS = 5  # of DiCache
 _SHARE_OF_TOKEN_TABLE = 0.185  # of UMT5-XXL's parameters; the only encoder that can be shared out
 
 
@@ -63,9 +65,9 @@ def choose_degrees(model: PublishedModel, ranks: int) -> Degrees:
     return find_placement(section, Place(ranks), num_heads=facts.num_heads, num_tokens=tokens, guided=guided).degrees
 
 
-def num_tokens(model: PublishedModel) -> int:
-    """Tokens of a video of the recipe's size."""
-    frames, rows, columns = model.facts.token_grid(*model.video)
+def num_tokens(model: PublishedModel, video: VideoSize | None = None) -> int:
+    """Tokens of a video of that size, the recipe's where none is given."""
+    frames, rows, columns = model.facts.token_grid(*(video or model.video))
     return frames * rows * columns
 
 
@@ -74,9 +76,25 @@ def num_branches(model: PublishedModel) -> int:
     return model.facts.num_branches(2.0)
 
 
-def estimate(model: PublishedModel, degrees: Degrees, shard_weights: bool = False) -> Memory:
-    """Memory for one video of the recipe's size with ``dicache``, by the formula above."""
-    frames, height, width = model.video
+def estimate(
+    model: PublishedModel,
+    degrees: Degrees,
+    shard_weights: bool = False,
+    *,
+    video: VideoSize | None = None,
+    branches: int | None = None,
+    cached_tensors: int = CACHED_TENSORS,
+    block_bytes: int = BLOCK_BYTES,
+) -> Memory:
+    """Memory for one video, by the formula above.
+
+    Args:
+        video: frames, height and width in pixels; the recipe's where left out.
+        branches: guidance branches that a step computes; with guidance on where left out.
+        cached_tensors: of [tokens, dim] for each branch; those of ``dicache`` where left out, 0 without a cache.
+        block_bytes: of a number in the transformer and the text encoders: 2 in bfloat16, 4 in float32.
+    """
+    frames, height, width = video or model.video
     ranks = degrees.replica_size
     parameters = model.parameters
     transformer = float(parameters["transformer"])
@@ -86,16 +104,16 @@ def estimate(model: PublishedModel, degrees: Degrees, shard_weights: bool = Fals
         transformer = experts / ranks + 3 * transformer / model.facts.num_layers
         if model.facts.family.shards_text_encoder:
             encoders *= 2 * _SHARE_OF_TOKEN_TABLE
-    local_tokens = -(-num_tokens(model) // degrees.sequence)  # rounded up: shards differ by one token
-    tensor = local_tokens * model.dim * _BLOCK_BYTES
-    branches = num_branches(model) // degrees.cfg
+    local_tokens = -(-num_tokens(model, video) // degrees.sequence)  # rounded up: shards differ by one token
+    tensor = local_tokens * model.dim * block_bytes
+    lanes = max(1, (num_branches(model) if branches is None else branches) // degrees.cfg)
     decode = model.decode_bytes_per_pixel * -(-height // ranks) * width
     if model.decode_bytes_per_tile:
         decode += model.decode_bytes_per_tile + 2 * _VAE_BYTES * 3 * frames * height * width
     return Memory(
-        transformer=int(_BLOCK_BYTES * transformer),
-        encoders=max(int(_BLOCK_BYTES * encoders), _VAE_BYTES * parameters.get("image_encoder", 0)),
-        cache=_CACHED_TENSORS * branches * tensor,
-        step=(model.live_tensors + branches) * tensor,
+        transformer=int(block_bytes * transformer),
+        encoders=max(int(block_bytes * encoders), _VAE_BYTES * parameters.get("image_encoder", 0)),
+        cache=cached_tensors * lanes * tensor,
+        step=(model.live_tensors + lanes) * tensor,
         decode=_VAE_BYTES * parameters["vae"] + decode,
     )
