@@ -78,6 +78,18 @@ _WAN_VAE = {"vae": 126_892_531}
 _STRIPS = 19_600  # bytes a pixel
 _STRIPS_OF_TI2V = 21_700
 
+_VAE_OF_TI2V: Settings = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+    "scale_factor_temporal": 4,
+}
+
 _HUNYUAN_VIDEO: Settings = {
     "num_attention_heads": 24,
     "attention_head_dim": 128,
@@ -217,7 +229,7 @@ CATALOG = (
         tasks=("text-to-video", "image-to-video"),
         pipeline="WanPipeline",
         transformer=_WAN_5B,
-        vae={"z_dim": 48, "scale_factor_spatial": 16, "scale_factor_temporal": 4},
+        vae=_VAE_OF_TI2V,
         parameters={"transformer": 4_999_787_712, **_UMT5_XXL, "vae": 704_688_668},
         video=(121, 704, 1280),
         live_tensors=15,
