@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from engine.execution.memory import estimate
+from engine.cost.memory import estimate
 from launch.planner.parts import Parts, add, parts_of
 from launch.planner.software import FITTED, Efficiencies, Speeds, find_speeds
 from launch.planner.stages import around_denoising, start_seconds, swaps_experts
@@ -21,7 +21,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """What a part of a video's time counts as where it is said what limits."""
 
 _RESERVED_SHARE, _RESERVED_BYTES = 0.1, 2e9
-"""Of a card's memory: CUDA, NCCL, buffers and fragmentation, as engine/execution/memory.py advises to leave free."""
+"""Of a card's memory: CUDA, NCCL, buffers and fragmentation, as engine/cost/memory.py advises to leave free."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def predict(workload: Workload, plan: Plan, speeds: Speeds | None = None, fitted
 
 
 def memory_bytes(workload: Workload, plan: Plan) -> int:
-    """The most that a card holds at once, by the formula of engine/execution/memory.py, with the experts that stay."""
+    """The most that a card holds at once, by the formula of engine/cost/memory.py, with the experts that stay."""
     model = workload.model
     memory = estimate(model, plan.degrees, plan.shard_weights)
     scale = plan.dtype_bytes / 2  # the formula is for bfloat16

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from engine.cost.flops import transformer_flops
+from engine.cost.memory import estimate
 from engine.errors import InvalidInput
-from engine.execution.memory import estimate
 from engine.models.catalog import CATALOG
 from launch.planner.cards import CARDS
 from launch.planner.choice import Goal, choose, gpu_seconds
