@@ -3,6 +3,10 @@
 import pytest
 
 from engine.config import Config
+from engine.cost.flops import computed, skipped
+from engine.cost.lanes import lane_inputs
+from engine.cost.shape import read_shape
+from engine.cost.traffic import collective_bytes
 from engine.engine import Engine
 from engine.execution.loaded import load_model
 from engine.progress import Progress
@@ -10,7 +14,7 @@ from engine.request import make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
-from tests.support.small_model import PROMPT, tiny_config
+from tests.support.small_model import CONFIG, PROMPT, tiny_config
 
 STEPS, LANES, BLOCKS, DIM, FLOAT = 3, 2, 12, 128, 4
 SIZES = {80: (17, 64, 64), 42: (5, 48, 112)}  # by tokens
@@ -49,6 +53,7 @@ def test_bytes_of_a_whole_run(gang: Gang, degrees: Degrees) -> None:
         expected = theory(degrees, tokens)
         counted = report["totals"]["collective_bytes_by_kind"]
         assert counted == expected
+        assert {kind: counted[kind] for kind in counted if kind != "broadcast"} == by_formula(degrees, tokens)
         assert report["totals"]["collective_bytes_per_rank"] == sum(expected.values())
 
 
@@ -72,3 +77,28 @@ def theory(degrees: Degrees, tokens: int) -> dict[str, int]:
     if degrees.cfg > 1:
         expected["guidance"] = STEPS * tokens * VELOCITY_OF_TOKEN * (degrees.cfg - 1)
     return expected
+
+
+def by_formula(degrees: Degrees, tokens: int) -> dict[str, int]:
+    shape = read_shape(CONFIG.parent / "tiny_wan")
+    lane = lane_inputs(shape, tokens, prompt=512)
+    steps = [[computed(shape)] * LANES] * STEPS
+    return collective_bytes(shape, [lane] * LANES, steps, degrees, block_bytes=FLOAT)
+
+
+@pytest.mark.parametrize("degrees", [Degrees(ulysses=2), Degrees(cfg=2, ring=2)], ids=str)
+def test_bytes_of_skipped_steps(gang: Gang, degrees: Degrees) -> None:
+    """A skipped step sends what the probe's blocks send, and a velocity."""
+    sizes = ("sampling.frames=5", "sampling.height=48", "sampling.width=112")
+    config = tiny_config("cache.method=dicache", "cache.threshold=100", *sizes)
+    report = gang.run(generate, degrees, [config])[0][0]
+    shape = read_shape(CONFIG.parent / "tiny_wan")
+    rows = [row for row in report["steps"] if row["branch"] == "cond"]
+    assert {row["action"] for row in rows} >= {"skip"}
+    kinds = {"skip": skipped(shape, 1)}
+    steps = [[kinds.get(row["action"], computed(shape))] * LANES for row in rows]
+    lane = lane_inputs(shape, 42, prompt=512)
+    expected = collective_bytes(shape, [lane] * LANES, steps, degrees, block_bytes=FLOAT)
+    counted = report["totals"]["collective_bytes_by_kind"]
+    names = expected.keys() - {"agreement"}  # whose sums are the method's
+    assert {kind: counted[kind] for kind in names} == {kind: expected[kind] for kind in names}
