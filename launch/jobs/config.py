@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -66,11 +66,41 @@ class CalibrateConfig(Section):
     )
 
 
+class MlperfConfig(Section):
+    mode: Literal["performance", "accuracy"] = Field(
+        "performance",
+        description="`accuracy` makes each prompt's video once and writes it under the name that VBench expects.",
+    )
+    queries: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="The fewest queries of SingleStream (none: 64, the fewest that LoadGen calls valid at the 90th "
+        "percentile; the standard asks for 50), or samples of Offline (none: 248, or one of each prompt if there are "
+        "fewer).",
+    )
+    min_duration_seconds: float = Field(
+        600,
+        ge=0,
+        le=604800,
+        allow_inf_nan=False,
+        description="A performance run takes at least this long; the standard asks for 600.",
+    )
+    vbench_python: str | None = Field(
+        None,
+        description="The Python interpreter of an environment that has the package `vbench`, whose pins clash with "
+        "ours; it scores the videos of an accuracy run, if VBench's weights are there.",
+    )
+
+
 class JobConfig(Config):
     """What a configuration file may hold. The engine takes it as its own :class:`engine.config.Config`."""
 
     ray: RayConfig = Field(default_factory=RayConfig)
     calibrate: CalibrateConfig = Field(default_factory=CalibrateConfig)
+    mlperf: MlperfConfig = Field(
+        default_factory=MlperfConfig, description="Of `lockstep bench --mlperf`: docs/bench-mlperf.md."
+    )
 
 
 def load_job_config(path: str | Path, overrides: Sequence[str] = (), note: Note = say_nothing) -> JobConfig:

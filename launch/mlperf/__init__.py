@@ -1,1 +1,1 @@
-"""`lockstep bench --mlperf`: runs in the shape of MLPerf Inference text-to-video, driven by its LoadGen."""
+"""MLPerf Inference's text-to-video test: its load generator drives the engine, with the cache off and on."""
