@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from engine.errors import InvalidInput
@@ -42,4 +43,4 @@ def run_mlperf_test(
         )
     options = MlperfOptions(config, Scenario(scenario), prompts, output, tuple(overrides), latent)
     place = find_place(launcher, ranks)
-    return run_on_ranks(place, lambda place: prepare_mlperf(options, place), run_mlperf, print_sweep)
+    return run_on_ranks(place, lambda place: prepare_mlperf(options, place), run_mlperf, partial(print_sweep, output))

@@ -142,7 +142,7 @@ def prepare_mlperf(options: MlperfOptions, place: Place) -> MlperfJob:
     if given.cache.method == "none":
         notes.append("cache.method is none, so there is only the number with the cache off")
     else:
-        _check_cached(config.model_copy(update={"cache": given.cache}), tasks[:1], place)
+        _check_cached(config.model_copy(update={"cache": given.cache}), tasks, place)
         caches[CACHE_ON] = given.cache
     noise = None
     if options.latent is not None:

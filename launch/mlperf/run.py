@@ -64,4 +64,4 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> SweepResults | 
         files.stage(job.folder / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         files.stage(job.folder / TABLE).write_text(table, encoding="utf-8")
     progress.done()
-    return SweepResults(job.folder, (DOCUMENT, TABLE, *(f"{cache}/" for cache in job.caches)), table)
+    return SweepResults((DOCUMENT, TABLE, *(f"{cache}/" for cache in job.caches)), table)

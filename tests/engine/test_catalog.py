@@ -26,7 +26,8 @@ def test_every_row_is_counted_has_a_reduced_model_and_names_of_its_own() -> None
 
 def test_every_recipe_of_a_published_model_has_a_row() -> None:
     recipes = {file.name for file in (ROOT / "configs").glob("*.yaml")}
-    assert recipes - {"tiny-wan.yaml"} == {model.recipe for model in CATALOG}
+    others = {"tiny-wan.yaml", "mlperf-wan2.2-t2v-a14b.yaml"}  # the second is of a model that has a recipe of its own
+    assert recipes - others == {model.recipe for model in CATALOG}
 
 
 @pytest.mark.parametrize("model", CATALOG, ids=name_of)

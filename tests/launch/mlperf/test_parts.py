@@ -184,5 +184,7 @@ def test_a_job_has_the_standards_requests_and_two_caches(options: MlperfOptions)
     assert first.sampling.steps == 20 and first.sampling.guidance == 4.0 and first.seed == second.seed == 42
     assert first.negative_prompt == NEGATIVE_PROMPT and second.prompts == ("a blue square",)
     assert any(note == "sampling as MLPerf has it: steps 50 → 20, guidance 5 → 4" for note in job.notes), job.notes
+    shared = replace(options, scenario=Scenario.OFFLINE, overrides=(*options.overrides, "parallel.data=2"))
+    assert prepare_mlperf(shared, Place()).config.parallel.degrees.data == 2
     plain = prepare_mlperf(replace(options, overrides=(*options.overrides, "cache.method=none")), Place())
     assert list(plain.caches) == ["cache_off"] and any("cache.method is none" in note for note in plain.notes)
