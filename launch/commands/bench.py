@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from engine.errors import InvalidInput
 from launch.commands import bench_options as own
 from launch.commands import options as opt
+from launch.commands.mlperf import refuse_beside_mlperf, run_mlperf_test
 from launch.commands.ranks import run_work
 from launch.ranks.place import Launcher, find_place
 from parallel.place import Place
@@ -34,6 +35,8 @@ def bench(
     against: own.Against = None,
     trace: own.Trace = False,
     keep_videos: own.KeepVideos = False,
+    mlperf: own.Mlperf = None,
+    latent: own.Latent = None,
     ranks: opt.Ranks = None,
     launcher: opt.LauncherName = None,
     ray_address: opt.RayAddress = None,
@@ -57,6 +60,8 @@ def bench(
         "--against": against,
         "--trace": trace,
         "--keep-videos": keep_videos,
+        "--mlperf": mlperf,
+        "--latent": latent,
         "--ranks": ranks,
         "--launcher": launcher,
         "--ray-address": ray_address,
@@ -71,6 +76,13 @@ def bench(
         raise InvalidInput("There is nothing to measure: name a CONFIG, or two results with --compare A B.")
     if output is None:
         raise InvalidInput("There is no folder for the results: name one with --output.")
+    if mlperf is not None:
+        refuse_beside_mlperf(measuring)
+        return run_mlperf_test(config, mlperf, output, prompts, latent, ranks, launcher, set_ or ())
+    if latent is not None:
+        raise InvalidInput(
+            f"--latent is {str(latent)!r}, which belongs to MLPerf's test: add --mlperf, or leave it out."
+        )
     from launch.bench.job import ROUNDS, WARMUP, BenchOptions, prepare_bench
     from launch.bench.run import run_bench
     from launch.bench.summary import print_results

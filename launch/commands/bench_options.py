@@ -69,3 +69,15 @@ ComparisonReport = Annotated[
 KeepVideos = Annotated[
     bool, typer.Option("--keep-videos", help="Keep the videos, in videos/ below --output; else they are removed.")
 ]
+Mlperf = Annotated[
+    str | None,
+    typer.Option(
+        "--mlperf",
+        metavar="[singlestream|offline]",
+        help="Have MLPerf's load generator measure, by the rules of its text-to-video test (docs/bench-mlperf.md).",
+    ),
+]
+Latent = Annotated[
+    Path | None,
+    typer.Option("--latent", help="With --mlperf, the file of the noise that all videos begin with: .pt or .npy."),
+]

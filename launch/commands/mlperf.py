@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from engine.errors import InvalidInput
 from launch.ranks.place import Launcher, find_place
 from launch.ranks.program import run_on_ranks
+
+_TAKEN = ("CONFIG", "--output", "--prompts", "--mlperf", "--latent", "--ranks", "--launcher", "--set")
+
+
+def refuse_beside_mlperf(given: Mapping[str, object]) -> None:
+    """
+    Args:
+        given: the options of `bench` with their values.
+
+    Raises:
+        InvalidInput: one was given that the test has no use for, since the standard says what is made.
+    """
+    for name, value in given.items():
+        if value and name not in _TAKEN:
+            raise InvalidInput(f"{name} has no use beside --mlperf, whose standard says what is made: leave it out.")
 
 
 def run_mlperf_test(

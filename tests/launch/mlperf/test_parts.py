@@ -17,6 +17,7 @@ from launch.mlperf.latent import read_latent
 from launch.mlperf.settings import Settings
 from launch.mlperf.standard import NEGATIVE_PROMPT, Scenario, departures, fewest_queries, standard_sampling
 from parallel.place import Place
+from tests.support.shell import Refused
 from tests.support.small_model import CONFIG, ROOT
 
 A14B = next(model for model in CATALOG if model.hub_id == "Wan-AI/Wan2.2-T2V-A14B-Diffusers").facts
@@ -188,3 +189,18 @@ def test_a_job_has_the_standards_requests_and_two_caches(options: MlperfOptions)
     assert prepare_mlperf(shared, Place()).config.parallel.degrees.data == 2
     plain = prepare_mlperf(replace(options, overrides=(*options.overrides, "cache.method=none")), Place())
     assert list(plain.caches) == ["cache_off"] and any("cache.method is none" in note for note in plain.notes)
+
+
+COMMANDS = {
+    "scenario": (["--mlperf=server"], "--mlperf is 'server': use singlestream or offline"),
+    "rounds": (["--mlperf=offline", "--rounds=3"], "--rounds has no use beside --mlperf"),
+    "negative prompt": (["--mlperf=offline", "--negative-prompt=x"], "--negative-prompt has no use"),
+    "ray": (["--mlperf=offline", "--launcher=ray"], "LoadGen works in the first rank"),
+    "latent alone": (["--latent=l.pt"], "--latent is 'l.pt'"),
+}
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_options_that_do_not_go_together_are_refused(what: str, refused: Refused) -> None:
+    arguments, word = COMMANDS[what]
+    assert word in refused(["bench", str(CONFIG), "--output=results", *arguments])
