@@ -28,7 +28,9 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
 """What the standard scores, with the files that each needs in VBench's folder."""
 _NAME = "mlperf"
 _SCRIPT = """
-import json, pathlib, sys
+import ctypes, json, pathlib, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a rank that is ended takes this process with it
 import torch, vbench
 videos, output, dimensions = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 info = pathlib.Path(vbench.__file__).with_name("VBench_full_info.json")

@@ -1,6 +1,7 @@
 """The parts of an MLPerf test that start nothing: what the standard prescribes, files that are given, names, tables."""
 
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from engine.errors import InvalidInput
 from engine.models.catalog import CATALOG
+from engine.progress import Progress
 from launch.jobs.config import load_job_config
 from launch.mlperf import vbench
 from launch.mlperf.job import MlperfOptions, prepare_mlperf, video_name
@@ -139,6 +141,47 @@ def test_vbench_reads_scores_and_names_what_is_missing(tmp_path: Path) -> None:
     scores = vbench.read_scores(file)
     assert scores["mean"] == pytest.approx(70.0) and scores["reached"] and scores["least"] == 69.7752
     assert vbench._problem_with("/no/such/python").startswith("mlperf.vbench_python is '/no/such/python'")
+
+
+PACKAGE = """
+import json, os
+class VBench:
+    def __init__(self, device, info, output):
+        self.info, self.output = info, output
+    def evaluate(self, videos, name, dimension_list, local):
+        assert local and os.path.isdir(videos) and json.load(open(self.info)) == []
+        os.makedirs(self.output, exist_ok=True)
+        scores = {dimension: [0.5 if "cache_on" in videos else 0.75, []] for dimension in dimension_list}
+        json.dump(scores, open(os.path.join(self.output, name + "_eval_results.json"), "w"))
+"""
+TORCH = "class cuda:\n    is_available = staticmethod(lambda: False)\ndevice = str\n"
+
+
+def test_vbench_scores_both_runs_in_a_python_of_its_own(
+    options: MlperfOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package of the same interface stands in for VBench, which is large."""
+    (package := Path("other", "vbench")).mkdir(parents=True)
+    (package / "__init__.py").write_text(PACKAGE)
+    (package / "VBench_full_info.json").write_text("[]")
+    Path("other", "torch.py").write_text(TORCH)
+    python = Path("python").resolve()
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={Path("other").resolve()} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    overrides = (*options.overrides, "mlperf.mode=accuracy", f"mlperf.vbench_python={python}")
+    job = prepare_mlperf(replace(options, overrides=overrides), Place())
+    for cache in job.caches:
+        (job.folder / "videos" / cache).mkdir(parents=True)
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(Path("weights").resolve()))
+    assert "dino_vitbase16_pretrain.pth" in vbench.score(job, Progress())["missing"]
+    for name in vbench.missing_weights(Path("weights")):
+        Path("weights", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("weights", name).touch()
+    scores = vbench.score(job, Progress())
+    assert (scores["cache_off"]["mean"], scores["cache_off"]["reached"]) == (75, True)
+    assert (scores["cache_on"]["mean"], scores["cache_on"]["reached"]) == (50, False)
+    package.joinpath("__init__.py").write_text("raise ImportError('no decord')")
+    assert "no decord" in vbench.score(job, Progress())["missing"]
 
 
 REFUSED = {
