@@ -17,6 +17,7 @@ from engine.checks.preflight import preflight
 from engine.config import CheckpointConfig
 from engine.engine import Engine
 from engine.request import Outputs, Task, make_request
+from launch.benchmarks.script import run_script
 from launch.jobs.config import load_job_config
 from launch.process.scratch import scratch_folder
 from parallel.place import Place
@@ -64,4 +65,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

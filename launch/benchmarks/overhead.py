@@ -23,6 +23,7 @@ from engine.components.dtypes import transformer_dtype
 from engine.config import Config
 from engine.engine import Engine
 from engine.request import Outputs, Task, make_request
+from launch.benchmarks.script import run_script
 from launch.jobs.config import load_job_config
 from parallel.place import Place
 
@@ -121,4 +122,4 @@ def _timed(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from engine.checks.preflight import preflight
 from engine.engine import Engine
-from engine.request import GenerationRequest, Outputs, Task, make_request
+from engine.request import GenerationRequest, Outputs, Task, make_request, read_prompts
+from launch.benchmarks.script import run_script
 from launch.jobs.config import load_job_config
 from launch.ranks.lead import with_cache
 from launch.sweep.metrics import psnr, ssim
@@ -35,7 +36,7 @@ def main(
     """Run all thresholds and print the table."""
     config = load_job_config(config_file, ["cache.method=none"])
     sampling = config.sampling
-    captions = prompt_file.read_text(encoding="utf-8").splitlines()[:count]
+    captions = read_prompts(prompt_file)[:count]
     requests = [make_request([caption], "", seed, sampling) for seed, caption in enumerate(captions)]
     tasks = [Task(request, Outputs()) for request in requests]
     engine = Engine.load(preflight(config, tasks, Place(1)).config)
@@ -72,4 +73,4 @@ def _frames(engine: Engine, request: GenerationRequest) -> tuple[Tensor, float, 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

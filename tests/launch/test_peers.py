@@ -11,11 +11,14 @@ from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor
 
 from engine.errors import InvalidInput
+from launch.benchmarks.peers.__main__ import main
 from launch.benchmarks.peers.contestant import BrokenOff, Made
 from launch.benchmarks.peers.counting import Work, WorkCount
 from launch.benchmarks.peers.entries import LIBRARIES, SHIPPED, Entry, read_entries
+from launch.benchmarks.peers.pipelines import Hooked, Pipeline, Prompts
 from launch.benchmarks.peers.rows import curves, make_row, make_rows, to_document, to_markdown
 from launch.benchmarks.peers.turns import Run, Turns, keeps
+from tests.support.small_model import PROMPT, tiny_config
 
 
 def entry(name: str = "steady", library: Any = "diffusers", settings: Any = ({"threshold": 0.1},)) -> Entry:
@@ -34,14 +37,14 @@ class Stub:
         self.kept = 0.0
         self.value = float(setting.get("threshold", 0.0))
 
-    def make(self, number: int, stop_after: int | None = None) -> Made:
+    def make(self, number: int, break_off: bool = False) -> Made:
         if self.error:
             raise IndexError(self.error)
         self.made.append(number)
         latents = torch.full((1, 1, 1, 1, 1), 1.0 + number + self.value + self.kept)
         if self.leaks:
             self.kept += 1.0
-        if stop_after is not None:
+        if break_off:
             raise BrokenOff
         return Made(latents, self.seconds * (1 + number), Work(0.5, 0.25))
 
@@ -77,7 +80,9 @@ def test_work_is_counted_where_a_hook_skips_blocks() -> None:
 def test_a_ratio_is_to_the_plain_runs_around_it() -> None:
     plain, slow = Stub(), Stub(seconds=3.0)
     turns = Turns(plain, [(entry(), slow)], {"diffusers": plain})
-    turns.run(2, 2, decode, lambda _: None)
+    done: list[int] = []
+    turns.run(2, 2, decode, lambda _: None, lambda: done.append(len(turns.outcomes[0].runs[0])))
+    assert done == [2, 4, 4], "results can be written after each prompt"
     (runs,) = turns.outcomes[0].runs
     assert [(run.prompt, run.round, run.seconds, run.ratio) for run in runs] == [
         (0, 0, 3, 3), (0, 1, 3, 3), (1, 0, 6, 3), (1, 1, 6, 3)
@@ -134,3 +139,48 @@ def test_the_shipped_entries_are_read_and_faults_are_named(tmp_path: Path) -> No
     file.write_text("- &a {name: a, library: diffusers, settings: [{}], several_ranks: none}\n".replace("&a ", "") * 2)
     with pytest.raises(InvalidInput, match="diffusers a twice"):
         read_entries(file)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> Prompts:
+    small = ("sampling.steps=6", "sampling.frames=5", "sampling.height=32", "sampling.width=32")
+    return Prompts.of(tiny_config(*small), [PROMPT, "a red square"], torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "config, never, often",
+    [
+        ("FirstBlockCacheConfig", {"threshold": 0.0}, {"threshold": 10.0}),
+        ("MagCacheConfig", {"threshold": 0.0}, {"threshold": 10.0}),
+        ("SeaCacheConfig", {"threshold": 0.0}, {"threshold": 10.0}),
+        ("TaylorSeerCacheConfig", {"cache_interval": 1}, {"cache_interval": 3, "disable_cache_before_step": 1}),
+    ],
+)
+def test_a_hook_that_never_skips_makes_the_plain_video(
+    prompts: Prompts, config: str, never: dict[str, Any], often: dict[str, Any]
+) -> None:
+    always = {"use_lite_mode": True, "taylor_factors_dtype": "float32"} if config.startswith("Taylor") else {}
+    given = Entry(name="x", library="diffusers", config=config, always=always, settings=[never], several_ranks="")
+    hooked, plain = Hooked(prompts, given, [0.9] * 6), Pipeline(prompts).make(1)
+    hooked.set_up(never)
+    made = hooked.make(1)
+    assert torch.equal(made.latents, plain.latents)
+    assert made.work == plain.work == Work(1.0, 1.0)
+    hooked.set_up(often)
+    made = hooked.make(1)
+    assert made.work.blocks < 0.9
+    assert not torch.equal(made.latents, plain.latents)
+    with pytest.raises(BrokenOff):
+        hooked.make(1, break_off=True)
+
+
+def test_what_cannot_be_compared_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    config, written = Path("configs/tiny-wan.yaml"), tmp_path / "prompts.txt"
+    with pytest.raises(InvalidInput, match=r"prompts\.txt"):
+        main(config, written, tmp_path)
+    written.write_text(PROMPT)
+    other = tmp_path / "euler.yaml"
+    text = config.read_text().replace("scheduler: unipc", "scheduler: euler")
+    other.write_text(text.replace("path: tiny_wan", f"path: {config.resolve().parent / 'tiny_wan'}"))
+    with pytest.raises(InvalidInput, match="sampler euler: use a Wan text-to-video model"):
+        main(other, written, tmp_path)

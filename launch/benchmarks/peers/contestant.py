@@ -37,12 +37,12 @@ class Contestant(Protocol):
         """
         ...
 
-    def make(self, number: int, stop_after: int | None = None) -> Made:
+    def make(self, number: int, break_off: bool = False) -> Made:
         """Make the video of a prompt, as a second call in the same process would: what the library keeps is kept.
 
         Args:
             number: of the prompt, which is its seed as well.
-            stop_after: break off after so many denoise steps.
+            break_off: stop after about half of the denoise steps.
 
         Raises:
             BrokenOff: as asked for.

@@ -47,11 +47,13 @@ class Ours:
         cache = load_job_config(self._config_file, given).cache
         self._configured = with_cache(self._engine, cache, self._requests[0])
 
-    def make(self, number: int, stop_after: int | None = None) -> Made:
+    def make(self, number: int, break_off: bool = False) -> Made:
         """As of :class:`Contestant`."""
         request = self._requests[number]
         try:
-            result = self._configured.generate(request, control=_cancel_after(stop_after))
+            result = self._configured.generate(
+                request, control=_cancel_after(request.sampling.steps // 2) if break_off else (lambda: Control.RUN)
+            )
         except Cancelled:
             raise BrokenOff from None
         finally:
@@ -60,11 +62,9 @@ class Ours:
         return Made(result.latents, result.report["totals"]["seconds"]["denoise"], work)
 
 
-def _cancel_after(steps: int | None) -> Callable[[], Control]:
+def _cancel_after(steps: int) -> Callable[[], Control]:
     """A control word that cancels the video at that step. It is read a few times before the first step as well, so that
     somewhat earlier is meant."""
-    if steps is None:
-        return lambda: Control.RUN
     left = steps
 
     def control() -> Control:

@@ -61,7 +61,7 @@ class Pipeline:
         """As of :class:`Contestant`; there is nothing to set."""
 
     @torch.inference_mode()
-    def make(self, number: int, stop_after: int | None = None) -> Made:
+    def make(self, number: int, break_off: bool = False) -> Made:
         """As of :class:`Contestant`."""
         sampling = self._prompts.sampling
         positive, negative = self._prompts.embedded[number]
@@ -77,7 +77,7 @@ class Pipeline:
                 guidance_scale=sampling.guidance,
                 generator=torch.Generator("cpu").manual_seed(number),
                 output_type="latent",
-                callback_on_step_end=None if stop_after is None else _stop_after(stop_after),
+                callback_on_step_end=_stop_after(sampling.steps // 2) if break_off else None,
             ).frames
         finally:
             work = self._count.take(sampling.steps * (1 if negative is None else 2))

@@ -63,23 +63,36 @@ class Turns:
         self._methods = list(methods)
         self._references = references
         self.outcomes = [Outcome(entry, [[] for _ in entry.settings]) for entry, _ in methods]
+        self.uncached: dict[str, list[Made]] = {library: [] for library in references}
+        """The videos without a cache of each library, one for each prompt that was begun."""
 
-    def run(self, num_prompts: int, rounds: int, decode: Decode, say: Callable[[str], None]) -> dict[str, list[Made]]:
-        """Run all of it; :attr:`outcomes` has the results. Returns the uncached videos of each library."""
+    def run(
+        self,
+        num_prompts: int,
+        rounds: int,
+        decode: Decode,
+        say: Callable[[str], None],
+        after_prompt: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Run all of it.
+
+        Args:
+            after_prompt: called whenever :attr:`outcomes` has all runs of one more prompt, and in the end.
+        """
         self._warm_up(say)
-        uncached: dict[str, list[Made]] = {library: [] for library in self._references}
         for prompt in range(num_prompts):
             for library, reference in self._references.items():
-                uncached[library].append(reference.make(prompt))
-            expected = {library: decode(made[prompt].latents) for library, made in uncached.items()}
+                self.uncached[library].append(reference.make(prompt))
+            expected = {library: decode(made[prompt].latents) for library, made in self.uncached.items()}
             for round_ in range(rounds):
                 say(f"prompt {prompt + 1} of {num_prompts}, round {round_ + 1} of {rounds}")
                 self._round(prompt, round_, decode, expected)
+            after_prompt()
         say("what is kept from one video to the next")
         for (_, contestant), outcome in zip(self._methods, self.outcomes, strict=True):
             if not outcome.failed:
                 outcome.keeps = keeps(contestant, outcome.entry.settings[-1], num_prompts)
-        return uncached
+        after_prompt()
 
     def _warm_up(self, say: Callable[[str], None]) -> None:
         """One video of each method: the first ones of a process are slow, and a library may refuse the model."""
@@ -126,7 +139,7 @@ def _after(contestant: Contestant, setting: Mapping[str, Any], prompt: int, when
     contestant.set_up(setting)
     try:
         try:
-            contestant.make(0, stop_after=None if when == "finished" else 20)
+            contestant.make(0, break_off=when == "broken off")
         except BrokenOff:
             pass
         second = contestant.make(prompt).latents
