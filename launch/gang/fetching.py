@@ -83,13 +83,12 @@ class Fetching:
         for rank, worker in self._workers.items():
             now: Listing = self._answer(worker.listing.remote())
             before = self._seen[rank]
-            kept = dict(now)
             for name, stamp in now.items():
-                if before.get(name) != stamp and not self._fetch(worker, name, stamp):
-                    kept.pop(name)  # it was replaced meanwhile: the next look finds the new one
+                if before.get(name) != stamp:
+                    self._fetch(worker, name, stamp)
             for name in before.keys() - now.keys():
                 self._remove(name)
-            self._seen[rank] = kept
+            self._seen[rank] = now
 
     def _look_again(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
@@ -108,23 +107,19 @@ class Fetching:
                 self._answer(worker.take.remote(name, offset, piece))
                 offset += max(1, len(piece))
 
-    def _fetch(self, worker: Any, name: str, stamp: Stamp) -> bool:
-        """Whether the file was fetched."""
+    def _fetch(self, worker: Any, name: str, stamp: Stamp) -> None:
+        """Fetch a file; one that was replaced meanwhile has another stamp, by which the next look finds it."""
         path, size = self._path(name), stamp[1]
         if not size:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            return True
-        try:
-            with StagedFiles() as files, files.stage(path).open("wb") as file:
-                while file.tell() < size:
-                    piece = self._answer(worker.read.remote(name, stamp, file.tell()))
-                    if not piece:
-                        raise _Replaced
-                    file.write(piece)
-        except _Replaced:
-            return False
-        return True
+            return
+        with suppress(_Replaced), StagedFiles() as files, files.stage(path).open("wb") as file:
+            while file.tell() < size:
+                piece = self._answer(worker.read.remote(name, stamp, file.tell()))
+                if not piece:
+                    raise _Replaced
+                file.write(piece)
 
     def _remove(self, name: str) -> None:
         path = self._path(name)
