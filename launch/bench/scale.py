@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def run_scale(
     folder: Path,
     counts: Sequence[int],
     prepare: Callable[[Place, Path], object],
-    start: Callable[[int, Sequence[str]], int],
+    start: Callable[[int, Path], int],
     finish: Callable[[BenchDocument], None],
 ) -> int:
     """Measure every number of ranks, and write all results together into the folder.
@@ -43,8 +42,7 @@ def run_scale(
     Args:
         counts: fewest first.
         prepare: checks a run for a place and a folder.
-        start: starts that many ranks, each of which runs this program with the arguments given, and waits for them;
-            returns the exit code.
+        start: has that many ranks measure, with results in a folder of their own; returns the exit code.
         finish: is given the whole.
 
     Returns:
@@ -59,7 +57,7 @@ def run_scale(
         prepare(Place(count), part)
     for count, part in parts.items():
         say(timed(f"{count} rank{'s' if count > 1 else ''}, of {', '.join(map(str, counts))}"))
-        if code := start(count, part_arguments(sys.argv[1:], count, part)):
+        if code := start(count, part):
             return code
     finish(merge([read_document(part) for part in parts.values()]))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,13 @@ from engine.errors import InvalidInput
 from launch.commands import bench_options as own
 from launch.commands import options as opt
 from launch.commands.mlperf import refuse_beside_mlperf, run_mlperf_test
-from launch.commands.ranks import run_work
+from launch.commands.ranks import refuse_address_without_ray, run_work
 from launch.ranks.place import Launcher, find_place
 from parallel.place import Place
 
 if TYPE_CHECKING:
     from launch.bench.document import BenchDocument
-    from launch.bench.job import BenchOptions
+    from launch.bench.job import BenchJob, BenchOptions
 
 
 def bench(
@@ -102,40 +101,50 @@ def bench(
         last_image,
     )
     if scale is not None:
-        return _scale(options, scale, ranks, launcher)
+        return _scale(options, scale, ranks, launcher, ray_address)
     prepare = partial(prepare_bench, options)
     return run_work(launcher, ranks, ray_address, prepare, run_bench, partial(print_results, output))
 
 
-def _scale(options: BenchOptions, scale: str, ranks: int | None, launcher: Launcher | None) -> int:
+def _scale(
+    options: BenchOptions, scale: str, ranks: int | None, launcher: Launcher | None, ray_address: str | None
+) -> int:
     """Measure several numbers of ranks. Returns the exit code."""
     from launch.bench.folder import BenchFolder
     from launch.bench.job import prepare_bench
-    from launch.bench.scale import read_counts, run_scale
+    from launch.bench.run import run_bench
+    from launch.bench.scale import part_arguments, read_counts, run_scale
     from launch.bench.summary import print_results
     from launch.bench.writing import write_results
 
     if ranks is not None:
         raise InvalidInput(f"--ranks is {ranks}, but --scale is {scale} and names the numbers of ranks: leave one out.")
-    if launcher is Launcher.RAY or not find_place(launcher).is_launcher:
+    refuse_address_without_ray(launcher, ray_address)
+    on_ray = launcher is Launcher.RAY
+    if not find_place(launcher).is_launcher:
         raise InvalidInput(
-            f"--scale is {scale}, which this command starts as local ranks, one number after the other: measure each "
-            "number by itself with torchrun or Ray."
+            f"--scale is {scale}, which this command starts by itself, one number of ranks after the other: measure "
+            "each number on its own with torchrun, or all of them with --launcher ray."
         )
 
-    def start(count: int, arguments: Sequence[str]) -> int:
+    def prepare(folder: Path, place: Place) -> BenchJob:
+        return prepare_bench(replace(options, output=folder), place)
+
+    def start(count: int, folder: Path) -> int:
+        if on_ray:
+            return run_work(launcher, count, ray_address, partial(prepare, folder), run_bench, lambda *summary: None)
         from launch.ranks.local import start_ranks  # imports torch's launcher
 
-        return start_ranks(count, arguments=arguments)
+        return start_ranks(count, arguments=part_arguments(sys.argv[1:], count, folder))
 
     def finish(document: BenchDocument) -> None:
         results = write_results(BenchFolder(options.output), document)
         print_results(options.output, results, sys.stdout)
 
-    def prepare(place: Place, folder: Path) -> object:
-        return prepare_bench(replace(options, output=folder), place)
+    def check(place: Place, folder: Path) -> BenchJob:
+        return prepare(folder, replace(place, elsewhere=on_ray))
 
-    return run_scale(options.output, read_counts(scale), prepare, start, finish)
+    return run_scale(options.output, read_counts(scale), check, start, finish)
 
 
 def _compare(files: tuple[Path, Path], slower_by: float | None, report: Path | None, others: list[str]) -> int:

@@ -33,7 +33,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["{config}", "--output=o", "--scale=1,2", "--set=parallel.ulysses=2"],
         ["ulysses"],
     ),
-    "scale on ray": (["{config}", "--output=o", "--scale=1,2", "--launcher=ray"], ["--scale", "Ray"]),
+    "scale on a cluster without ray": (
+        ["{config}", "--output=o", "--scale=1,2", "--ray-address=a:1"],
+        ["--ray-address", "add --launcher ray"],
+    ),
     "compare and measure": (["{config}", "--compare", "a", "b"], ["CONFIG"]),
     "compare nothing": (["--compare", "a", "b"], ["'a'"]),
     "share of nothing": (["{config}", "--output=o", "--slower-by=0.1"], ["--slower-by", "--compare"]),
