@@ -10,8 +10,8 @@ one for each gang in turn: FILE is a JSON list of [rank, where, how, seconds lat
 or "disk PLAN", where the file PLAN maps the name of a video, without its suffix, to [rank, where]: that rank then
 makes NAME.reached beside the plan and waits for NAME.struck, while a disk is made to fail.
 
-WHERE is one of `MOMENTS`, a stage ("load"), or the index of the denoise step just done ("3"); HOW one of the names in
-`_FAULTS`. Nothing of this is in the product, which has no test hooks.
+WHERE is one of `MOMENTS`, a stage ("load"), the index of the denoise step just done ("3"), or "step" for any of them;
+HOW one of the names in `_FAULTS`. Nothing of this is in the product, which has no test hooks.
 """
 
 import json
@@ -59,6 +59,10 @@ def _freeze() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def _slow() -> None:
+    time.sleep(0.1)
+
+
 def _driver() -> None:
     """The server of a gang has the same plan as its ranks."""
     plan = os.environ["LOCKSTEP_FAULT"].encode()
@@ -83,6 +87,7 @@ _FAULTS = {
     "hang": _hang,
     "full-disk": _full_disk,
     "freeze": _freeze,
+    "slow": _slow,
     "driver": _driver,
     "node": _node,
 }
@@ -202,6 +207,7 @@ def _watch(reach: "_Always | _InTurn | _OnDisk") -> None:
     def watched_step(self: PhaseKeeper, index: int, total: int, action: str) -> None:
         step(self, index, total, action)
         reach(str(index))
+        reach("step")
 
     methods = {"stage": watched_stage, "doing": watched_doing, "step": watched_step}
     for name, method in methods.items():
