@@ -1,4 +1,4 @@
-"""Sweeps and calibrations on a Ray cluster: the results are those of local ranks, and stand where the driver is."""
+"""Sweeps, calibrations and benches on a Ray cluster: as on local ranks, with results where the driver is."""
 
 import json
 import os
@@ -50,10 +50,10 @@ def test_a_sweep_on_two_nodes_is_that_of_local_ranks(cluster: Any, shell: Shell)
     assert_nothing_left(cluster, shell)
 
 
-def test_a_killed_rank_ends_a_sweep_that_can_go_on(cluster: Any, shell: Shell) -> None:
-    long = ("--methods=dicache", "--output=r", "--ranks=2", "--set=sampling.steps=300")
-    process = run(shell, cluster, "sweep", *long)
-    shell.await_line(process, "uncached")
+@pytest.mark.parametrize(("command", "begun"), [("sweep", "uncached"), ("bench", "warm-up")])
+def test_a_killed_rank_ends_all(command: str, begun: str, cluster: Any, shell: Shell) -> None:
+    process = run(shell, cluster, command, "--output=r", "--ranks=2", "--set=sampling.steps=300")
+    shell.await_line(process, begun)
     time.sleep(4)
     os.kill(next(pid for pid in shell.family() if pid != process.pid), signal.SIGKILL)
     killed = time.monotonic()
@@ -66,10 +66,12 @@ def test_a_killed_rank_ends_a_sweep_that_can_go_on(cluster: Any, shell: Shell) -
     assert_nothing_left(cluster, shell)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_an_ended_driver_leaves_nothing(signum: int, cluster: Any, shell: Shell) -> None:
-    process = run(shell, cluster, "sweep", "--output=r", "--ranks=2", "--set=sampling.steps=300")
-    shell.await_line(process, "uncached")
+@pytest.mark.parametrize(
+    ("command", "begun", "signum"), [("bench", "warm-up", signal.SIGKILL), ("sweep", "uncached", signal.SIGINT)]
+)
+def test_an_ended_driver_leaves_nothing(command: str, begun: str, signum: int, cluster: Any, shell: Shell) -> None:
+    process = run(shell, cluster, command, "--output=r", "--ranks=2", "--set=sampling.steps=300")
+    shell.await_line(process, begun)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     if signum == signal.SIGINT:
