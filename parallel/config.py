@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -56,6 +56,11 @@ class ParallelConfig(BaseModel):
     )
     ulysses: int | None = Field(None, ge=1, description="Ranks that exchange attention heads; divides the heads.")
     ring: int | None = Field(None, ge=1, description="Ranks that pass keys and values around; any number.")
+    goal: Literal["latency", "throughput"] = Field(
+        "latency",
+        description="What open degrees are chosen for. throughput: if data is not given, as many replicas as there are "
+        "videos and as the model fits into, before ranks share a video.",
+    )
     shard_weights: bool = Field(
         False, description="Ranks of a replica share its weights out; each gathers a block when it runs."
     )
@@ -71,6 +76,11 @@ class ParallelConfig(BaseModel):
     def is_auto(self) -> bool:
         """Whether the layout is chosen for the machine; the first rank then prints it."""
         return self.cfg is None
+
+    @property
+    def seeks_replicas(self) -> bool:
+        """Whether ``data`` is left open, to be chosen for throughput."""
+        return self.goal == "throughput" and "data" not in self.model_fields_set
 
     @property
     def degrees(self) -> Degrees:

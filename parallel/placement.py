@@ -8,7 +8,7 @@ and takes any number of ranks. (DeepSpeed-Ulysses, Jacobs et al. 2023, arXiv 230
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from parallel.config import ParallelConfig
@@ -26,12 +26,33 @@ class Placement:
     reasons: Mapping[str, str]
 
 
-def find_placement(config: ParallelConfig, place: Place, *, num_heads: int, num_tokens: int, guided: bool) -> Placement:
+@dataclass(frozen=True)
+class Work:
+    """What replicas are chosen for, where the goal is throughput."""
+
+    videos: int | None = None
+    """Of the list; None: more than there are ranks."""
+    fits: Callable[[Degrees], bool] = lambda degrees: True
+    """Whether a rank of that layout has the memory."""
+
+
+def find_placement(
+    config: ParallelConfig,
+    place: Place,
+    *,
+    num_heads: int,
+    num_tokens: int,
+    guided: bool,
+    work: Work = Work(),
+) -> Placement:
     """Choose degrees whose product is the number of ranks. A given degree is never changed.
 
     Open degrees are filled in this order: cfg is 2 where there are two branches and an even number of ranks; Ulysses is
     the largest degree that divides the heads and whose groups stay inside a node; ring takes the rest. A ring degree
     that is open beside given cfg and Ulysses degrees is 1, so that a product that does not match is refused.
+
+    Where the goal is throughput and data is open, it is filled first: with the most replicas that divide the ranks, of
+    which each has a video to make and room for the model. Replicas send one another nothing.
 
     Args:
         place: where no ranks are named, there are as many as the given degrees multiply to; where no nodes are, there
@@ -39,6 +60,7 @@ def find_placement(config: ParallelConfig, place: Place, *, num_heads: int, num_
         num_heads: attention heads of the model.
         num_tokens: tokens of the sequence that the ranks of a replica share.
         guided: whether each step computes two guidance branches.
+        work: the list of videos, and what fits.
 
     Raises:
         ValueError: the product is not ``ranks``, the heads do not divide, an axis has no such degree, nodes
@@ -52,9 +74,28 @@ def find_placement(config: ParallelConfig, place: Place, *, num_heads: int, num_
         raise ValueError(f"parallel.cfg is {config.cfg}, but there are two guidance branches at most: use 1 or 2.")
     nodes = place.nodes or 1
     machines = Machines(nodes, ranks // nodes if place.local_ranks is None else place.local_ranks)
+    given = config
+    if config.seeks_replicas:
+        config = config.model_copy(update={"data": _count_replicas(config, ranks, machines, num_heads, guided, work)})
     degrees = _fill(config, ranks, machines, num_heads, guided)
     _check(config, degrees, ranks, machines, num_heads, num_tokens)
-    return Placement(degrees, give_reasons(config, degrees, machines, num_heads, guided))
+    return Placement(degrees, give_reasons(given, degrees, machines, num_heads, guided, work.videos))
+
+
+def _count_replicas(
+    config: ParallelConfig, ranks: int, machines: Machines, num_heads: int, guided: bool, work: Work
+) -> int:
+    """The most replicas; 1 if the model fits into none, which is what the goal latency would give."""
+    most = min(ranks, work.videos or ranks)
+    for data in range(most, 1, -1):
+        replica = ranks // data
+        # a replica inside a node, or of whole nodes: other ones would send over the links between nodes for nothing
+        if ranks % data or (replica % machines.devices and machines.devices % replica):
+            continue
+        degrees = _fill(config.model_copy(update={"data": data}), ranks, machines, num_heads, guided)
+        if degrees.world_size == ranks and not num_heads % degrees.ulysses and work.fits(degrees):
+            return data
+    return 1
 
 
 def _fill(config: ParallelConfig, ranks: int, machines: Machines, num_heads: int, guided: bool) -> Degrees:

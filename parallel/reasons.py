@@ -6,27 +6,51 @@ from parallel.machines import Machines
 
 
 def give_reasons(
-    config: ParallelConfig, degrees: Degrees, machines: Machines, num_heads: int, guided: bool
+    config: ParallelConfig,
+    degrees: Degrees,
+    machines: Machines,
+    num_heads: int,
+    guided: bool,
+    videos: int | None = None,
 ) -> dict[str, str]:
     """One sentence for each of data, cfg, ulysses and ring.
 
     Args:
         config: as the user gave it.
         degrees: what :func:`parallel.placement.find_placement` made of them.
+        videos: of the list, where that is known.
     """
     return {
-        "data": _why_data(degrees),
+        "data": _why_data(config, degrees, videos),
         "cfg": _why_cfg(config, degrees, guided),
         "ulysses": _why_ulysses(config, degrees, machines, num_heads),
         "ring": _why_ring(config, degrees, machines),
     }
 
 
-def _why_data(degrees: Degrees) -> str:
+def _why_data(config: ParallelConfig, degrees: Degrees, videos: int | None) -> str:
     replica = _ranks(degrees.cfg * degrees.sequence)
+    if config.seeks_replicas:
+        return _why_replicas(degrees, videos, replica)
     if degrees.data == 1:
         return f"1 unless given: one replica of {replica}."
     return f"As given: {degrees.data} replicas of {replica}, which send one another nothing."
+
+
+def _why_replicas(degrees: Degrees, videos: int | None, replica: str) -> str:
+    goal = "The goal is throughput" + ("" if videos is None else f", and there {_are(videos)} to make")
+    if degrees.data == 1:
+        few = degrees.world_size == 1 or videos == 1
+        return f"{goal}: one replica of {replica}{'' if few else ', since the model fits into no smaller one'}."
+    full = degrees.cfg * degrees.sequence == 1 or degrees.data == videos
+    why = (
+        "which send one another nothing" if full else "the smallest that divide the ranks and that the model fits into"
+    )
+    return f"{goal}: {degrees.data} replicas of {replica}, {why}."
+
+
+def _are(videos: int) -> str:
+    return "is 1 video" if videos == 1 else f"are {videos} videos"
 
 
 def _why_cfg(config: ParallelConfig, degrees: Degrees, guided: bool) -> str:

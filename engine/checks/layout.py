@@ -5,30 +5,38 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from engine.checks.replicas import fits_memory
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
 from parallel.place import Place
-from parallel.placement import Placement, find_placement
+from parallel.placement import Placement, Work, find_placement
 
 
-def lay_out(config: Config, sampling: SamplingConfig, facts: ModelFacts, place: Place) -> Placement:
+def lay_out(
+    config: Config, sampling: SamplingConfig, facts: ModelFacts, place: Place, videos: int | None = None
+) -> Placement:
     """The degrees of a run, and why.
 
     Args:
         sampling: of sizes that the model can have.
+        videos: to make, where that is known; the goal throughput wants it.
 
     Raises:
         InvalidInput: one sentence that names the value and what to do instead.
     """
     _check_cfg(config, sampling, facts)
     ranks, nodes = place.ranks, place.nodes
-    if ranks is None and config.parallel.is_auto:
+    if ranks is None and (config.parallel.is_auto or config.parallel.seeks_replicas):
         ranks = max(_product_of_given(config.parallel), _count_devices(config.runtime.device))
     if nodes is None:
         nodes = math.ceil(ranks / place.local_ranks) if ranks and place.local_ranks else 1
+
+    def fits(degrees: Degrees) -> bool:
+        return fits_memory(config, sampling, facts, degrees, place)
+
     try:
         return find_placement(
             config.parallel,
@@ -36,9 +44,23 @@ def lay_out(config: Config, sampling: SamplingConfig, facts: ModelFacts, place: 
             num_heads=facts.num_heads,
             num_tokens=math.prod(facts.token_grid(sampling.frames, sampling.height, sampling.width)),
             guided=facts.num_branches(sampling.guidance) == 2,
+            work=Work(videos, fits) if config.parallel.seeks_replicas else Work(),
         )
     except ValueError as error:
         raise InvalidInput(str(error)) from None
+
+
+def check_goal(config: Config, num_tasks: int) -> None:
+    """Refuse to choose replicas for a list of videos that is not known.
+
+    Raises:
+        InvalidInput: one sentence that says what to do instead.
+    """
+    if config.parallel.seeks_replicas and not num_tasks:
+        raise InvalidInput(
+            "parallel.goal is throughput, but ranks that take one job after another do not know how many videos each "
+            "will have: give parallel.data, start several gangs, or use parallel.goal=latency."
+        )
 
 
 def check_replicas(degrees: Degrees, num_tasks: int) -> None:

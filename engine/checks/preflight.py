@@ -10,7 +10,7 @@ from typing import Generic
 
 from engine.checks.cache import check_cache
 from engine.checks.cache_choice import choose_cache
-from engine.checks.layout import check_replicas, lay_out
+from engine.checks.layout import check_goal, check_replicas, lay_out
 from engine.checks.model import check_added_weights, check_device, check_size
 from engine.checks.notes import image_notes, request_notes
 from engine.checks.outputs import check_outputs
@@ -70,7 +70,8 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
     check_size(sampling, facts)
     if request:
         check_request(request, facts)
-    placement = lay_out(config, sampling, facts, place)
+    check_goal(config, len(tasks))
+    placement = lay_out(config, sampling, facts, place, len(tasks))
     degrees = placement.degrees
     if tasks:
         check_replicas(degrees, len(tasks))

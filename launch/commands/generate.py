@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from launch.commands import options as opt
 from launch.commands.fallback import with_fallback
@@ -29,12 +30,15 @@ from parallel.place import Place
 def generate(
     options: Options,
     ranks: opt.Ranks = None,
+    goal: opt.LayoutGoal = None,
     launcher: opt.LauncherName = None,
     ray_address: opt.RayAddress = None,
     resume: opt.ResumeChoice = None,
 ) -> int:
     """Generate videos from prompts, on one or more processes of this machine or of a Ray cluster."""
     options = with_fallback(options, None)
+    if goal is not None:
+        options = replace(options, overrides=(*options.overrides, f"parallel.goal={goal}"))
     return _make(lambda: options, ranks, launcher, ray_address, choose_resume(resume, os.environ))
 
 

@@ -81,6 +81,24 @@ Ranks = Annotated[
         "with parallel=auto one for each GPU.",
     ),
 ]
+
+
+def layout_goal(text: str) -> str:
+    if text in (choices := ("latency", "throughput")):
+        return text
+    raise typer.BadParameter(f"{text!r} is not one of {', '.join(choices)}")
+
+
+LayoutGoal = Annotated[
+    str | None,
+    typer.Option(
+        "--goal",
+        parser=layout_goal,
+        metavar="[latency|throughput]",
+        help="As parallel.goal: throughput makes several videos at a time where the model fits, latency each as fast "
+        "as all ranks can.",
+    ),
+]
 LauncherName = Annotated[
     Launcher | None,
     typer.Option(

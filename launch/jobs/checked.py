@@ -36,7 +36,7 @@ class CheckedWork:
             said.append(
                 "parallel.shard_weights changes nothing here: each replica has one rank, which holds all weights"
             )
-        if self.given.parallel.is_auto:
+        if self.given.parallel.is_auto or self.given.parallel.seeks_replicas:
             said += layout_notes(self.checked.placement)
         return [*said, *(f"cache: {reason}" for reason in self.checked.cache_reasons), *self.checked.notes]
 

@@ -20,5 +20,5 @@ def describe_layout(placement: Placement) -> Iterator[tuple[str, str]]:
     above_one = ", ".join(f"{axis} {degree}" for axis, degree in degrees.items() if degree > 1)
     yield "layout", above_one or "one rank"
     for axis, reason in placement.reasons.items():
-        if axis != "data" or degrees["data"] > 1:
+        if axis != "data" or degrees["data"] > 1 or "throughput" in reason:
             yield f"{axis} {degrees[axis]}", reason

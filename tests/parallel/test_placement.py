@@ -10,7 +10,7 @@ import torch
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
 from parallel.place import Place
-from parallel.placement import find_placement
+from parallel.placement import Work, find_placement
 
 AUTO = ParallelConfig(cfg=None)
 PLENTY = 32760  # tokens of 81 frames at 480 x 832
@@ -173,3 +173,56 @@ def test_each_axis_has_its_reason(
         assert (reason[0].isupper() or reason[0] == "1") and reason.endswith(".") and "\n" not in reason
     for axis, words in expected.items():
         assert all(word in reasons[axis] for word in words), reasons[axis]
+
+
+def for_throughput(ranks: int, work: Work, nodes: int = 1, **given: Any) -> Any:
+    config = ParallelConfig(cfg=None, goal="throughput", **given)
+    place = Place(ranks, local_ranks=ranks // nodes, nodes=nodes)
+    return find_placement(config, place, num_heads=40, num_tokens=1000, guided=True, work=work)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "videos", "degrees"),
+    [
+        (2, 4, Degrees(data=2)),
+        (8, 100, Degrees(data=8)),
+        (8, None, Degrees(data=8)),
+        (8, 3, Degrees(data=2, cfg=2, ulysses=2)),
+        (6, 4, Degrees(data=3, cfg=2)),
+        (8, 1, Degrees(cfg=2, ulysses=4)),
+        (1, 5, Degrees()),
+    ],
+)
+def test_throughput_takes_replicas_first(ranks: int, videos: int | None, degrees: Degrees) -> None:
+    assert for_throughput(ranks, Work(videos)).degrees == degrees
+
+
+def test_throughput_takes_replicas_that_the_model_fits_into() -> None:
+    def shared_by(count: int) -> Work:
+        return Work(100, fits=lambda degrees: degrees.replica_size >= count)
+
+    assert for_throughput(8, shared_by(2)).degrees == Degrees(data=4, cfg=2)
+    assert for_throughput(8, shared_by(4)).degrees == Degrees(data=2, cfg=2, ulysses=2)
+    nowhere = for_throughput(8, Work(100, fits=lambda degrees: False))
+    assert nowhere.degrees == Degrees(cfg=2, ulysses=4), "as for latency"
+    assert "fits into no smaller one" in nowhere.reasons["data"]
+
+
+def test_throughput_changes_no_given_degree() -> None:
+    assert for_throughput(8, Work(100), data=2).degrees == Degrees(data=2, cfg=2, ulysses=2)
+    assert for_throughput(8, Work(100), ulysses=4).degrees == Degrees(data=2, ulysses=4)
+
+
+def test_replicas_stay_inside_nodes() -> None:
+    """Of 12 ranks on 2 nodes of 6, replicas of 4 would cross nodes."""
+    work = Work(3, fits=lambda degrees: True)
+    assert for_throughput(12, work, nodes=2).degrees.data == 2
+
+
+def test_the_reason_says_the_goal_and_the_list() -> None:
+    placement = for_throughput(2, Work(4))
+    assert placement.reasons["data"] == (
+        "The goal is throughput, and there are 4 videos to make: 2 replicas of 1 rank, which send one another nothing."
+    )
+    one = for_throughput(2, Work(1))
+    assert one.reasons["data"] == "The goal is throughput, and there is 1 video to make: one replica of 2 ranks."
