@@ -1,6 +1,7 @@
 """The formula of engine/cost/memory.py: what it counts is counted here at published sizes, without data."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,16 +9,20 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLWan
 
 from dicache.config import CacheConfig
+from engine.checks.replicas import fits_memory
 from engine.components.wan.autoencoder import _Decoder, _Encoder
 from engine.cost.memory import choose_degrees, estimate, num_tokens
 from engine.models.catalog import CATALOG, PublishedModel
+from engine.models.facts import read_facts
 from engine.models.hunyuan_video import Condition, HunyuanVideoAdapter
 from engine.models.wan import WanAdapter
 from parallel.degrees import Degrees
+from parallel.place import Place
 from parallel.ranks import Ranks
 from parallel.sharding import plan_shards, plan_text_shards
 from tests.support.live_tensors import LiveTensors, fake_tensors
 from tests.support.published_components import COMPONENTS, CONFIG_CLASSES, name_of
+from tests.support.small_model import tiny_config
 from tests.support.toy import COND, DIM, TOKENS, UNCOND, drive
 
 BY_NAME = {model.name: model for model in CATALOG}
@@ -212,3 +217,12 @@ def test_other_sizes_than_the_recipes() -> None:
     one_branch = estimate(model, one, branches=1, cached_tensors=0)
     assert one_branch.cache == 0 and one_branch.step == 14 * 75_600 * 5120 * 2
     assert estimate(model, one, block_bytes=4).transformer == 2 * recipe.transformer
+
+
+def test_whether_a_model_fits_on_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU all ranks of the machine share its memory; the small model is in no catalog, and is counted."""
+    config = tiny_config()
+    facts = read_facts(config.model.path)
+    for total, expected in ((1 << 40, True), (1 << 20, False)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda total=total: SimpleNamespace(total=total))
+        assert fits_memory(config, config.sampling, facts, Degrees(data=2), Place(2)) is expected
