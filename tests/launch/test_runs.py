@@ -58,6 +58,20 @@ def test_defaults_of_output_report_and_ranks(shell: Shell) -> None:
 
 
 @pytest.mark.slow
+def test_for_throughput_ranks_are_replicas_first(shell: Shell) -> None:
+    """The videos are those that all ranks would have made together."""
+    prompts = ("--prompt=a red circle", "--prompt=a blue square", "--set=parallel=auto", "--ranks=2")
+    _, err = finish(shell.generate(*prompts, "--goal=throughput", "--output=many.mp4"))
+    assert "data 2: The goal is throughput, and there are 2 videos to make" in err
+    finish(shell.generate(*prompts, "--goal=latency", "--output=fast.mp4"))
+    for number in range(2):
+        many, fast = (report_of(shell.folder / f"{name}-{number}.mp4") for name in ("many", "fast"))
+        assert (many["layout"]["data"], fast["layout"]["data"]) == (2, 1)
+        assert actions(many) == actions(fast)
+        assert many["output"]["latents_sha256"] == fast["output"]["latents_sha256"], "cfg 2 computes each branch whole"
+
+
+@pytest.mark.slow
 def test_a_list_of_prompts_and_seeds_over_replicas(shell: Shell) -> None:
     """Beside a folder that is named like our package, which is not taken for it."""
     (shell.folder / "engine").mkdir()
