@@ -1,7 +1,8 @@
 # make demo    a first video, from nothing but Python 3.11
 # make test    the tests, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own; COVERAGE=1
 #              adds the share of lines that run in the test processes themselves, without the ranks that they start
-# make test-all    those marked slow as well: layouts of four to eight ranks, and nine faults in one run on Ray
+# make test-all    those marked slow as well: layouts of three to eight ranks, more cases of most tables, and nine faults in one
+#                  run on Ray
 # make soak    gangs that serve a queue are killed 200 times (KILLS=N, SOAK_SEED=N), half an hour on two cores; every job
 #              must come to a good end, once, with the right video
 # make disks   a disk is filled, made read-only, unplugged and slowed at random moments (MOMENTS=N, SOAK_SEED=N) of runs on two

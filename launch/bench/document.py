@@ -76,14 +76,15 @@ class RankRow(Part):
     stages: dict[str, float] = Field(description="Median seconds of a video by stage, on this rank.")
     wait_seconds: float = Field(description="Median over videos: time in the steps' agreement, with its waits.")
     late_seconds: Spread | None = Field(
-        description="By step: how much later than the first rank of its replica it came to the agreement; null on one "
-        "rank. It is the longest wait of the replica less its own, so that clocks of machines need not agree."
+        description="By step: how much later than the first rank of its replica it came to where ranks meet; null on "
+        "one rank. It is the longest wait of the replica in all collectives of the step less its own, so that clocks "
+        "of machines need not agree."
     )
     peak_memory_bytes: int
 
 
 class Skew(Part):
-    """How far apart the ranks of a replica come to the agreement of a step."""
+    """How far apart the ranks of a replica come to where they meet in a step, its collectives."""
 
     seconds: Spread = Field(description="By step: the last rank's arrival after the first's.")
     late_rank: int | None = Field(
