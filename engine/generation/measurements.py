@@ -16,6 +16,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
 
 from parallel.broadcast import objects_of_all
 from parallel.ranks import Ranks
@@ -45,6 +48,13 @@ class StepMeasurements:
         return sum(self.collective_seconds.values())
 
 
+class TextLength(NamedTuple):
+    """Of a text, in tokens."""
+
+    tokens: int
+    padding: int
+
+
 @dataclass(frozen=True)
 class RankMeasurements:
     """One rank's part in one request.
@@ -59,6 +69,9 @@ class RankMeasurements:
         agreement_seconds: as the report's: with the wait for this rank's own device.
         block_fraction: of the transformer blocks, those that ran; the same on every rank.
         peak_memory_bytes, cache_bytes, weight_bytes: as the report's, of this rank.
+        texts: of every lane of the request, in the order of ``engine.denoise.guidance.all_lanes``, the length of each
+            text by the name of its mask. Without names where texts count with their padding (Wan); without lanes where
+            an earlier run of the request encoded them.
     """
 
     rank: int
@@ -73,6 +86,16 @@ class RankMeasurements:
     peak_memory_bytes: int
     cache_bytes: int
     weight_bytes: int
+    texts: tuple[Mapping[str, TextLength], ...] = ()
+
+
+def text_lengths(lane: Mapping[str, Tensor]) -> dict[str, TextLength]:
+    """The lengths of a lane's texts by the names of their masks, [1, tokens], which are true for what is no padding."""
+    return {
+        name: TextLength(int(mask.sum()), mask.numel() - int(mask.sum()))
+        for name, mask in lane.items()
+        if "mask" in name
+    }
 
 
 def measurements_of_all(own: RankMeasurements, ranks: Ranks) -> list[RankMeasurements]:

@@ -138,7 +138,7 @@ class Measured(Part):
     steps_skipped: float = Field(description="Mean over videos.")
     block_fraction: float = Field(description="Mean over videos.")
     skew: Skew | None = Field(description="Null on one rank.")
-    flops: Flops | None = Field(description="Null for a model whose FLOPs have no formula.")
+    flops: Flops | None = Field(description="Null where texts were encoded by an earlier run.")
     collective_bytes_by_kind: dict[str, int] = Field(description="Sent by a rank for a video; largest over ranks.")
     collective_seconds_by_kind: dict[str, float] = Field(
         description="Median seconds a video in such collectives, waiting included; largest over ranks."

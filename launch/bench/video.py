@@ -58,7 +58,9 @@ class VideoMaker:
         assert result.measurements is not None, "they were asked for"
         made = None
         if result.report is not None:
-            flops = count_flops(config, self._engine.model.facts, request, result.report["steps"])
+            flops = count_flops(
+                config, self._engine.model.facts, request, result.report["steps"], result.measurements.texts
+            )
             made = VideoMade(result.report["output"]["latents_sha256"], flops)
         record = VideoRecord(
             variant=self._variant.name,
