@@ -131,6 +131,12 @@ def prepare_mlperf(options: MlperfOptions, place: Place) -> MlperfJob:
     found = resolve_model(read, announce)
     facts = read_facts(found.model.path, found.model.single_files)
     given = found.model_copy(update={"sampling": standard_sampling(read.sampling, facts, options.overrides)})
+    if (
+        options.scenario is Scenario.OFFLINE
+        and given.parallel.is_auto
+        and "goal" not in given.parallel.model_fields_set
+    ):
+        given = given.model_copy(update={"parallel": given.parallel.model_copy(update={"goal": "throughput"})})
     negative_prompt = "" if facts.guidance_distilled else NEGATIVE_PROMPT
     tasks = make_tasks(prompts, negative_prompt, [SEED], given.sampling, Outputs())
     off = make_cache("none", {"method": "none"})

@@ -44,8 +44,19 @@ class Replica:
     lead: Lead[Order, Made]
     work: SharedWork
     progress: Progress
+    _title: str = ""
+    _fewest: int = 0
+    _made: int = 0
     _kept: set[Path] = field(default_factory=set)
     _last_order: float = field(default_factory=time.monotonic)
+
+    def begin(self, title: str, fewest: int) -> None:
+        """Show a test's videos under this title from now on.
+
+        Args:
+            fewest: videos that it takes at least.
+        """
+        self._title, self._fewest, self._made = title, fewest, 0
 
     def serve(self) -> None:
         """Do what the first rank of the job gives out until it has no more. On the other replicas."""
@@ -69,6 +80,9 @@ class Replica:
         """
         while (place := self.work.take()) < len(prompts):
             prompt = prompts[place]
+            self.progress.video(self._made, max(self._fewest, len(prompts), self._made + 1))
+            self.progress.stage(self._title)
+            self._made += 1
             output = self.job.video_path(cache, prompt) if self.job.accuracy else None
             made, seconds = self._make(MakeVideo(prompt, cache, output))
             yield self._sample(place, prompt, made, seconds), made

@@ -43,6 +43,7 @@ class Session:
         """
         job = self.job
         title = f"MLPerf {job.scenario.loadgen_name}, {'cache off' if cache == CACHE_OFF else 'cache on'}"
+        self.progress.video(0, 1)
         self.progress.stage(f"{title}: warm-up")
         run = TestRun(cache, self._warm_up(cache))
         folder = job.log_folder(cache)
@@ -55,7 +56,7 @@ class Session:
         )
         with StagedFiles() as files:
             files.stage(folder / USER_CONF).write_text(settings.user_conf(job.scenario), encoding="utf-8")
-        self.progress.stage(title)
+        self.replica.begin(title, job.queries)
 
         def answer(prompts: Sequence[int]) -> Iterator[tuple[int, bytes]]:
             for sample, made in self._make(prompts, cache):
@@ -72,6 +73,7 @@ class Session:
         None where another replica's latents are not in the folder, which is then not one that all machines see."""
         if len(runs) < 2:
             return {}
+        self.progress.video(0, 1)  # what follows belongs to no video
         self.progress.stage("comparing the videos with the cache off and on")
         made = [{sample.prompt for sample in run.samples} for run in runs]
         return {prompt: self._psnr(prompt, [run.cache for run in runs]) for prompt in sorted(made[0] & made[1])}

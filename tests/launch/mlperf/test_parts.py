@@ -230,6 +230,10 @@ def test_a_job_has_the_standards_requests_and_two_caches(options: MlperfOptions)
     assert any(note == "sampling as MLPerf has it: steps 50 → 20, guidance 5 → 4" for note in job.notes), job.notes
     shared = replace(options, scenario=Scenario.OFFLINE, overrides=(*options.overrides, "parallel.data=2"))
     assert prepare_mlperf(shared, Place()).config.parallel.degrees.data == 2
+    chosen = replace(shared, overrides=(*options.overrides, "parallel=auto"))
+    assert prepare_mlperf(chosen, Place(2)).config.parallel.degrees.data == 2, "Offline wants throughput"
+    single = replace(chosen, scenario=Scenario.SINGLE_STREAM)
+    assert prepare_mlperf(single, Place(2)).config.parallel.degrees.data == 1
     plain = prepare_mlperf(replace(options, overrides=(*options.overrides, "cache.method=none")), Place())
     assert list(plain.caches) == ["cache_off"] and any("cache.method is none" in note for note in plain.notes)
 
