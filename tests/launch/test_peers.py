@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.hooks import FirstBlockCacheConfig
+from diffusers.hooks import FirstBlockCacheConfig, TaylorSeerCacheConfig
 from torch import Tensor
 
 from engine.errors import InvalidInput
@@ -75,6 +75,10 @@ def test_work_is_counted_where_a_hook_skips_blocks() -> None:
     transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
     assert twice() == Work(4 / 6, 4 / 6), "all blocks of the first call, the first block of the second"
     assert count.take(2) == Work(0, 0)
+    transformer.disable_cache()
+    modules = TaylorSeerCacheConfig(2, 1, cache_identifiers=[r"blocks\.\d+\.(attn1|ffn)"])
+    transformer.enable_cache(modules)
+    assert twice() == Work(0.5, 0.5), "calls of the parts, whose forward passes were replaced, do not count"
 
 
 def test_a_ratio_is_to_the_plain_runs_around_it() -> None:

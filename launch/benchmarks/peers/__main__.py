@@ -133,6 +133,12 @@ def _made_with(
     }
 
 
+def _apart(largest: float) -> str:
+    if largest == 0:
+        return "are the plain pipeline's, bit for bit"
+    return f"are within {largest:.1g} of the plain pipeline's, relative to the largest"
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -147,8 +153,7 @@ def _heading(about: dict[str, Any], captions: Sequence[str]) -> str:
         f"{len(captions)} prompts, rounds {about['rounds']}, {sampling['frames']} frames of {sampling['width']} × "
         f"{sampling['height']}, {sampling['steps']} {sampling['scheduler']} steps, shift {sampling['shift']:g}, "
         f"guidance {sampling['guidance']:g}; {versions}; {about['machine']}; {about['date']}.\n\n"
-        f"Without a cache the engine's latents are within {about['uncached_engine_from_pipeline']:.1g} of the plain "
-        "pipeline's, relative to the largest."
+        f"Without a cache the engine's latents {_apart(about['uncached_engine_from_pipeline'])}."
     )
 
 

@@ -17,8 +17,8 @@ class Work:
 
 
 class WorkCount:
-    """Counts inside the blocks of one Wan transformer. A hook on a block itself would count blocks whose forward pass a
-    cache has replaced by one that does nothing."""
+    """Counts inside the parts of the blocks of one Wan transformer. A hook on a block, or on a part that a cache may
+    replace, would count calls whose forward pass the cache has replaced by one that computes nothing."""
 
     def __init__(self, transformer: Any) -> None:
         """
@@ -28,7 +28,7 @@ class WorkCount:
         self._num_blocks = len(transformer.blocks)
         self._feed_forward = self._attention = 0
         for block in transformer.blocks:
-            block.ffn.register_forward_hook(self._count_feed_forward)
+            block.ffn.net[0].register_forward_hook(self._count_feed_forward)
             block.attn1.to_out[0].register_forward_hook(self._count_attention)
 
     def take(self, num_calls: int) -> Work:
