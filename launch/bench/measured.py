@@ -190,8 +190,8 @@ def _skew(videos: Sequence[Video]) -> Skew | None:
 
 
 def _not_by_chance(count: int, steps: int, ranks: int) -> bool:
-    """Whether one of equally fast ranks would hardly ever come last so often: once in a thousand runs."""
-    return bool(binomtest(count, steps, 1 / ranks, alternative="greater").pvalue * ranks < 0.001)
+    """Whether one of equally fast ranks would hardly ever come last so often: once in a hundred runs."""
+    return bool(binomtest(count, steps, 1 / ranks, alternative="greater").pvalue * ranks < 0.01)
 
 
 def _flops(videos: Sequence[Video], records: Sequence[RankRecord], degrees: Degrees) -> Flops | None:

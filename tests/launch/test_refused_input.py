@@ -243,7 +243,7 @@ def test_no_new_options() -> None:
     bench += ["scale", "against", "trace", "keep-videos"]
     calibrate = ["prompts", "output", "negative-prompt", "image", "last-image"]
     for command, expected in (
-        (group.commands["generate"], [*names, "ranks", *ray, "resume"]),  # type: ignore[attr-defined]
+        (group.commands["generate"], [*names, "ranks", "goal", *ray, "resume"]),  # type: ignore[attr-defined]
         (group.commands["resume"], ["ranks", "set", *ray]),  # type: ignore[attr-defined]
         (group.commands["calibrate"], [*calibrate, "ranks", *ray, "set"]),  # type: ignore[attr-defined]
         (group.commands["sweep"], [*sweep, "ranks", *ray, "set"]),  # type: ignore[attr-defined]
