@@ -240,7 +240,7 @@ def test_no_new_options() -> None:
     plan = ["cluster", "link", "goal", "deadline", "price-per-gpu-hour", "report", "calibrate", "skip-share"]
     plan += ["precision", "attention", "fused", "set"]
     bench = ["output", "rounds", "warmup", "prompts", "negative-prompt", "image", "last-image"]
-    bench += ["scale", "against", "trace", "keep-videos"]
+    bench += ["scale", "against", "trace", "keep-videos", "mlperf", "latent"]
     calibrate = ["prompts", "output", "negative-prompt", "image", "last-image"]
     for command, expected in (
         (group.commands["generate"], [*names, "ranks", "goal", *ray, "resume"]),  # type: ignore[attr-defined]
