@@ -1,8 +1,7 @@
 """One request on one rank: encode, denoise, decode, write, report. All its state ends with it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from engine.execution.tracing import Tracing
 from engine.generation import report as reporting
 from engine.generation.decoding import decode_videos
 from engine.generation.denoising import Denoising
-from engine.generation.measurements import RankMeasurements, TextLength, text_lengths
+from engine.generation.measurements import RankMeasurements
 from engine.generation.metrics import RankUsage, RequestMetrics
 from engine.progress import Progress
 from engine.request import GenerationRequest
@@ -55,8 +54,6 @@ class Generation:
         self._progress = progress
         self._checkpoints = checkpoints
         self._metrics = RequestMetrics(model.ranks.device, progress, measure, tracing)
-        self._measures = measure
-        self._texts: tuple[Mapping[str, TextLength], ...] = ()
         self._agreement = Agreement(model.ranks, self._metrics.meter, control)
         self.notes: list[str] = []
         """Lines on what of the texts does not reach the model; on the first rank, after :meth:`encode`."""
@@ -98,7 +95,7 @@ class Generation:
             return ()
         with self._metrics.stage("encode"):
             encoded = encode(self._model, self._request, self._metrics.meter)
-        self._texts = tuple(map(text_lengths, encoded)) if self._measures else ()
+        self._metrics.note_texts(encoded)
         return encoded
 
     def denoise(
@@ -145,8 +142,7 @@ class Generation:
         """What this rank has measured, in the end; None where it was not to measure."""
         model, block_fraction = self._model, self._denoising.block_fraction
         device = reporting.describe_device(model.ranks.device)
-        measured = self._metrics.measurements(model.ranks.rank, device, self._own_usage(), block_fraction)
-        return measured and replace(measured, texts=self._texts)
+        return self._metrics.measurements(model.ranks.rank, device, self._own_usage(), block_fraction)
 
     def _own_usage(self) -> RankUsage:
         weight_bytes = sum(parameter_bytes(expert.adapter.transformer) for expert in self._model.experts)

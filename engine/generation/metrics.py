@@ -13,10 +13,10 @@ import torch
 
 from engine.execution.timing import StageClock, StepClock, Stopwatch
 from engine.execution.tracing import Span, Tracing, no_span
-from engine.generation.measurements import RankMeasurements, by_kind, by_step
+from engine.generation.measurements import RankMeasurements, TextLength, by_kind, by_step, text_lengths
 from engine.generation.step_log import StepLog
 from engine.progress import Progress
-from parallel.broadcast import objects_of_all
+from parallel.broadcast import Named, objects_of_all
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
@@ -72,6 +72,7 @@ class RequestMetrics:
         self._device = device
         self._progress = progress
         self._cache_bytes = 0
+        self._texts: tuple[Mapping[str, TextLength], ...] = ()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 
@@ -101,6 +102,11 @@ class RequestMetrics:
             self._step_clock.step(index) if self._step_clock else nullcontext(),
         ):
             yield
+
+    def note_texts(self, encoded: Sequence[Named]) -> None:
+        """The lanes are encoded: measure how long their texts are, if that was asked for; it waits for the device."""
+        if self._step_clock:
+            self._texts = tuple(map(text_lengths, encoded))
 
     def note_action(self, action: str) -> None:
         """The denoise step of now was a "warmup", "compute" or "skip"."""
@@ -152,6 +158,7 @@ class RequestMetrics:
             peak_memory_bytes=usage.peak_memory_bytes,
             cache_bytes=usage.cache_bytes,
             weight_bytes=usage.weight_bytes,
+            texts=self._texts,
         )
 
     def seconds(self, load_seconds: float) -> dict[str, float]:
