@@ -199,13 +199,12 @@ def _flops(videos: Sequence[Video], records: Sequence[RankRecord], degrees: Degr
     if len(counted) < len(videos):
         return None
     kinds = {kind: fmean(by_kind.get(kind, 0.0) for by_kind in counted) for kind in _keys(counted)}
-    # all replicas denoise at a time; the denoise stage has no part in encoding and decoding
-    denoised = sum(flops for kind, flops in kinds.items() if kind not in ("encode", "decode"))
-    rate = degrees.data * denoised / median(video.seconds("denoise") for video in videos)
+    per_video = sum(kinds.values())
+    rate = degrees.data * per_video / median(video.seconds("denoise") for video in videos)  # all replicas at a time
     peaks = [record.peak_flops for record in records]
     peak = min(peak for peak in peaks if peak is not None) if all(peaks) else None
     return Flops(
-        per_video=sum(kinds.values()),
+        per_video=per_video,
         denoise_per_second=rate,
         peak_per_second_per_rank=peak,
         share_of_peak=rate / sum(peak for peak in peaks if peak is not None) if peak is not None else None,
