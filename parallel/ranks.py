@@ -49,6 +49,11 @@ class Ranks:
         return self.degrees.replica_size
 
     @property
+    def replica(self) -> int:
+        """Number of the model replica, from 0."""
+        return self.rank // self.replica_size
+
+    @property
     def replica_rank(self) -> int:
         """Rank inside the model replica."""
         return self.rank % self.replica_size

@@ -36,7 +36,7 @@ class SharedWork:
     @property
     def replica(self) -> int:
         """The number of this rank's replica."""
-        return self._ranks.rank // self._ranks.replica_size
+        return self._ranks.replica
 
     def announce(self, message: Any) -> None:
         """Give out new work, once the results of the work before are all seen. On the first rank of the job."""

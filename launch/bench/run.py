@@ -48,7 +48,7 @@ def run_bench(job: BenchJob, progress: Progress, rank: int) -> BenchResults | No
             rounds.trace()
         own = RankRecord(
             rank=rank,
-            replica=model.ranks.rank // model.ranks.replica_size,
+            replica=model.ranks.replica,
             host=socket.gethostname(),
             device=describe_device(model.ranks.device),
             import_seconds=import_seconds,
