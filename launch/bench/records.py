@@ -54,7 +54,7 @@ class RankRecord:
     """From the start of its process until torch and diffusers were imported."""
     load_seconds: float
     first_step_seconds: float
-    """Of the first video, be it a warm-up or not."""
+    """Of the first video, be it a warm-up or not; 0 where the other replicas have made all."""
     peak_flops: float | None
     """FLOP/s of a large matrix product on its device."""
     videos: Sequence[VideoRecord]

@@ -53,7 +53,7 @@ def run_bench(job: BenchJob, progress: Progress, rank: int) -> BenchResults | No
             device=describe_device(model.ranks.device),
             import_seconds=import_seconds,
             load_seconds=model.load_seconds,
-            first_step_seconds=videos[0].measured.steps[0].seconds,
+            first_step_seconds=videos[0].measured.steps[0].seconds if videos else 0.0,
             peak_flops=peak,
             videos=[video for video in videos if video.round >= 0],
         )
