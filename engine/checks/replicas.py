@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from engine.config import Config, SamplingConfig
-from engine.cost.memory import estimate
+from engine.cost.memory import estimate, fits
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_json
@@ -17,9 +17,6 @@ from engine.models.published import find_published
 from engine.models.weights import read_tensors
 from parallel.degrees import Degrees
 from parallel.place import Place
-
-_LEFT_FREE, _LEFT_FREE_BYTES = 0.1, 2_000_000_000
-"""Of a card's memory, as :mod:`engine.cost.memory` says."""
 
 
 def fits_memory(config: Config, sampling: SamplingConfig, facts: ModelFacts, degrees: Degrees, place: Place) -> bool:
@@ -45,8 +42,7 @@ def fits_memory(config: Config, sampling: SamplingConfig, facts: ModelFacts, deg
         return needed * here <= psutil.virtual_memory().total
     import torch
 
-    total = torch.cuda.get_device_properties(0).total_memory
-    return needed <= total * (1 - _LEFT_FREE) - _LEFT_FREE_BYTES
+    return fits(needed, torch.cuda.get_device_properties(0).total_memory)
 
 
 def _row_of(config: Config, facts: ModelFacts) -> PublishedModel:

@@ -37,6 +37,7 @@ VideoSize = tuple[int, int, int]
 """Frames, height and width in pixels."""
 BLOCK_BYTES, _VAE_BYTES = 2, 4  # a number in bfloat16 and in float32
 CACHED_TENSORS = 5  # of DiCache
+_LEFT_FREE_SHARE, _LEFT_FREE_BYTES = 0.1, 2e9
 _SHARE_OF_TOKEN_TABLE = 0.185  # of UMT5-XXL's parameters; the only encoder that can be shared out
 
 
@@ -54,6 +55,11 @@ class Memory:
     def peak(self) -> int:
         """The most that is held at once, by the formula above."""
         return self.transformer + max(self.encoders, self.cache + self.step, self.decode)
+
+
+def fits(needed_bytes: float, memory_bytes: float) -> bool:
+    """Whether a card of that much memory holds it, with what the formula leaves out."""
+    return needed_bytes <= (1 - _LEFT_FREE_SHARE) * memory_bytes - _LEFT_FREE_BYTES
 
 
 def choose_degrees(model: PublishedModel, ranks: int) -> Degrees:

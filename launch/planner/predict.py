@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from engine.cost.memory import estimate
+from engine.cost.memory import estimate, fits
 from launch.planner.parts import Parts, add, parts_of
 from launch.planner.software import FITTED, Efficiencies, Speeds, find_speeds
 from launch.planner.stages import around_denoising, start_seconds, swaps_experts
@@ -19,9 +19,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "fixed": ("launches", "step", "encode", "write", "host_copies"),
 }
 """What a part of a video's time counts as where it is said what limits."""
-
-_RESERVED_SHARE, _RESERVED_BYTES = 0.1, 2e9
-"""Of a card's memory: CUDA, NCCL, buffers and fragmentation, as engine/cost/memory.py advises to leave free."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,8 @@ class Prediction:
     @property
     def fits(self) -> bool:
         """Whether the cards have the memory; a CPU is not asked."""
-        card = self.plan.cluster.card
-        if self.plan.cluster.is_cpu:
-            return True
-        return self.memory_bytes <= (1 - _RESERVED_SHARE) * card.memory_bytes - _RESERVED_BYTES
+        cluster = self.plan.cluster
+        return cluster.is_cpu or fits(self.memory_bytes, cluster.card.memory_bytes)
 
     def limits(self, *, cached: bool = True) -> dict[str, float]:
         """Seconds by what limits, the largest first."""
