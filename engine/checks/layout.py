@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from engine.checks.replicas import fits_memory
+from engine.checks.replicas import memory_check
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
@@ -34,9 +34,6 @@ def lay_out(
     if nodes is None:
         nodes = math.ceil(ranks / place.local_ranks) if ranks and place.local_ranks else 1
 
-    def fits(degrees: Degrees) -> bool:
-        return fits_memory(config, sampling, facts, degrees, place)
-
     try:
         return find_placement(
             config.parallel,
@@ -44,7 +41,9 @@ def lay_out(
             num_heads=facts.num_heads,
             num_tokens=math.prod(facts.token_grid(sampling.frames, sampling.height, sampling.width)),
             guided=facts.num_branches(sampling.guidance) == 2,
-            work=Work(videos, fits) if config.parallel.seeks_replicas else Work(),
+            work=Work(videos, memory_check(config, sampling, facts, place))
+            if config.parallel.seeks_replicas
+            else Work(),
         )
     except ValueError as error:
         raise InvalidInput(str(error)) from None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -12,58 +12,52 @@ from engine.config import Config, SamplingConfig
 from engine.cost.memory import estimate, fits
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts
-from engine.models.folder import read_json
-from engine.models.published import find_published
-from engine.models.weights import read_tensors
+from engine.models.published import find_published, row_of_folder
 from parallel.degrees import Degrees
 from parallel.place import Place
 
 
-def fits_memory(config: Config, sampling: SamplingConfig, facts: ModelFacts, degrees: Degrees, place: Place) -> bool:
-    """Whether a rank of that layout has the memory for one video, by the formula of :mod:`engine.cost.memory`.
+def memory_check(
+    config: Config, sampling: SamplingConfig, facts: ModelFacts, place: Place
+) -> Callable[[Degrees], bool]:
+    """Tells whether a rank of a layout has the memory for one video, by the formula of :mod:`engine.cost.memory`.
 
     On the CPU all ranks of the machine share its memory. What cannot be known, a card of another machine, is taken to
-    be enough.
+    be enough. The model is looked at once, for the first layout.
     """
-    row = _row_of(config, facts)
-    wide = config.model.dtype == "float32" or (config.model.dtype == "auto" and not _has_card(config))
-    needed = estimate(
-        row,
-        degrees,
-        config.parallel.shard_weights,
-        video=(sampling.frames, sampling.height, sampling.width),
-        branches=facts.num_branches(sampling.guidance),
-        block_bytes=4 if wide else 2,
-    ).peak
-    if not _has_card(config):
-        if place.elsewhere:
-            return True
-        here = place.local_ranks or place.ranks or degrees.world_size
-        return needed * here <= psutil.virtual_memory().total
-    import torch
+    row_of = functools.cache(lambda: _row_of(config, facts))
 
-    return fits(needed, torch.cuda.get_device_properties(0).total_memory)
+    def has_room(degrees: Degrees) -> bool:
+        has_card = _has_card(config)
+        wide = config.model.dtype == "float32" or (config.model.dtype == "auto" and not has_card)
+        needed = estimate(
+            row_of(),
+            degrees,
+            config.parallel.shard_weights,
+            video=(sampling.frames, sampling.height, sampling.width),
+            branches=facts.num_branches(sampling.guidance),
+            block_bytes=4 if wide else 2,
+        ).peak
+        if not has_card:
+            if place.elsewhere:
+                return True
+            here = place.local_ranks or place.ranks or degrees.world_size
+            return needed * here <= psutil.virtual_memory().total
+        import torch
+
+        return fits(needed, torch.cuda.get_device_properties(0).total_memory)
+
+    return has_room
 
 
 def _row_of(config: Config, facts: ModelFacts) -> PublishedModel:
-    """The model as a row of the catalog. One that is in none has its weights counted, and the largest activations of
-    its family."""
+    """The model as a row of the catalog. One that is in none counts as having the largest activations of its family."""
     path = config.model.path
     if (published := find_published(path)) is not None:
         return published
     kin = [row for row in CATALOG if row.facts.family.parts == facts.family.parts] or list(CATALOG)
     like = max(kin, key=lambda row: row.live_tensors)
-    tensors = {
-        folder: read_tensors(path, folder) for folder in facts.components if folder not in config.model.single_files
-    }
-    counted = {folder: sum(math.prod(tensor["shape"]) for tensor in held.values()) for folder, held in tensors.items()}
-    return replace(
-        like,
-        transformer=read_json(Path(path) / "transformer" / "config.json"),
-        vae=read_json(Path(path) / "vae" / "config.json"),
-        parameters={**like.parameters, **counted},
-        boundary_ratio=None if facts.boundary_timestep is None else facts.boundary_timestep / 1000,
-    )
+    return row_of_folder(like, Path(path), facts, config.model.single_files)
 
 
 def _has_card(config: Config) -> bool:

@@ -1,11 +1,16 @@
-"""Recognises published models: some methods of the cache have published numbers for these alone."""
+"""Recognises published models, of which some methods of the cache have numbers, and describes others as they are."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts
+from engine.models.folder import read_json
+from engine.models.weights import read_tensors
 from engine.request import GenerationRequest
 
 SMALL_MODEL = "tiny-wan"
@@ -42,6 +47,36 @@ def find_published(path: str) -> PublishedModel | None:
         if path == model.hub_id or Path(path).name == model.hub_id.partition("/")[2]:
             return model
     return None
+
+
+def row_of_folder(
+    like: PublishedModel, folder: Path, facts: ModelFacts, elsewhere: Collection[str] = ()
+) -> PublishedModel:
+    """A row as the catalog has them for a model that it does not have. Its weights are counted from the files' headers.
+
+    Args:
+        like: the row of a model of the same family, for what the folder does not tell.
+        elsewhere: components whose weights are not in the folder; they count as those of ``like``.
+
+    Raises:
+        InvalidInput: a file is missing or damaged.
+    """
+    parameters = {
+        name: like.parameters[name]
+        if name in elsewhere
+        else sum(math.prod(tensor["shape"]) for tensor in read_tensors(folder, name).values())
+        for name in facts.components
+    }
+    return replace(
+        like,
+        name=folder.name,
+        hub_id=f"local/{folder.name}",
+        pipeline=facts.pipeline,
+        transformer=read_json(folder / "transformer" / "config.json"),
+        vae=read_json(folder / "vae" / "config.json"),
+        parameters=parameters,
+        boundary_ratio=None if facts.boundary_timestep is None else facts.boundary_timestep / 1000,
+    )
 
 
 def published_name(model: PublishedModel) -> str:

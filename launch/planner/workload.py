@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +11,8 @@ from engine.cost.lanes import WAN_TEXT, LaneInputs, lane_inputs
 from engine.cost.shape import TransformerShape, shape_of_model
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts, read_facts
-from engine.models.folder import read_json
 from engine.models.hub import resolve_model
-from engine.models.published import find_published
-from engine.models.weights import read_tensors
+from engine.models.published import find_published, row_of_folder
 from launch.planner.skipping import NEVER, Skipping, find_skipping
 
 _TYPICAL_PROMPT = 64  # tokens; only HunyuanVideo's models drop the padding
@@ -109,23 +106,5 @@ def find_model(config: Config) -> tuple[PublishedModel, ModelFacts]:
     facts = read_facts(here.path, here.single_files)
     if published:
         return published, facts
-    return _of_folder(Path(here.path), facts), facts
-
-
-def _of_folder(folder: Path, facts: ModelFacts) -> PublishedModel:
-    """A row as the catalog has them, for a model that it does not have."""
     like = next(row for row in CATALOG if row.facts.family.name == facts.family.name)
-    parameters: Mapping[str, int] = {
-        name: sum(math.prod(tensor["shape"]) for tensor in read_tensors(folder, name).values())
-        for name in facts.components
-    }
-    return replace(
-        like,
-        name=folder.name,
-        hub_id=f"local/{folder.name}",
-        pipeline=facts.pipeline,
-        transformer=read_json(folder / "transformer" / "config.json"),
-        vae=read_json(folder / "vae" / "config.json"),
-        parameters=parameters,
-        boundary_ratio=None if facts.boundary_timestep is None else facts.boundary_timestep / 1000,
-    )
+    return row_of_folder(like, Path(here.path), facts, here.single_files), facts

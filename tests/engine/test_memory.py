@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLWan
 
 from dicache.config import CacheConfig
-from engine.checks.replicas import fits_memory
+from engine.checks.replicas import memory_check
 from engine.components.wan.autoencoder import _Decoder, _Encoder
 from engine.cost.memory import choose_degrees, estimate, num_tokens
 from engine.models.catalog import CATALOG, PublishedModel
@@ -225,4 +225,4 @@ def test_whether_a_model_fits_on_a_rank(monkeypatch: pytest.MonkeyPatch) -> None
     facts = read_facts(config.model.path)
     for total, expected in ((1 << 40, True), (1 << 20, False)):
         monkeypatch.setattr("psutil.virtual_memory", lambda total=total: SimpleNamespace(total=total))
-        assert fits_memory(config, config.sampling, facts, Degrees(data=2), Place(2)) is expected
+        assert memory_check(config, config.sampling, facts, Place(2))(Degrees(data=2)) is expected
