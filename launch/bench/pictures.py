@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.storage.files import StagedFiles
 from launch.bench.document import BenchDocument, RankRow, Sample
-from launch.bench.drawing import BLUE, GREEN, INK, ORANGE, RED, VIOLET, as_text, figure, plain
 from launch.bench.tables import variants
+from launch.screens.drawing import BLUE, GREEN, INK, ORANGE, RED, VIOLET, as_text, figure, plain
 
 _STAGES = {"encode": VIOLET, "denoise": BLUE, "decode": ORANGE, "write": GREEN}
 _ACTIONS = {"warmup": "#7fb2de", "compute": BLUE, "skip": ORANGE}

@@ -6,8 +6,8 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from launch.screens.drawing import SVG, SVG_METADATA, as_text
 from launch.sweep.rows import Row
 
 _INCHES = (9.0, 5.6)
@@ -25,11 +25,6 @@ _COLOURS = (
 )
 _STYLES = (("-", "o"), ("--", "s"), (":", "^"))  # line and marker; the next ones once all colours have been used
 _TEXT = "#333333"
-_SVG: Any = {
-    "svg.fonttype": "none",  # text as text, so that it can be searched
-    "svg.hashsalt": "lockstep",  # ids are random otherwise, and the same rows would give another file
-    "font.family": "sans-serif",
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str) -> str:
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     written = io.StringIO()
-    with mpl.rc_context(_SVG):
+    with mpl.rc_context(SVG):
         figure = Figure(figsize=_INCHES, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -78,7 +73,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str) -> str:
                 markersize=5,
                 linewidth=1.8,
                 clip_on=False,  # dots on the edge stay whole
-                label=_as_text(curve.name),
+                label=as_text(curve.name),
                 gid=f"method-{curve.name}",
             )
         axes.set_xlim(*_whole_units([x for curve in curves for x, _ in curve.points], 0.1))
@@ -94,7 +89,7 @@ def draw_curves(curves: Sequence[Curve], x_label: str) -> str:
         axes.spines[:].set_visible(False)
         if curves:
             figure.legend(loc="outside right upper", frameon=False, labelcolor=_TEXT)
-        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(written, format="svg", metadata=SVG_METADATA)
     return written.getvalue()
 
 
@@ -103,9 +98,3 @@ def _whole_units(values: Sequence[float], unit: float) -> tuple[float, float]:
     low = math.floor(min(values, default=0.0) / unit + 1e-9)
     high = math.ceil(max(values, default=0.0) / unit - 1e-9)
     return low * unit, max(high, low + 1) * unit
-
-
-def _as_text(name: str) -> str:
-    """A name in which matplotlib finds no formula, and that it does not leave out of the legend."""
-    escaped = name.replace("$", r"\$")
-    return f" {escaped}" if escaped.startswith("_") else escaped

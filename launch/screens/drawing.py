@@ -1,4 +1,4 @@
-"""What the pictures of a bench have in common: readable on light and on dark pages, and as SVG with text as text."""
+"""What all pictures have in common: SVG with text as text, and those of a bench readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import Any
 INK = "#6b7280"  # text and axes: 4.8 to 1 on white, 4.3 to 1 on black
 GRID = "#9ca3af55"
 BLUE, RED, GREEN, ORANGE, VIOLET = "#3b82c4", "#d1495b", "#2e9e62", "#e08e0b", "#8b6fc0"
-_STYLE: Any = {
+SVG: Any = {
     "svg.fonttype": "none",  # text as text, so that it can be searched
     "svg.hashsalt": "lockstep",  # ids are random otherwise, and the same results would give another file
     "font.family": "sans-serif",
+}
+"""Settings of matplotlib for a picture that is the same text whenever it is drawn."""
+SVG_METADATA: Any = {"Date": None, "Creator": None}
+_STYLE: Any = {
+    **SVG,
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -39,7 +44,7 @@ def figure(width: float, height: float) -> Iterator[tuple[Any, dict[str, bytes]]
         yield drawn, written
         for kind in ("svg", "png"):
             file = io.BytesIO()
-            metadata = {"Date": None, "Creator": None} if kind == "svg" else None
+            metadata = SVG_METADATA if kind == "svg" else None
             drawn.savefig(file, format=kind, dpi=110, transparent=kind == "svg", metadata=metadata)
             written[kind] = file.getvalue()
 
