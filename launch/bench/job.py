@@ -15,10 +15,10 @@ from engine.checkpoints.match import differences
 from engine.checks.outputs import check_folder
 from engine.errors import InvalidInput
 from engine.execution.versions import describe_versions
-from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
+from engine.request import GenerationRequest, Outputs, Task, read_prompts
 from launch.bench.folder import BenchFolder
 from launch.bench.records import VariantName
-from launch.jobs.by_line import images_of
+from launch.jobs.by_line import images_of, refuse_checkpoints, tasks_by_line, without_outputs
 from launch.jobs.checked import CheckedWork, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from parallel.place import Place
@@ -59,12 +59,7 @@ class BenchOptions:
         prompts = (
             read_prompts(self.prompts_file) if self.prompts_file else islice(cycle(_PROMPTS), config.parallel.data)
         )
-        images = (self.image, self.last_image)
-        return [
-            task
-            for seed, prompt in enumerate(prompts)
-            for task in make_tasks([prompt], self.negative_prompt, [seed], config.sampling, Outputs(), *images)
-        ]
+        return tasks_by_line(prompts, self.negative_prompt, config, Outputs(), self.image, self.last_image)
 
 
 @dataclass(frozen=True)
@@ -119,8 +114,7 @@ class BenchJob:
         """The same for the ranks of another machine, with the configurations that ``settle`` makes."""
 
         def there(variant: Variant) -> Variant:
-            tasks = [Task(request, Outputs()) for request in variant.requests]
-            return replace(variant, config=settle(variant.config, tasks))
+            return replace(variant, config=settle(variant.config, without_outputs(variant.requests)))
 
         return replace(self, variants=[there(variant) for variant in self.variants])
 
@@ -173,11 +167,7 @@ def prepare_bench(options: BenchOptions, place: Place) -> BenchJob:
 
 def _read(file: str, overrides: Sequence[str], notes: list[str]) -> JobConfig:
     config = load_job_config(file, overrides, notes.append)
-    if config.checkpoint.every:
-        raise InvalidInput(
-            f"checkpoint.every is {config.checkpoint.every} in {file}, but a bench measures without checkpoints: leave "
-            "it out."
-        )
+    refuse_checkpoints(config, "a bench measures without checkpoints", where=f" in {file}")
     # a wait for a disk would count as the time of a video
     runtime = config.runtime.model_copy(update={"wait_for_room_seconds": 0.0})
     return config.model_copy(update={"runtime": runtime})

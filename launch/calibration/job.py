@@ -12,7 +12,7 @@ from dicache.config import CacheConfig
 from engine.checkpoints.match import calibrated_for, calibrated_request
 from engine.errors import InvalidInput
 from engine.request import GenerationRequest, Outputs, Task
-from launch.jobs.by_line import LineOptions, images_of, refuse_replicas
+from launch.jobs.by_line import LineOptions, images_of, refuse_replicas, without_outputs
 from launch.jobs.checked import check_work
 from launch.jobs.config import JobConfig, load_job_config
 from parallel.place import Place
@@ -50,8 +50,7 @@ class CalibrateJob:
 
     def settled(self, settle: Callable[[JobConfig, Sequence[Task]], JobConfig]) -> CalibrateJob:
         """The same for the ranks of another machine, with the configuration that ``settle`` makes."""
-        tasks = [Task(request, Outputs()) for request in self.requests]
-        return replace(self, config=settle(self.config, tasks))
+        return replace(self, config=settle(self.config, without_outputs(self.requests)))
 
     def writing_to(self, output: Path) -> CalibrateJob:
         """The same with another file of results."""

@@ -1,8 +1,8 @@
-"""What a sweep and a calibration have in common: a file of prompts, and one video after another on all ranks."""
+"""What sweeps, calibrations and benches have in common: a file of prompts, and requests that are made in one go."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,18 +29,51 @@ class LineOptions:
         Raises:
             InvalidInput: the file cannot be read, or a prompt cannot be used.
         """
-        images = (self.image, self.last_image)
-        return [
-            task
-            for seed, prompt in enumerate(read_prompts(self.prompts_file))
-            for task in make_tasks([prompt], self.negative_prompt, [seed], config.sampling, outputs, *images)
-        ]
+        prompts = read_prompts(self.prompts_file)
+        return tasks_by_line(prompts, self.negative_prompt, config, outputs, self.image, self.last_image)
+
+
+def tasks_by_line(
+    prompts: Iterable[str],
+    negative_prompt: str,
+    config: Config,
+    outputs: Outputs,
+    image: Path | None = None,
+    last_image: Path | None = None,
+) -> list[Task]:
+    """One for each prompt, whose place among them is its seed.
+
+    Raises:
+        InvalidInput: a prompt cannot be used.
+    """
+    return [
+        task
+        for seed, prompt in enumerate(prompts)
+        for task in make_tasks([prompt], negative_prompt, [seed], config.sampling, outputs, image, last_image)
+    ]
+
+
+def without_outputs(requests: Iterable[GenerationRequest]) -> list[Task]:
+    """The requests as tasks that write no files, for checks."""
+    return [Task(request, Outputs()) for request in requests]
 
 
 def images_of(requests: Sequence[GenerationRequest]) -> list[Path]:
     """The files of their first and last images."""
     each = [image for request in requests for image in (request.image, request.last_image)]
     return list(dict.fromkeys(image for image in each if image is not None))
+
+
+def refuse_checkpoints(config: Config, why: str, where: str = "") -> None:
+    """
+    Args:
+        why: there are none. where: what the key was read from, as it follows the value in the sentence.
+
+    Raises:
+        InvalidInput: ``checkpoint.every`` is above 0.
+    """
+    if config.checkpoint.every:
+        raise InvalidInput(f"checkpoint.every is {config.checkpoint.every}{where}, but {why}: leave it out.")
 
 
 def refuse_replicas(config: Config, why: str) -> None:

@@ -15,7 +15,7 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.hub import resolve_model
 from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
-from launch.jobs.by_line import refuse_replicas
+from launch.jobs.by_line import refuse_checkpoints, refuse_replicas
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.mlperf.latent import read_latent
@@ -120,8 +120,7 @@ def prepare_mlperf(options: MlperfOptions, place: Place) -> MlperfJob:
         require_loadgen()
     notes: list[str] = []
     read = load_job_config(options.config, options.overrides, notes.append)
-    if read.checkpoint.every:
-        raise InvalidInput(f"checkpoint.every is {read.checkpoint.every}, but a benchmark keeps none: leave it out.")
+    refuse_checkpoints(read, "a benchmark keeps none")
     if options.prompts_file is None:
         raise InvalidInput(
             "--mlperf needs prompts: give a text file with one on each line with --prompts; the standard's "

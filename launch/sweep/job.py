@@ -17,7 +17,7 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.published import known_names, published_names
 from engine.request import GenerationRequest, Outputs, Task
-from launch.jobs.by_line import LineOptions, images_of, refuse_replicas
+from launch.jobs.by_line import LineOptions, images_of, refuse_checkpoints, refuse_replicas, without_outputs
 from launch.jobs.checked import check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.sweep.curves import Curve, make_cache, read_curves
@@ -71,8 +71,7 @@ class SweepJob:
 
     def settled(self, settle: Callable[[JobConfig, Sequence[Task]], JobConfig]) -> SweepJob:
         """The same for the ranks of another machine, with the configuration that ``settle`` makes."""
-        tasks = [Task(request, Outputs()) for request in self.requests]
-        return replace(self, config=settle(self.config, tasks))
+        return replace(self, config=settle(self.config, without_outputs(self.requests)))
 
     def writing_to(self, output: Path) -> SweepJob:
         """The same with its results in another folder."""
@@ -90,10 +89,7 @@ def prepare_sweep(options: SweepOptions, place: Place) -> SweepJob:
     """
     notes: list[str] = []
     given = load_job_config(options.config, options.overrides, notes.append)
-    if given.checkpoint.every:
-        raise InvalidInput(
-            f"checkpoint.every is {given.checkpoint.every}, but a sweep goes on by whole videos: leave it out."
-        )
+    refuse_checkpoints(given, "a sweep goes on by whole videos")
     tasks = options.tasks(given, Outputs())
     requests = [task.request for task in tasks]
     work = check_work(given.model_copy(update={"cache": make_cache("none", {"method": "none"})}), tasks, place)
