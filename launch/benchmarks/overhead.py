@@ -15,15 +15,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from diffusers import UniPCMultistepScheduler, WanPipeline
 
 from dicache.config import CacheConfig
 from engine.checks.preflight import preflight
-from engine.components.dtypes import transformer_dtype
 from engine.config import Config
 from engine.engine import Engine
 from engine.request import Outputs, Task, make_request
 from launch.benchmarks.script import run_script
+from launch.benchmarks.wan_pipeline import load_pipeline
 from launch.jobs.config import load_job_config
 from parallel.place import Place
 
@@ -93,11 +92,7 @@ def main(
 
 def _pipeline(config: Config, device: torch.device) -> Callable[[], Any]:
     """The diffusers pipeline on the same work: encode the prompt and denoise."""
-    pipeline = WanPipeline.from_pretrained(config.model.path, dtype=transformer_dtype(config, device)).to(device)
-    pipeline.scheduler = UniPCMultistepScheduler.from_config(
-        pipeline.scheduler.config, flow_shift=config.sampling.shift
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = load_pipeline(config, device)
     sampling = config.sampling
     return lambda: pipeline(
         prompt=PROMPT,

@@ -24,7 +24,7 @@ def sweep(
     set_: opt.Overrides = None,
 ) -> int:
     """Compare cache methods on the same prompts and seeds: speed, PSNR and SSIM against the uncached videos."""
-    from launch.screens.measurements import print_sweep
+    from launch.screens.measurements import print_table
     from launch.sweep.job import SweepOptions, prepare_sweep
     from launch.sweep.run import run_sweep
 
@@ -37,7 +37,7 @@ def sweep(
         ray_address,
         lambda place: prepare_sweep(options, place),
         run_sweep,
-        partial(print_sweep, output),
+        partial(print_table, output),
     )
 
 

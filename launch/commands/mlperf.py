@@ -47,7 +47,7 @@ def run_mlperf_test(
     from launch.mlperf.job import MlperfOptions, prepare_mlperf
     from launch.mlperf.run import run_mlperf
     from launch.mlperf.standard import Scenario
-    from launch.screens.measurements import print_sweep
+    from launch.screens.measurements import print_table
 
     names = [each.value for each in Scenario]
     if scenario not in names:
@@ -58,4 +58,4 @@ def run_mlperf_test(
         )
     options = MlperfOptions(config, Scenario(scenario), prompts, output, tuple(overrides), latent)
     place = find_place(launcher, ranks)
-    return run_on_ranks(place, lambda place: prepare_mlperf(options, place), run_mlperf, partial(print_sweep, output))
+    return run_on_ranks(place, lambda place: prepare_mlperf(options, place), run_mlperf, partial(print_table, output))

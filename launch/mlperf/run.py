@@ -9,10 +9,10 @@ from engine.execution.imports import import_ahead
 from engine.progress import Progress
 from engine.storage.files import StagedFiles
 from launch.mlperf.job import DOCUMENT, TABLE, MlperfJob
-from launch.screens.measurements import SweepResults
+from launch.screens.measurements import TableResults
 
 
-def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> SweepResults | None:
+def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | None:
     """Load the model, have LoadGen measure it with the cache off and on, and write the results; collective.
 
     Returns:
@@ -64,4 +64,4 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> SweepResults | 
         files.stage(job.folder / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         files.stage(job.folder / TABLE).write_text(table, encoding="utf-8")
     progress.done()
-    return SweepResults((DOCUMENT, TABLE, *(f"{cache}/" for cache in job.caches)), table)
+    return TableResults((DOCUMENT, TABLE, *(f"{cache}/" for cache in job.caches)), table)

@@ -1,4 +1,4 @@
-"""What `lockstep sweep` and `lockstep calibrate` print when they have ended."""
+"""What commands that measure print when they have ended."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from launch.process.printable import printable
 
 
 @dataclass(frozen=True)
-class SweepResults:
-    """What a sweep has written into its folder."""
+class TableResults:
+    """What a sweep, or MLPerf's test, has written into its folder."""
 
     files: Sequence[str]
     """Names of files in the folder."""
@@ -20,8 +20,8 @@ class SweepResults:
     """Markdown."""
 
 
-def print_sweep(folder: Path, results: SweepResults, stream: IO[str]) -> None:
-    """Print the table of a sweep, and where its files are."""
+def print_table(folder: Path, results: TableResults, stream: IO[str]) -> None:
+    """Print the table, and where the files are."""
     for line in results.table.split("\n"):
         print(printable(line), file=stream)
     print(printable(f"written to {folder}: {', '.join(results.files)}"), file=stream)

@@ -6,13 +6,13 @@ import json
 
 from engine.execution.imports import import_ahead
 from engine.progress import Progress
-from launch.screens.measurements import SweepResults
+from launch.screens.measurements import TableResults
 from launch.sweep.job import SweepJob
 
 JSON_FILE, TABLE_FILE, PICTURE_FILE = "sweep.json", "sweep.md", "sweep.svg"
 
 
-def run_sweep(job: SweepJob, progress: Progress, rank: int) -> SweepResults | None:
+def run_sweep(job: SweepJob, progress: Progress, rank: int) -> TableResults | None:
     """Load the model, make the videos that are missing and write the results; collective: every rank calls it.
 
     Returns:
@@ -45,7 +45,7 @@ def run_sweep(job: SweepJob, progress: Progress, rank: int) -> SweepResults | No
     job.folder.write(PICTURE_FILE, draw(rows[1:]))
     progress.done()
     engine.close()
-    return SweepResults((JSON_FILE, TABLE_FILE, PICTURE_FILE), table)
+    return TableResults((JSON_FILE, TABLE_FILE, PICTURE_FILE), table)
 
 
 def _heading(job: SweepJob) -> str:

@@ -15,7 +15,7 @@ from launch.process.printable import LONGEST_LINE, printable, shortened
 from launch.process.signals import say
 from launch.process.stamps import stamped
 from launch.screens.console import make_console
-from launch.screens.measurements import SweepResults, print_sweep
+from launch.screens.measurements import TableResults, print_table
 from launch.screens.progress import ProgressBar
 from launch.screens.progress_lines import ProgressLines
 
@@ -67,7 +67,7 @@ def test_whatever_a_console_draws() -> None:
     console.print(Text.assemble(("label ", "bold"), STEERING))
     console.print(f"{STEERING} end", markup=False)
     folder = Path(f"folder {STEERING.replace(chr(0), '')}")
-    print_sweep(folder, SweepResults(["a"], f"| {STEERING} |\n| b |"), stream)
+    print_table(folder, TableResults(["a"], f"| {STEERING} |\n| b |"), stream)
     drawn = stream.getvalue()
     assert not set(LEFT) & set(drawn)
     assert "row " in drawn and "label " in drawn and "end\n" in drawn and "| b |\n" in drawn
@@ -86,7 +86,7 @@ def test_whatever_is_shown_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
         display.note(text)
         display.stage(text)
         display.close()
-    print_sweep(Path("folder"), SweepResults([text], f"| {text} |\n| b |"), stream)
+    print_table(Path("folder"), TableResults([text], f"| {text} |\n| b |"), stream)
     stream.write(f"{stamped(text)}\n")
     say(text)
     shown = stream.getvalue() + capfd.readouterr().err

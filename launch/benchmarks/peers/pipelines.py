@@ -9,15 +9,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline, hooks
+from diffusers import WanPipeline, hooks
 from torch import Tensor
 
-from engine.components.dtypes import transformer_dtype
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from launch.benchmarks.peers.contestant import BrokenOff, Made
 from launch.benchmarks.peers.counting import WorkCount
 from launch.benchmarks.peers.entries import Entry
+from launch.benchmarks.wan_pipeline import load_pipeline
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Prompts:
     def of(cls, config: Config, captions: Sequence[str], device: torch.device) -> Prompts:
         """Load the pipeline of the configuration's model and embed all prompts."""
         sampling = config.sampling
-        pipeline = WanPipeline.from_pretrained(config.model.path, dtype=transformer_dtype(config, device)).to(device)
-        scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config, flow_shift=sampling.shift)
-        pipeline.scheduler = scheduler
+        pipeline = load_pipeline(config, device)
         guided, length = sampling.guidance > 1, sampling.max_sequence_length
         embedded = [pipeline.encode_prompt(text, "", guided, max_sequence_length=length) for text in captions]
         return cls(pipeline, sampling, embedded)
