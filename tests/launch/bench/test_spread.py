@@ -39,6 +39,17 @@ def test_a_sleep_is_idle_and_work_is_not() -> None:
     assert worked.idle_since(slept) < 0.1
 
 
+def test_short_work_is_not_idle() -> None:
+    """Work of a millisecond at a time, which a clock that moves on with the scheduler's ticks takes for waiting."""
+    idle = []
+    for _ in range(100):
+        start = Moment.now()
+        while time.perf_counter() - start.wall < 0.001:
+            pass
+        idle.append(Moment.now().idle_since(start))
+    assert sorted(idle)[80] < 0.0002
+
+
 def test_a_video_is_idle_only_where_all_ranks_are() -> None:
     ranks = [Occupancy(), Occupancy()]
     for rank, other in (ranks, ranks[::-1]):
