@@ -31,6 +31,7 @@ class Goal(StrEnum):
 class Choice:
     """A layout, the sentence with the reason, and the others that were looked at, in the order of the goal."""
 
+    goal: Goal
     best: Prediction
     why: str
     others: Sequence[Prediction]
@@ -48,10 +49,10 @@ def choose(question: Question, cluster: Cluster, goal: Goal, deadline_seconds: f
     fitting = _fitting(question, cluster)
     if goal is Goal.LATENCY:
         ranked = sorted(fitting, key=lambda p: (p.cache_on, p.plan.degrees.replica_size))
-        return Choice(ranked[0], _why_fastest(ranked), ranked[1:])
+        return Choice(goal, ranked[0], _why_fastest(ranked), ranked[1:])
     if goal is Goal.THROUGHPUT:
         ranked = sorted(fitting, key=lambda p: (-p.videos_per_hour, p.cache_on))
-        return Choice(ranked[0], _why_most(ranked), ranked[1:])
+        return Choice(goal, ranked[0], _why_most(ranked), ranked[1:])
     assert deadline_seconds is not None
     ranked = sorted((p for p in fitting if p.cache_on <= deadline_seconds), key=lambda p: (gpu_seconds(p), p.cache_on))
     if not ranked:
@@ -60,7 +61,7 @@ def choose(question: Question, cluster: Cluster, goal: Goal, deadline_seconds: f
             f"--deadline is {deadline_seconds:g} s, which no layout on {cluster} meets: the best there is takes "
             f"{fastest.cache_on:.1f} s ({describe(fastest)})."
         )
-    return Choice(ranked[0], _why_cheapest(ranked, deadline_seconds), ranked[1:])
+    return Choice(goal, ranked[0], _why_cheapest(ranked, deadline_seconds), ranked[1:])
 
 
 def gpu_seconds(prediction: Prediction) -> float:

@@ -57,6 +57,15 @@ class Row(Part):
     videos_per_hour: float | None = Field(description="Of the layout that makes the most.")
 
 
+class Configured(Part):
+    """What the configuration itself asks for on these GPUs, where it fixes degrees that the plan leaves open."""
+
+    layout: Layout
+    seconds_per_video: Seconds
+    videos_per_hour: float
+    fits: bool
+
+
 class PlanDocument(Part):
     """A plan."""
 
@@ -76,6 +85,10 @@ class PlanDocument(Part):
     start_seconds: float = Field(description="From the start of the processes to the first video.")
     layout: Layout
     why: str
+    configured: Configured | None = Field(
+        description="The layout that `lockstep generate` and `lockstep bench` take with this configuration on all of "
+        "the GPUs; null where it cannot run on them."
+    )
     limits: Limits
     cost_per_video: float | None = Field(description="Null without --price-per-gpu-hour.")
     scaling: list[Row]

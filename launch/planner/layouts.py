@@ -62,8 +62,8 @@ def accepted_degrees(question: Question, cluster: Cluster, replicas: Sequence[in
 
 
 def _accepted(question: Question, cluster: Cluster, section: ParallelConfig) -> list[Degrees]:
-    place = Place(cluster.size, local_ranks=cluster.per_node, nodes=cluster.nodes)
     workload = question.workload
+    place = Place(cluster.size, local_ranks=cluster.per_node, nodes=cluster.nodes)
     with suppress(ValueError):
         placement = find_placement(
             section,
@@ -80,6 +80,17 @@ def predictions(question: Question, cluster: Cluster, replicas: Sequence[int] | 
     """Predictions for each accepted layout."""
     for degrees in accepted_degrees(question, cluster, replicas):
         yield from predict_layout(question, cluster, degrees)
+
+
+def predict_configured(question: Question, cluster: Cluster, section: ParallelConfig) -> Prediction | None:
+    """The layout that runs take with this section on all cards of the cluster; None where it cannot run on them."""
+    found = [
+        prediction
+        for degrees in _accepted(question, cluster, section)
+        for prediction in predict_layout(question, cluster, degrees)
+    ]
+    alone = [prediction for prediction in found if prediction.plan.shard_weights == section.shard_weights]
+    return next(iter(alone or found), None)
 
 
 def predict_layout(question: Question, cluster: Cluster, degrees: Degrees) -> list[Prediction]:

@@ -10,14 +10,15 @@ from typing import Literal
 
 from engine.errors import InvalidInput
 from launch.jobs.config import JobConfig
-from launch.planner.calibration import Calibration, calibrate
+from launch.planner.assemble import assemble
+from launch.planner.calibration import calibrate
 from launch.planner.cards import Kernel, Precision
 from launch.planner.choice import Choice, Goal, choose, describe
 from launch.planner.cluster import Cluster, parse_cluster
-from launch.planner.document import Layout, Limits, PlanDocument, Row, Seconds, StepSeconds
-from launch.planner.layouts import Question, predictions
+from launch.planner.document import PlanDocument
+from launch.planner.layouts import Question, predict_configured, predictions
 from launch.planner.predict import Prediction
-from launch.planner.scaling import ScaleRow, scale, stops_paying
+from launch.planner.scaling import ScaleRow, scale
 from launch.planner.software import FITTED, Software
 from launch.planner.workload import make_workload
 from parallel.config import ParallelConfig
@@ -48,6 +49,7 @@ class Planned:
     question: Question
     cluster: Cluster
     choice: Choice
+    configured: Prediction | None
     rows: list[ScaleRow]
     document: PlanDocument
     notes: list[str]
@@ -84,9 +86,10 @@ def make_plan(config: JobConfig, options: PlanOptions) -> Planned:
     )
     choice = choose(question, cluster, options.goal, options.deadline_seconds)
     rows = scale(question, cluster)
-    document = _document(question, cluster, options, choice, rows, measured)
+    configured = predict_configured(question, cluster, config.parallel)
+    document = assemble(question, cluster, choice, configured, rows, measured, options.price)
     notes = [*(measured.notes if measured else ()), *_fewer(question, cluster, choice)]
-    return Planned(question, cluster, choice, rows, document, notes)
+    return Planned(question, cluster, choice, configured, rows, document, notes)
 
 
 def _software(config: JobConfig, options: PlanOptions, cluster: Cluster) -> Software:
@@ -148,74 +151,4 @@ def _given(config: JobConfig, keys: Sequence[str]) -> ParallelConfig:
         cfg=section.cfg if "cfg" in given else None,
         ulysses=section.ulysses if "ulysses" in given else None,
         ring=section.ring if "ring" in given else None,
-    )
-
-
-def layout_of(prediction: Prediction) -> Layout:
-    """The degrees of a prediction, for the report."""
-    degrees = prediction.plan.degrees
-    shares = prediction.plan.shard_weights and degrees.replica_size > 1
-    return Layout(**vars(degrees), shard_weights=shares)
-
-
-def _document(
-    question: Question,
-    cluster: Cluster,
-    options: PlanOptions,
-    choice: Choice,
-    rows: Sequence[ScaleRow],
-    measured: Calibration | None,
-) -> PlanDocument:
-    best, workload = choice.best, question.workload
-    frames, height, width = workload.model.video
-    hourly = best.videos_per_hour
-    return PlanDocument(
-        model=workload.model.name,
-        video={"frames": frames, "height": height, "width": width, "steps": workload.steps},
-        cluster={
-            "nodes": cluster.nodes,
-            "gpus_per_node": cluster.per_node,
-            "gpu": cluster.card.name,
-            "inside": cluster.inside.name,
-            "between": cluster.between.name,
-        },
-        goal=options.goal.value,
-        assumptions={
-            "precision": question.software.precision,
-            "attention": question.software.kernel,
-            "elementwise": "fused" if question.software.fused else "eager",
-            "skip_share": workload.skipping.source,
-            "rates": "measured: " + ", ".join(measured.sources) if measured else "published, with fitted efficiencies",
-        },
-        skip_share=workload.skipping.share,
-        seconds_per_video=Seconds(cache_off=best.cache_off, cache_on=best.cache_on),
-        step_seconds=StepSeconds(computed=best.computed_step_seconds, skipped=best.skipped_step_seconds or None),
-        videos_per_hour=hourly,
-        memory_bytes_per_gpu=best.memory_bytes,
-        fits=best.fits,
-        start_seconds=best.start_seconds,
-        layout=layout_of(best),
-        why=choice.why,
-        limits=Limits(
-            by_group=best.limits(),
-            by_part={**best.parts_off, **{f"{name}_on": seconds for name, seconds in best.parts_on.items()}},
-            largest=next(iter(best.limits())),
-        ),
-        cost_per_video=None if options.price is None else options.price * best.plan.degrees.world_size / hourly,
-        scaling=[_row(row) for row in rows],
-        stops_paying={name: stops_paying(rows, cached=name == "cache_on") for name in ("cache_off", "cache_on")},
-    )
-
-
-def _row(row: ScaleRow) -> Row:
-    fastest, off = row.fastest, row.fastest_without_cache
-    hourly = row.most.videos_per_hour if row.most else None
-    if fastest is None or off is None or row.efficiency_off is None or row.efficiency_on is None:
-        return Row(gpus=row.gpus, layout=None, seconds_per_video=None, efficiency=None, videos_per_hour=hourly)
-    return Row(
-        gpus=row.gpus,
-        layout=layout_of(fastest),
-        seconds_per_video=Seconds(cache_off=off.cache_off, cache_on=fastest.cache_on),
-        efficiency=Seconds(cache_off=row.efficiency_off, cache_on=row.efficiency_on),
-        videos_per_hour=hourly,
     )

@@ -52,6 +52,11 @@ def print_plan(planned: Planned, stream: IO[str]) -> None:
     say("start", f"about {document.start_seconds:.0f} s from the start of the processes to the first video")
     if document.cost_per_video is not None:
         say("cost", f"{document.cost_per_video:.4f} a video at the given price")
+    configured = planned.configured
+    if configured is not None and configured.plan != best.plan:
+        lacks = "" if configured.fits else ", but does not fit"
+        say("configured", f"{describe(configured)}, as the configuration has it{lacks}: {configured.cache_on:.1f} s "
+            f"a video with the cache, {configured.cache_off:.1f} without")  # fmt: skip
     for label, other in zip(("next best", *[""] * _OTHERS), planned.choice.others[:_OTHERS], strict=False):
         say(label, f"{describe(other)}: {other.cache_on:.1f} s a video, {other.videos_per_hour:.1f} videos an hour")
     console.print()

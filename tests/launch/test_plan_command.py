@@ -67,6 +67,28 @@ def test_given_degrees_are_kept(typed: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("section", "layout"),
+    [("{cfg: 1}", {"cfg": 1, "ulysses": 8, "ring": 1}), ("auto", {"cfg": 2, "ulysses": 4, "ring": 1}),
+     ("{ulysses: 3}", None)],
+)  # fmt: skip
+def test_what_the_configuration_itself_asks_for_is_predicted_too(
+    typed: Command, tmp_path: Path, section: str, layout: dict[str, int] | None
+) -> None:
+    """A bench runs the configuration's own layout, which may be another than the one that is recommended."""
+    file, own = tmp_path / "plan.json", tmp_path / "own.yaml"
+    own.write_text(Path(RECIPE).read_text().replace("parallel: auto", f"parallel: {section}", 1))
+    done = typed("plan", str(own), "--cluster", "1x8xH100", "--report", str(file))
+    document = json.loads(file.read_text())
+    assert done.code == 0
+    if layout is None:
+        assert document["configured"] is None and "configured" not in done.out
+        return
+    assert ("configured" in done.out) == (document["configured"]["layout"] != document["layout"])
+    assert {name: document["configured"]["layout"][name] for name in layout} == layout
+    assert document["configured"]["seconds_per_video"]["cache_on"] >= document["seconds_per_video"]["cache_on"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("--cluster", "1x8xH101"), "'H101', which is not known: use one of A100, H100"),
