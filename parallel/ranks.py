@@ -12,6 +12,8 @@ from parallel.interface import choose_interface
 from parallel.meeting import Meeting
 from parallel.torch_private import set_group_timeouts
 
+_MARGIN, _LEAST_MARGIN_SECONDS = 0.25, 5.0
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -75,18 +77,24 @@ def pick_device(kind: str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def use_device(device: torch.device) -> None:
+    """Have this thread use the rank's device. To be called in every thread that calls CUDA: torch keeps the current
+    device for each thread, and a new one would open device 0, which takes memory there from another rank."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Ranks:
     """Join the process group named by the environment (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and build xDiT's
     groups. With one rank nothing is joined, and xDiT is not imported.
 
     Args:
-        timeout_seconds: limit on one collective until :func:`set_timeouts` sets another.
+        timeout_seconds: limit on the wait for all ranks, and on one collective until :func:`set_timeouts` sets another.
 
     Raises:
         ValueError: the environment's world size is not the degrees' product.
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    use_device(device)
     if degrees.world_size == 1:
         return Ranks(degrees, device=device)
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -99,15 +107,17 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout, meeting = timedelta(seconds=timeout_seconds), Meeting(rank, world_size, timeout_seconds)
     dist.init_process_group(backend, store=meeting.store, timeout=timeout, rank=rank, world_size=world_size)
-    xdit.init_distributed_environment(rank=rank, world_size=world_size, backend=backend)
-    xdit.initialize_model_parallel(
-        data_parallel_degree=degrees.data,
-        classifier_free_guidance_degree=degrees.cfg,
-        sequence_parallel_degree=degrees.sequence,
-        ulysses_degree=degrees.ulysses,
-        ring_degree=degrees.ring,
-        backend=backend,
-    )
+    xdit.run_on(device)
+    with xdit.without_idle_groups(degrees.replica_size):
+        xdit.init_distributed_environment(rank=rank, world_size=world_size, backend=backend)
+        xdit.initialize_model_parallel(
+            data_parallel_degree=degrees.data,
+            classifier_free_guidance_degree=degrees.cfg,
+            sequence_parallel_degree=degrees.sequence,
+            ulysses_degree=degrees.ulysses,
+            ring_degree=degrees.ring,
+            backend=backend,
+        )
     set_timeouts(timeout_seconds)  # xDiT's groups start with torch's default of many minutes
     return Ranks(
         degrees,
@@ -120,9 +130,13 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
 
 
 def set_timeouts(timeout_seconds: float) -> None:
-    """Give every process group of this process the same limit on one collective."""
+    """Give every process group of this process the same limit on one collective.
+
+    torch gets a quarter more, and five seconds at least: until then whoever watches the ranks can find out which one
+    the others wait for. A rank whose wait times out only knows that it waits.
+    """
     if dist.is_initialized():
-        set_group_timeouts(timeout_seconds)
+        set_group_timeouts(timeout_seconds + max(_MARGIN * timeout_seconds, _LEAST_MARGIN_SECONDS))
 
 
 def leave() -> None:
@@ -131,5 +145,4 @@ def leave() -> None:
         return
     from parallel import xdit
 
-    xdit.destroy_model_parallel()
-    xdit.destroy_distributed_environment()
+    xdit.leave_groups()

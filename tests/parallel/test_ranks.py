@@ -1,6 +1,6 @@
 """Ranks are numbered as xDiT numbers them, also where nobody has that many processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -77,8 +77,42 @@ def test_groups_of_many_ranks_are_xdits(degrees: Degrees) -> None:
                 (xdit.get_sp_group().ulysses_group, grid[data, cfg, ring, :]),
                 (xdit.get_sp_group().ring_group, grid[data, cfg, :, ulysses]),
             ]:
-                members = [rank] if group is None else dist.get_process_group_ranks(group)
+                is_made = group not in (None, dist.GroupMember.NON_GROUP_MEMBER)
+                members = dist.get_process_group_ranks(group) if is_made else [rank]
                 assert members == expected.flatten().tolist()
+
+
+@pytest.mark.filterwarnings("ignore:Set timeout is now only supported")
+@pytest.mark.parametrize(
+    ("degrees", "groups"),
+    [
+        # the job's own group; 4 pairs of branches, 2 sequences, and 2 groups that exchange heads
+        (Degrees(cfg=2, ulysses=4), 1 + 4 + 2 + 2),
+        (Degrees(ulysses=8), 1 + 1),
+        (Degrees(cfg=2, ulysses=8), 1 + 8 + 2 + 2),
+        # and chunks pass around rings; two replicas have no group in common but the job's own
+        (Degrees(data=2, cfg=2, ulysses=4, ring=4), 1 + 2 + 32 + 4 + 16 + 16),
+        (Degrees(cfg=2, ulysses=8, ring=4), 1 + 32 + 2 + 8 + 16),
+    ],
+    ids=str,
+)
+def test_only_groups_that_are_used_are_made(
+    degrees: Degrees, groups: int, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    """Every group costs connections, and over NCCL buffers; xDiT makes 100, 105, 188, 624 and 674."""
+    made: list[Sequence[int]] = []
+    with one_rank_of_many(degrees.world_size, rank=1):
+        new_group = dist.new_group
+        monkeypatch.setattr(dist, "new_group", lambda ranks, **named: made.append(ranks) or new_group(ranks, **named))
+        join(degrees, torch.device("cpu"), 60)
+        record_property("groups", 1 + len(made))
+        assert 1 + len(made) == groups, made
+        assert all(len(ranks) > 1 for ranks in made)
+        sequence = xdit.get_sp_group()
+        assert (sequence.ulysses_world_size, sequence.ring_world_size) == (degrees.ulysses, degrees.ring)
+        assert sequence.ulysses_rank == 1 % degrees.ulysses and sequence.ring_rank == 1 // degrees.ulysses
+        if degrees.ulysses > 1:
+            assert sequence.ulysses_group is not sequence.device_group, "gathers of weights would queue behind it"
 
 
 def test_why_tensor_parallel_is_refused() -> None:

@@ -57,7 +57,8 @@ class Shell:
         stderr: int = subprocess.PIPE,
         **environment: str,
     ) -> subprocess.Popen[str]:
-        path = [str(ROOT), *([str(INJECTED)] if fault or self.stub else [])]
+        injects = fault or self.stub or "LOCKSTEP_SIMULATED_CUDA" in environment
+        path = [str(ROOT), *([str(INJECTED)] if injects else [])]
         environment = {
             **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")},
             "PYTHONPATH": os.pathsep.join(path),

@@ -1,6 +1,7 @@
 """Python imports this in every process whose PYTHONPATH holds this folder, as the tests' shell has it.
 
-LOCKSTEP_STUB_ENGINE has ``engine.engine`` be the stub beside this file; LOCKSTEP_FAULT has ranks fail.
+LOCKSTEP_STUB_ENGINE has ``engine.engine`` be the stub beside this file; LOCKSTEP_FAULT has ranks fail;
+LOCKSTEP_SIMULATED_CUDA is the names of CUDA devices, with commas between them, that torch finds.
 """
 
 import os
@@ -28,3 +29,7 @@ if os.environ.get("LOCKSTEP_FAULT"):
     import injected_faults
 
     injected_faults.install()
+if names := os.environ.get("LOCKSTEP_SIMULATED_CUDA"):
+    from simulated_cuda import simulate_cuda
+
+    simulate_cuda(names.split(","))
