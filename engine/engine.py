@@ -21,6 +21,7 @@ from engine.config import Config
 from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput
+from engine.execution.devices import mixed_devices_note
 from engine.execution.loaded import LoadedModel, load_model
 from engine.execution.tracing import Tracing
 from engine.generation.finishing import Finishing
@@ -81,6 +82,8 @@ class Engine:
         started = time.perf_counter()
         progress.stage("join")
         ranks = join(config.parallel.degrees, pick_device(config.runtime.device), config.runtime.load_timeout_seconds)
+        if (line := mixed_devices_note(ranks)) is not None:
+            progress.note(line)
         progress.stage("load")
         model = load_model(config, ranks, progress)
         return cls(replace(model, load_seconds=time.perf_counter() - started), progress)

@@ -18,6 +18,7 @@ from engine.checkpoints.state import RequestState, cache_tensors, shared_tensors
 from engine.errors import Paused
 from engine.storage.disks import Trouble, mount_of, refuse_unmounted
 from engine.storage.waiting import Outage, Waiting
+from parallel.ranks import use_device
 from parallel.sharding import Shards
 
 KEPT = 2
@@ -60,7 +61,7 @@ class CheckpointWriter:
         self._ranks = waiting.ranks
         self._must_match = must_match
         self._waiting = waiting
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=use_device, initargs=(self._ranks.device,))
         self._part: _Part | None = None
         self._pending: Future[tuple[int, float]] | None = None
         self._host: dict[str, Tensor] = {}
