@@ -1,4 +1,5 @@
-# make demo    a first video, from nothing but Python 3.11
+# make demo    a first video, from nothing but Python 3.11: two ranks, on a GPU each or on the CPU; where there is one GPU, one
+#              rank on it (two on the CPU: make demo DEMO="--ranks 2 --set runtime.device=cpu")
 # make test    the tests, file by file on two processes (TEST_PROCESSES=N), which start ranks of their own; COVERAGE=1
 #              adds the share of lines that run in the test processes themselves, without the ranks that they start
 # make test-all    those marked slow as well: layouts of three to eight ranks, more cases of most tables, and nine faults in one
@@ -15,6 +16,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP_FLAGS ?=
+DEMO ?=
 TEST_PROCESSES ?= 2
 COVERAGE ?=
 KILLS ?= 200
@@ -29,8 +31,7 @@ COMPILE := $(BIN)/python -m compileall -q engine dicache parallel launch tests
 .PHONY: demo test test-all soak disks lint tiny-model setup clean
 
 demo: setup
-	$(BIN)/lockstep generate configs/tiny-wan.yaml --ranks 2 \
-	  --prompt "a red circle moving right on a navy background" --output outputs/demo.mp4
+	$(BIN)/python -m launch.demo $(DEMO)
 
 test: setup
 	$(COMPILE)
