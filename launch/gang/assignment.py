@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from launch.gang.bundles import machines_of
 from launch.process.signals import PARENT_PID
 
-# never CUDA_VISIBLE_DEVICES, RANK or MASTER_*: they are the node's or the rank's own
-_CARRIED = ("NCCL_", "GLOO_", "TORCH_", "HF_", "OMP_", "GOMP_", "CUBLAS_", "LOCKSTEP_")
+_CARRIED = (
+    *("NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "HF_", "OMP_", "GOMP_", "LOCKSTEP_"),
+    *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_OVERRIDE"),
+)
+# RANK, MASTER_* and these are the node's or the rank's own
+_NEVER_CARRIED = (PARENT_PID, "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "CUDA_MPS_PIPE_DIRECTORY")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,9 @@ def assign(actors: Sequence[ActorInfo], folder: str) -> tuple[list[int], list[Ra
 
 def carried_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The driver's variables that ranks on other nodes get as well."""
-    return {name: value for name, value in environment.items() if name.startswith(_CARRIED) and name != PARENT_PID}
+    return {
+        name: value for name, value in environment.items() if name.startswith(_CARRIED) and name not in _NEVER_CARRIED
+    }
 
 
 def _gpu_key(gpu: str) -> tuple[int, str]:
