@@ -1,6 +1,6 @@
 """A machine with CUDA devices, as far as a process can tell that computes on none of them.
 
-torch says that they are there and what they are called, and any call that would use one is an error.
+torch says that they are there and what they are called. Setting one that is not there, and any use of one, is an error.
 """
 
 from types import SimpleNamespace
@@ -26,8 +26,10 @@ def simulate_cuda(names: list[str]) -> None:
         name = names[index_of(device)]
         return SimpleNamespace(name=name, gcnArchName=name, total_memory=MEMORY_BYTES, major=9, minor=0)
 
+    current = [0]
+
     def set_device(device: Any) -> None:
-        raise RuntimeError(f"a device was set: {index_of(device)}")
+        current[0] = index_of(device)
 
     def start(*_: Any, **__: Any) -> None:
         raise RuntimeError("No CUDA GPUs are available: this machine's are simulated")
@@ -35,7 +37,7 @@ def simulate_cuda(names: list[str]) -> None:
     for name, function in {
         "is_available": lambda: True,
         "device_count": lambda: len(names),
-        "current_device": lambda: 0,
+        "current_device": lambda: current[0],
         "get_device_name": lambda device=None: names[index_of(device)],
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_properties": properties,
