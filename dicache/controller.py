@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dicache.config import CacheConfig
 from dicache.rules import build_rules
-from dicache.segment_cache import SegmentCache
+from dicache.segment_cache import SegmentCache, make_caches
 from dicache.segments import Plan, Planned, Segment, build_scheme
 from dicache.steps import Decision, History, Lane, SegmentKey, Snapshot, Step
 from dicache.sums import StepSignal
@@ -67,13 +67,7 @@ class Controller:
         span = range(num_steps) if span is None else span
         self._scheme = build_scheme(config, lanes, num_steps, num_blocks, span, published, shift)
         self._rules = build_rules(config, lanes, num_steps)
-        self._caches = {
-            lane: {
-                segment: SegmentCache(method, History(lane, segment=number), span.start + method.warmup_steps)
-                for number, (segment, method) in enumerate(self._scheme.cached)
-            }
-            for lane in lanes
-        }
+        self._caches = make_caches(self._scheme, lanes, span)
 
     @property
     def probe_blocks(self) -> int:

@@ -6,7 +6,8 @@ from copy import deepcopy
 from torch import Tensor
 
 from dicache.methods import Method
-from dicache.steps import Decision, History, Step
+from dicache.segments import Scheme, Segment
+from dicache.steps import Decision, History, Lane, Step
 from dicache.sums import Sum
 from dicache.trajectory import Observation, Trajectory
 
@@ -102,3 +103,18 @@ class SegmentCache:
         """What is certain before measuring; nothing can be estimated before a first computed step."""
         past_warmup = step.index >= self._warmup_end and bool(self.history.computed)
         return past_warmup and self._method.gate.may_skip(step, self.history.lane)
+
+
+def make_caches(scheme: Scheme, lanes: Sequence[Lane], span: range) -> dict[Lane, dict[Segment, SegmentCache]]:
+    """Empty caches of the segments that may be estimated, for each lane.
+
+    Args:
+        span: the steps that they will be asked about.
+    """
+    return {
+        lane: {
+            segment: SegmentCache(method, History(lane, segment=number), span.start + method.warmup_steps)
+            for number, (segment, method) in enumerate(scheme.cached)
+        }
+        for lane in lanes
+    }

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from dicache.config import CacheConfig
+from dicache.counting import count_sums
 from dicache.estimators.estimator import Estimate
 from dicache.estimators.registry import ESTIMATORS
 from dicache.gates.magcache import MagCacheGate
@@ -289,8 +290,11 @@ def test_any_gate_goes_with_any_estimator(gate, estimator):
         with pytest.raises(ValidationError, match="do not add up to 1"):
             CacheConfig.model_validate(section)
         return
-    run = drive(CacheConfig.model_validate(section))
+    config, seen = CacheConfig.model_validate(section), []
+    run = drive(config, tamper=lambda step, sums: seen.append(sum(map(len, sums.values()))) or sums)
     assert {"s", "c"} <= set(run.actions())
+    actions = {(i, lane, 0): d.action for i, decided in enumerate(run.decisions) for lane, d in decided.items()}
+    assert count_sums(config, (COND, UNCOND), 20, NUM_BLOCKS, range(20), actions) == tuple(seen)
     skipped = [d[COND] for d in run.decisions if d[COND].action == "skip"]
     if ESTIMATORS[estimator].weights_add_up:
         assert all(sum(decision.coefficients) == pytest.approx(1.0) for decision in skipped), "what stays, stays"
