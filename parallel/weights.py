@@ -71,7 +71,7 @@ def shard_pieces(module: nn.Module, ranks: Ranks) -> ShardedWeights:
         ranks: of a replica with more than one rank.
     """
     blocks = list_blocks(module)
-    weights = _shard(module, [*blocks, *_layers_outside(blocks, module)], blocks, ranks, OffloadPolicy())
+    weights = _shard(module, [*blocks, *layers_outside(blocks, module)], blocks, ranks, OffloadPolicy())
     # By itself torch gathers ahead only inside a module whose own forward pass runs. A skipped step stops after the
     # probe, and the block that was gathered ahead is kept for the next step.
     for block, following in pairwise(weights.blocks):
@@ -90,7 +90,7 @@ def shard_whole(module: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) ->
         ranks: of a replica with more than one rank.
     """
     policy = CPUOffloadPolicy() if ranks.device.type == "cuda" else OffloadPolicy()
-    return _shard(module, [*blocks, *_layers_outside(blocks, module), module], blocks, ranks, policy)
+    return _shard(module, [*blocks, *layers_outside(blocks, module), module], blocks, ranks, policy)
 
 
 def _shard(
@@ -121,7 +121,7 @@ def parameter_bytes(module: nn.Module) -> int:
     )
 
 
-def _layers_outside(blocks: Sequence[nn.Module], module: nn.Module) -> list[nn.Module]:
+def layers_outside(blocks: Sequence[nn.Module], module: nn.Module) -> list[nn.Module]:
     """Modules outside the blocks that have no children and at least one parameter of two or more dims."""
     inside = {part for block in blocks for part in block.modules()}
     return [

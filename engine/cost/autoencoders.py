@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Way = Literal["decode", "encode"]
-_FEW_FRAMES = 3  # latent frames of a Wan VAE after which the next ones cost the same
+FEW_FRAMES = 3  # latent frames of a Wan VAE after which the next ones cost the same
 
 
 def autoencoder_flops(
@@ -34,9 +34,9 @@ def autoencoder_flops(
     """
     text = json.dumps({key: value for key, value in config.items() if not key.startswith("_")}, sort_keys=True)
     frames = latents[1]
-    if kind == "wan" and frames > _FEW_FRAMES + 1:
-        few, one_more = (_trace(kind, text, _with_frames(latents, _FEW_FRAMES + i), way, False) for i in (0, 1))
-        return few + (frames - _FEW_FRAMES) * (one_more - few)
+    if kind == "wan" and frames > FEW_FRAMES + 1:
+        few, one_more = (_trace(kind, text, _with_frames(latents, FEW_FRAMES + i), way, False) for i in (0, 1))
+        return few + (frames - FEW_FRAMES) * (one_more - few)
     return _trace(kind, text, latents, way, tiled and kind != "wan")
 
 
@@ -66,7 +66,7 @@ def _trace(kind: Kind, config: str, latents: tuple[int, int, int, int], way: Way
             return x.new_empty(shape)
 
     with torch.device("meta"), torch.inference_mode():
-        vae = _make(kind, json.loads(config))
+        vae = make_autoencoder(kind, json.loads(config))
         channels, frames, rows, columns = latents
         if way == "decode":
             given = torch.empty(1, channels, frames, rows, columns)
@@ -88,7 +88,7 @@ def _trace(kind: Kind, config: str, latents: tuple[int, int, int, int], way: Way
     return sum(part.flops for part in parts)
 
 
-def _make(kind: Kind, config: dict[str, Any]) -> Any:
+def make_autoencoder(kind: Kind, config: dict[str, Any]) -> Any:
     import diffusers
 
     names = {

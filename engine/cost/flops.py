@@ -83,7 +83,7 @@ def denoise_flops(
     """All denoise steps of a video on one rank, by kind of layer.
 
     Args:
-        lanes: one for each guidance branch, cond first.
+        lanes: one for each guidance branch of each sample, cond first.
         steps: what each step runs of each lane, in the order of ``lanes``.
         degrees: of the layout; one rank where left out, which computes everything. With cfg 2 a rank has one lane.
         conditioned: how many times the text is projected: once for each expert that runs.
@@ -102,11 +102,12 @@ def denoise_flops(
     return dict(total)
 
 
-def own_lanes(branches: int, degrees: Degrees | None, rank: int) -> Sequence[int]:
-    """The numbers of the guidance branches that a rank computes."""
-    if degrees is None or degrees.cfg == 1 or branches == 1:
-        return range(branches)
-    return (rank // degrees.sequence % degrees.cfg,)
+def own_lanes(lanes: int, degrees: Degrees | None, rank: int) -> range:
+    """The numbers of the lanes that a rank computes: all, or with cfg 2 every second one, since the branches of a
+    sample follow one another."""
+    if degrees is None or degrees.cfg == 1 or lanes == 1:
+        return range(lanes)
+    return range(rank // degrees.sequence % degrees.cfg, lanes, degrees.cfg)
 
 
 def step_flops(

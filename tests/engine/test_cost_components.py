@@ -8,7 +8,9 @@ import torch
 from engine.cost.autoencoders import autoencoder_flops
 from engine.cost.encoders import encoder_flops, shape_of_encoder
 from engine.cost.shape import Kind
+from engine.cost.vae_traffic import decode_bytes
 from engine.models.catalog import CATALOG
+from parallel.degrees import Degrees
 from tests.support.flop_counts import counter
 from tests.support.published_components import (
     BYT5_SMALL,
@@ -120,3 +122,18 @@ def test_tiles_of_a_size_are_run_once(
     config = published | reduced
     counted = count_vae(model_class, config, (1, *latents) if way == "decode" else pixels, way, tiled)
     assert autoencoder_flops(kind, config, latents, way, tiled) == counted
+
+
+def test_bytes_of_the_published_wan_vae() -> None:
+    """At 1280 × 720 over 8 ranks in float32, as parallel/wan_autoencoder.py says: for each latent frame 65 MB with each
+    neighbour, and 38 MB for one gather of keys and values; 1.4 MB of finished frames."""
+    degrees, channels = Degrees(ulysses=8), 16
+    few, one_more = (decode_bytes({}, (channels, frames, 90, 160), degrees, rank=2) for frames in (20, 21))
+    of_frame = {kind: one_more[kind] - few[kind] for kind in few}
+    assert of_frame["vae_halo"] == pytest.approx(2 * 65e6, rel=0.01)
+    assert of_frame["vae_attention"] == pytest.approx(38e6, rel=0.05)
+    assert of_frame["vae_gather"] == 4 * 11 * 8 * 1280 * 3
+    assert of_frame["vae_agreement"] == 7 * 8
+    ends = [decode_bytes({}, (channels, 20, 90, 160), degrees, rank) for rank in (0, 7)]
+    assert {end["vae_halo"] * 2 for end in ends} == {few["vae_halo"]}, "the first and the last have one neighbour"
+    assert "vae_gather" not in ends[0], "the first rank receives"
