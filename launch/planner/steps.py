@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from engine.cost.flops import block_flops, head_flops
 from engine.cost.lanes import share_of
+from engine.cost.traffic import block_traffic, gather_bytes, guidance_bytes
 from launch.planner.cluster import Cluster
 from launch.planner.exchange import all_to_all_seconds, gather_seconds, sequence_axes
 from launch.planner.parts import Parts, add, parts_of
@@ -23,7 +24,6 @@ _CACHE_PASSES_SKIPPED, _CACHE_PASSES_COMPUTED = 40, 30
 GB for both lanes of Wan 14B at 720p; its sums and the kept residuals on a computed one."""
 _MERGE_PASSES = 24  # a ring adds each chunk's output to what it has, in float32: torch's merger, operation by operation
 _TOKEN_MODULATION_PASSES = 48  # of a block more, where each token has six rows of its own in float32
-_ACTIVATION_BYTES_KEPT = 4  # velocities, exchanged as float32
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,11 @@ def _one_block(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
     else:
         parts["launches"] = speeds.block_seconds
     axes = sequence_axes(degrees, cluster.per_node)
-    longest = share.queries * shape.dim * plan.dtype_bytes
-    if degrees.ulysses > 1:
-        sent = longest * (degrees.ulysses - 1) / degrees.ulysses
-        parts["ulysses"] = 4 * all_to_all_seconds(sent, axes["ulysses"], cluster)
+    sent = block_traffic(shape, share, degrees, plan.dtype_bytes)
+    if degrees.ulysses > 1:  # query, key, value and output one after the other
+        parts["ulysses"] = 4 * all_to_all_seconds(sent.all_to_all / 4, axes["ulysses"], cluster)
     if degrees.ring > 1:
-        received = 2 * longest * (degrees.ring - 1)
-        gathering = gather_seconds(received, axes["ring"], cluster)
+        gathering = gather_seconds(sent.ring, axes["ring"], cluster)  # a rank receives what it sends
         hidden = parts["attention"] / degrees.ring if speeds.overlaps else 0.0
         parts["ring"] = max(0.0, gathering - hidden)
     weights = workload.transformer_parameters / blocks * plan.weight_bytes
@@ -133,9 +131,9 @@ def _around(workload: Workload, plan: Plan, speeds: Speeds, cache_passes: int, *
     share = share_of(shape, workload.lane, degrees)
     axes = sequence_axes(degrees, cluster.per_node)
     tensor = share.tokens * shape.dim * plan.dtype_bytes
-    head = share.tokens * shape.patch_values * shape.out_channels * plan.dtype_bytes
-    gathering = lanes * gather_seconds(head * (degrees.sequence - 1), axes["sequence"], cluster)
-    exchanged = workload.latent_values * _ACTIVATION_BYTES_KEPT * (degrees.cfg - 1)
+    head = gather_bytes(shape, workload.lane, degrees, plan.dtype_bytes)
+    gathering = lanes * gather_seconds(head, axes["sequence"], cluster)
+    exchanged = lanes * guidance_bytes(shape, workload.lane, plan.dtype_bytes)
     parts = parts_of(
         step=own.step_seconds + lanes * (own.lane_seconds + head_flops(shape, share)["head"] / own.product_flops),
         cache=lanes * cache_passes * tensor / own.memory_bandwidth,

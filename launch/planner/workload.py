@@ -51,11 +51,6 @@ class Workload:
         """Of text and image encoders."""
         return sum(n for name, n in self.model.parameters.items() if "encoder" in name)
 
-    @property
-    def latent_values(self) -> int:
-        """Numbers in the latents."""
-        return math.prod(self.facts.latents_shape(*self.model.video))
-
 
 def make_workload(config: Config, share: float | None = None) -> Workload:
     """The video of a configuration. Nothing is downloaded: a published model need not be here.

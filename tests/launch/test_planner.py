@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from engine.cost.autoencoders import autoencoder_flops
 from engine.cost.flops import transformer_flops
 from engine.cost.memory import estimate
 from engine.errors import InvalidInput
@@ -20,7 +21,7 @@ from launch.planner.predict import GROUPS, Prediction, memory_bytes, predict
 from launch.planner.scaling import scale, sizes_of, stops_paying
 from launch.planner.skipping import NEVER, Skipping, find_skipping
 from launch.planner.software import LOCKSTEP, Software, find_speeds
-from launch.planner.stages import decode_share, swaps_experts
+from launch.planner.stages import decode_share, find_decoder, swaps_experts
 from launch.planner.steps import Plan, computed_step, skipped_step
 from launch.planner.workload import Workload, make_workload, workload_of
 from parallel.degrees import Degrees
@@ -280,3 +281,16 @@ def test_sizes_of_a_model_that_is_in_no_catalog_come_from_its_folder() -> None:
     assert (work.shape.dim, work.shape.num_blocks, work.lane.tokens, work.steps) == (128, 12, 80, 50)
     assert work.transformer_parameters == 2_979_520
     assert math.prod(work.model.video) == work.pixels == 17 * 64 * 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Wan 2.1 T2V 14B", "Wan 2.2 TI2V 5B", "HunyuanVideo", "HunyuanVideo 1.5 T2V 720p"])
+def test_flops_of_a_pixel_are_those_of_the_formula(name: str) -> None:
+    """The planner has them as numbers, so that it needs no torch."""
+    work = workload(name)
+    decoder, latents = find_decoder(work), work.facts.latents_shape(*work.model.video)
+    flops = autoencoder_flops(work.shape.kind, work.model.vae, latents)
+    assert decoder.flops * work.pixels == pytest.approx(flops, rel=0.03)
+    if decoder.encode_flops:
+        flops = autoencoder_flops(work.shape.kind, work.model.vae, latents, "encode")
+        assert decoder.encode_flops * work.pixels == pytest.approx(flops, rel=0.03)
