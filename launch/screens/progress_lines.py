@@ -23,7 +23,8 @@ _QUIET_SECONDS = 5.0
 
 
 class ProgressLines(Progress):
-    """Writes a line for each stage, for each tenth of the denoise steps, and whenever half a minute has passed."""
+    """Writes a line for each stage, for each tenth of the denoise steps, and whenever half a minute has passed. Of a
+    video that a longer work announces in words of its own, as a bench does, there is no line for the tenths."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class ProgressLines(Progress):
         self._lock = threading.RLock()  # the thread below writes too
         self._prefix = ""
         self._label = stage_in_words("start")
+        self._says_tenths = False
         self._since = self._said_at = self._stepped_at = clock()
         self._done = self._total = self._skipped = self._frames = self._num_frames = 0
         # number of steps done after the first step of this run, and when that was: it is slower than the others
@@ -81,7 +83,8 @@ class ProgressLines(Progress):
             before, self._done, self._total = self._done or index, index + 1, total
             self._stepped_at = self._clock()
             self._first = self._first or (self._done, self._stepped_at)
-            if 10 * self._done // total > 10 * before // total or self._is_silent(SILENCE_SECONDS):
+            is_due = self._says_tenths and 10 * self._done // total > 10 * before // total
+            if is_due or self._is_silent(SILENCE_SECONDS):
                 self._print(self._state())
 
     def decoded(self, frames: int, total: int) -> None:
@@ -101,6 +104,7 @@ class ProgressLines(Progress):
 
     def _begin(self, stage: str) -> None:
         self._label = self._prefix + stage_in_words(stage)
+        self._says_tenths = stage == "denoise"
         self._since = self._clock()
         self._done = self._total = self._skipped = self._frames = self._num_frames = 0
         self._first = None

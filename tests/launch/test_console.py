@@ -164,6 +164,25 @@ def test_lines_of_a_long_run_come_every_half_minute(clock: Clock) -> None:
     ]
 
 
+def test_a_video_of_a_longer_work_has_one_line_and_one_every_half_minute(clock: Clock) -> None:
+    stream = io.StringIO()
+    lines = ProgressLines(stream, clock=clock)
+    for video, seconds in enumerate((1, 7)):
+        lines.video(video, 4)
+        lines.stage(f"round 1 of 2, prompt {video}")
+        lines.doing("denoise")
+        for step in range(10):
+            clock.now += seconds
+            lines.step(step, 10, "compute")
+    lines.close()
+    assert said(stream) == [
+        "video 0 (of 4): round 1 of 2, prompt 0",
+        "video 1 (of 4): round 1 of 2, prompt 1",
+        "video 1 (of 4): round 1 of 2, prompt 1: step 5 of 10, 0 skipped, 35 s left",
+        "video 1 (of 4): round 1 of 2, prompt 1: step 10 of 10, 0 skipped, 0 s left",
+    ]
+
+
 def test_a_step_that_never_ends_is_said_too() -> None:
     """Not by the thread that works, which may wait for other ranks in C++."""
     stream, clock = io.StringIO(), Clock()
