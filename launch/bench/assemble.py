@@ -44,9 +44,12 @@ def assemble(
     )
 
 
-def _gain(records: Sequence[RankRecord], given: Measured) -> CacheGain:
+def _gain(records: Sequence[RankRecord], given: Measured) -> CacheGain | None:
+    """From the videos that both variants have made: all of a bench. None where there are none."""
     without = {video.key: video for video in videos_of("cache_off", records)}
-    pairs = [(video, without[video.key]) for video in videos_of("given", records)]
+    pairs = [(video, without[video.key]) for video in videos_of("given", records) if video.key in without]
+    if not pairs:
+        return None
     saved = fmean(off.seconds("denoise") - on.seconds("denoise") for on, off in pairs)
     # without a cache, denoising is all but nothing else than running the blocks
     left_out = fmean((1 - on.block_fraction) * off.seconds("denoise") for on, off in pairs)

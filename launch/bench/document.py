@@ -96,7 +96,7 @@ class Skew(Part):
 class Flops(Part):
     """Model FLOPs (a multiplication and an addition are two), from the formula of `engine.cost`, all ranks together."""
 
-    per_video: float = Field(description="Of what ran: skipped blocks are not counted.")
+    per_video: float = Field(description="Of the denoise steps, of what ran: skipped blocks are not counted.")
     denoise_per_second: float = Field(description="Of the denoise stage, over its median seconds.")
     peak_per_second_per_rank: float | None = Field(
         description="Of a large matrix product in the transformer's dtype, measured on this device at the start with "
@@ -104,6 +104,11 @@ class Flops(Part):
     )
     share_of_peak: float | None = Field(description="`denoise_per_second` over the ranks' peaks together.")
     by_kind: dict[str, float] = Field(description="`per_video` by kind of layer.")
+    by_stage: dict[str, float] = Field(
+        {},
+        description="Of a video: `encode` (text and image encoders, and the VAE's encoder of a given image), `denoise` "
+        "(`per_video`), and `decode`. A stage is left out where the model's configuration lacks a size.",
+    )
 
 
 class CacheGain(Part):

@@ -144,7 +144,8 @@ def measure(variant: VariantName, records: Sequence[RankRecord], degrees: Degree
 
 def _sample(video: Video) -> Sample:
     first = video.first
-    occupancies = [record.occupancy for record in video.by_rank.values()]
+    occupancies = [record.occupancy for record in video.by_rank.values() if record.occupancy is not None]
+    references = [record.reference_seconds for record in video.by_rank.values() if record.reference_seconds is not None]
     return Sample(
         round=first.round,
         replica=video.replica,
@@ -155,9 +156,9 @@ def _sample(video: Video) -> Sample:
         step_actions=video.actions,
         block_fraction=video.block_fraction,
         latents_sha256=video.made.latents_sha256,
-        queued_seconds=queued_seconds(occupancies, STAGES),
-        idle_seconds=idle_seconds(occupancies, STAGES),
-        reference_seconds=max(record.reference_seconds for record in video.by_rank.values()),
+        queued_seconds=queued_seconds(occupancies, STAGES) if occupancies else {},
+        idle_seconds=idle_seconds(occupancies, STAGES) if occupancies else {},
+        reference_seconds=max(references, default=None),
     )
 
 
@@ -198,7 +199,7 @@ def _flops(videos: Sequence[Video], records: Sequence[RankRecord], degrees: Degr
     counted = [video.made.flops for video in videos if video.made.flops is not None]
     if len(counted) < len(videos):
         return None
-    kinds = {kind: fmean(by_kind.get(kind, 0.0) for by_kind in counted) for kind in _keys(counted)}
+    kinds, stages = _means([each.by_kind for each in counted]), _means([each.by_stage for each in counted])
     per_video = sum(kinds.values())
     rate = degrees.data * per_video / median(video.seconds("denoise") for video in videos)  # all replicas at a time
     peaks = [record.peak_flops for record in records]
@@ -209,7 +210,12 @@ def _flops(videos: Sequence[Video], records: Sequence[RankRecord], degrees: Degr
         peak_per_second_per_rank=peak,
         share_of_peak=rate / sum(peak for peak in peaks if peak is not None) if peak is not None else None,
         by_kind=kinds,
+        by_stage=stages,
     )
+
+
+def _means(mappings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: fmean(mapping.get(key, 0.0) for mapping in mappings) for key in _keys(mappings)}
 
 
 def _largest(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.generation.measurements import RankMeasurements
+from launch.bench.flops import Counted
 from launch.bench.machine import Occupancy
 
 VariantName = Literal["given", "cache_off", "against"]
@@ -18,8 +19,8 @@ class VideoMade:
     """What the first rank of a replica knows of a video."""
 
     latents_sha256: str
-    flops: Mapping[str, float] | None = None
-    """Model FLOPs of what ran, all ranks of the replica together, by kind of layer; None where there is no formula."""
+    flops: Counted | None = None
+    """Model FLOPs of what ran; None where the lengths of texts are not known."""
     psnr_db: float | None = None
     """Of its frames against those of the same video without the cache; 100 where they are equal; None where they were
     not compared."""
@@ -35,9 +36,10 @@ class VideoRecord:
     prompt: int
     seed: int
     measured: RankMeasurements
-    occupancy: Occupancy
-    reference_seconds: float
-    """Of a fixed piece of work, just before."""
+    occupancy: Occupancy | None = None
+    """None where it was not measured."""
+    reference_seconds: float | None = None
+    """Of a fixed piece of work, just before; None where it was not timed."""
     made: VideoMade | None = None
     """On the first rank of a replica."""
 

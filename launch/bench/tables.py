@@ -195,6 +195,10 @@ def _flops(document: BenchDocument) -> Iterator[str]:
         kinds = sorted(document.flops.by_kind.items(), key=lambda item: -item[1])
         yield ""
         yield f"By kind of layer: {', '.join(f'{kind} {value / total:.1%}' for kind, value in kinds)}."
+    stages = {} if document.flops is None else document.flops.by_stage
+    if beside := [f"{stage} {_flops_text(value)}" for stage, value in stages.items() if stage != "denoise"]:
+        yield ""
+        yield f"Beside denoising: {', '.join(beside)}."
 
 
 def _flops_text(value: float) -> str:

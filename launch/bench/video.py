@@ -10,7 +10,7 @@ from torch import Tensor
 from engine.engine import Engine
 from engine.execution.tracing import trace
 from engine.progress import Progress
-from launch.bench.flops import count_flops
+from launch.bench.flops import count_all
 from launch.bench.job import Variant
 from launch.bench.machine import Occupancy, ReferenceWork
 from launch.bench.records import VideoMade, VideoRecord
@@ -58,9 +58,9 @@ class VideoMaker:
         assert result.measurements is not None, "they were asked for"
         made = None
         if result.report is not None:
-            flops = count_flops(
-                config, self._engine.model.facts, request, result.report["steps"], result.measurements.texts
-            )
+            steps, texts = result.report["steps"], result.measurements.texts
+            tiled = ranks.device.type == "cuda"
+            flops = count_all(config, self._engine.model.facts, request, steps, texts, tiled)
             made = VideoMade(result.report["output"]["latents_sha256"], flops)
         record = VideoRecord(
             variant=self._variant.name,

@@ -127,6 +127,7 @@ def summed(samples: list[Sample], ranks: int, device: str = "cpu, 1 thread") -> 
             peak_per_second_per_rank=6e10,
             share_of_peak=0.5,
             by_kind={"attention": 1.5e12, "feed_forward": 1e12},
+            by_stage={"encode": 3e11, "denoise": 2.5e12, "decode": 1e12},
         ),
         collective_bytes_by_kind={} if ranks == 1 else {"ulysses": 123456789, "agreement": 4096},
         collective_seconds_by_kind={} if ranks == 1 else {"ulysses": 0.2, "agreement": 0.01},

@@ -8,6 +8,7 @@ from engine.errors import InvalidInput
 from engine.generation.measurements import RankMeasurements, StepMeasurements
 from launch.bench.assemble import assemble
 from launch.bench.document import BenchDocument
+from launch.bench.flops import Counted
 from launch.bench.machine import Occupancy
 from launch.bench.records import RankRecord, VariantName, VideoMade, VideoRecord
 from launch.bench.rounds import in_turn
@@ -32,7 +33,8 @@ def video(variant: VariantName, round: int, rank: int, slower: float = 1.0, repl
         rank, f"host{rank}", "cpu", stages, steps, {"agreement": 100 + rank}, {"agreement": 0.1}, 0.1, fraction,
         1000 + rank, 10 if cached else 0, 5,
     )  # fmt: skip
-    made = VideoMade(f"{variant}", {"attention": 4e9 * fraction}, 30.0 if cached and round == 0 else None)
+    flops = Counted({"attention": 4e9 * fraction}, {"denoise": 4e9 * fraction, "decode": 1e9})
+    made = VideoMade(f"{variant}", flops, 30.0 if cached and round == 0 else None)
     first = rank % replica_size == 0
     return VideoRecord(variant, round, 0, 7, measured, Occupancy(), 0.01, made if first else None)
 
