@@ -15,6 +15,7 @@ from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts, read_facts
 from engine.models.hub import resolve_model
 from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
+from launch.bench.folder import BenchFolder
 from launch.jobs.by_line import refuse_checkpoints, refuse_replicas
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
@@ -175,6 +176,7 @@ def _check_cached(config: JobConfig, tasks: Sequence[Task], place: Place) -> Non
 
 def _check_output(folder: Path, config: JobConfig) -> None:
     check_folder("--output", folder, Path(config.model.path))
+    BenchFolder(folder).refuse_if_finished()
     if (folder / DOCUMENT).exists():
         raise InvalidInput(
             f"--output is {str(folder)!r}, which holds the results of an earlier test: give another folder."

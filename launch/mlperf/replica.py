@@ -64,7 +64,7 @@ class Replica:
             if message["warm_up"]:
                 self.work.finish(self.warm_up(message["cache"]))
             else:
-                for sample, latents in self.take_samples(message["prompts"], message["cache"]):
+                for sample, latents in self.take_samples(message["prompts"], message["cache"], message["before"]):
                     self.work.finish(asdict(sample))
                     self.keep(sample, latents, message["cache"])
 
@@ -72,11 +72,12 @@ class Replica:
         """Make two videos that count for nothing; returns the seconds of the second."""
         return [self._make(MakeVideo(0, cache))[1] for _ in range(2)][-1]
 
-    def take_samples(self, prompts: Sequence[int], cache: str) -> Iterator[tuple[Sample, Made]]:
+    def take_samples(self, prompts: Sequence[int], cache: str, before: int) -> Iterator[tuple[Sample, Made]]:
         """Make the videos that this replica takes from the list, as long as there are any.
 
         Args:
             prompts: numbers of all samples of the query.
+            before: samples of earlier queries of the run.
         """
         while (place := self.work.take()) < len(prompts):
             prompt = prompts[place]
@@ -84,7 +85,7 @@ class Replica:
             self.progress.stage(self._title)
             self._made += 1
             output = self.job.video_path(cache, prompt) if self.job.accuracy else None
-            made, seconds = self._make(MakeVideo(prompt, cache, output))
+            made, seconds = self._make(MakeVideo(prompt, cache, output, before + place))
             yield self._sample(place, prompt, made, seconds), made
 
     def keep(self, sample: Sample, made: Made, cache: str) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import TYPE_CHECKING
 
-from engine.execution.imports import import_ahead
 from engine.progress import Progress
 from engine.storage.files import StagedFiles
+from launch.bench.reading import JSON_FILE
+from launch.bench.start import record_rank, start_rank
 from launch.mlperf.job import DOCUMENT, TABLE, MlperfJob
 from launch.screens.measurements import TableResults
+
+if TYPE_CHECKING:
+    from launch.bench.records import RankRecord
 
 
 def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | None:
@@ -18,8 +23,8 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
     Returns:
         On the first rank, what was written; None elsewhere.
     """
-    import_ahead("engine.engine")  # torch and diffusers, which takes seconds
-    from engine.engine import Engine
+    engine, start = start_rank(job.config, job.notes, progress, rank)
+    from launch.mlperf.bench import now, to_bench, variant_of
     from launch.mlperf.replica import Replica
     from launch.mlperf.results import to_document
     from launch.mlperf.session import Session
@@ -27,16 +32,22 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
     from launch.mlperf.vbench import score
     from launch.mlperf.video import Maker
     from launch.ranks.lead import Lead
+    from parallel.broadcast import objects_of_all_replicas
     from parallel.shared_work import SharedWork
 
-    if rank == 0:
-        for line in job.notes:
-            progress.note(line)
-    engine = Engine.load(job.config, progress)
-    lead = Lead(engine, Maker(job.requests, job.caches, job.noise), progress)
+    started = now()
+    maker = Maker(job.requests, job.caches, job.noise)
+    lead = Lead(engine, maker, progress)
+
+    def gather() -> list[RankRecord]:
+        videos = [each.record(engine.model, variant_of(job, each.cache)) for each in maker.measured]
+        records = objects_of_all_replicas(record_rank(engine, start, videos), engine.model.ranks)
+        engine.close()
+        return records
+
     if not lead.leads:
         lead.serve()
-        engine.close()
+        gather()
         return None
     work = SharedWork(engine.model.ranks, "mlperf")
     replica = Replica(job, lead, work, progress)
@@ -44,7 +55,7 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
         replica.serve()
         work.finish(None)
         lead.end()
-        engine.close()
+        gather()
         return None
     session = Session(job, replica, job.config.parallel.degrees.data, progress)
     runs = [session.run(cache) for cache in job.caches]
@@ -54,7 +65,7 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
         work.await_results(session.replicas - 1, replica.stay_awake)
     )  # this rank may own the store that they still use
     lead.end()
-    engine.close()
+    bench = to_bench(job, gather(), engine.model, likeness, started)
     scores = score(job, progress) if job.accuracy else None
     progress.stage("write")
     shutil.rmtree(job.folder / "latents", ignore_errors=True)
@@ -63,5 +74,7 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
     with StagedFiles() as files:
         files.stage(job.folder / DOCUMENT).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         files.stage(job.folder / TABLE).write_text(table, encoding="utf-8")
+        text = bench.model_dump_json(by_alias=True, indent=1)
+        files.stage(job.folder / JSON_FILE).write_text(text + "\n", encoding="utf-8")
     progress.done()
-    return TableResults((DOCUMENT, TABLE, *(f"{cache}/" for cache in job.caches)), table)
+    return TableResults((DOCUMENT, TABLE, JSON_FILE, *(f"{cache}/" for cache in job.caches)), table)

@@ -59,7 +59,7 @@ class Session:
         self.replica.begin(title, job.queries)
 
         def answer(prompts: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-            for sample, made in self._make(prompts, cache):
+            for sample, made in self._make(prompts, cache, len(run.samples)):
                 run.samples.append(sample)
                 yield sample.place, sample.response
                 if made is not None:
@@ -94,15 +94,15 @@ class Session:
         own = self.replica.warm_up(cache)
         return max([own, *work.await_results(self.replicas - 1, self.replica.stay_awake)])
 
-    def _make(self, prompts: Sequence[int], cache: str) -> Iterator[tuple[Sample, Made | None]]:
+    def _make(self, prompts: Sequence[int], cache: str, before: int) -> Iterator[tuple[Sample, Made | None]]:
         """All samples of a query, in the order in which they are ready; those of other replicas without what was made.
 
         Another replica's sample is seen when this one's next video is made: with Offline the last one counts.
         """
         work = self.replica.work
-        work.announce({"warm_up": False, "cache": cache, "prompts": list(prompts)})
+        work.announce({"warm_up": False, "cache": cache, "prompts": list(prompts), "before": before})
         missing = len(prompts)
-        for sample, made in self.replica.take_samples(prompts, cache):
+        for sample, made in self.replica.take_samples(prompts, cache, before):
             missing -= 1
             yield sample, made
             for result in work.new_results():

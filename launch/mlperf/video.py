@@ -13,6 +13,7 @@ from torch import Tensor
 from dicache.config import CacheConfig
 from engine.engine import Engine
 from engine.request import GenerationRequest
+from launch.mlperf.bench import WARM_UP, Measured
 from launch.ranks.lead import with_cache
 
 
@@ -25,6 +26,8 @@ class MakeVideo:
     cache: str
     """Which of the caches of :class:`Maker`."""
     output: Path | None = None
+    number: int = WARM_UP
+    """Of the sample in its run."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Maker:
     requests: Sequence[GenerationRequest]
     caches: Mapping[str, CacheConfig]
     noise: Tensor | None
+    measured: list[Measured] = field(default_factory=list)
+    """All videos, in their order."""
     _engines: dict[str, Engine] = field(default_factory=dict)
 
     def __call__(self, engine: Engine, order: Order) -> Made:
@@ -76,10 +81,15 @@ class Maker:
         if order.cache not in self._engines:  # a cache is chosen once, not within the time of a query
             self._engines[order.cache] = with_cache(engine, self.caches[order.cache], request)
         configured = self._engines[order.cache]
-        result = configured.generate(request, order.output, noise=self.noise)
-        latents, report = result.latents[0], result.report or {}
-        if order.output is not None:
-            return Made(latents, report)
-        started = time.perf_counter()
-        configured.decode(latents)  # to frames in memory, as the reference implementation does
-        return Made(latents, report, time.perf_counter() - started)
+        result = configured.generate(request, order.output, noise=self.noise, measure=True)
+        assert result.measurements is not None, "they were asked for"
+        latents, seconds = result.latents[0], None
+        if order.output is None:
+            started = time.perf_counter()
+            configured.decode(latents)  # to frames in memory, as the reference implementation does
+            seconds = time.perf_counter() - started
+        config, measurements = configured.model.config, result.measurements
+        self.measured.append(
+            Measured(order.cache, order.number, order.prompt, request, config, measurements, result.report, seconds)
+        )
+        return Made(latents, result.report or {}, seconds)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.bench.document import BenchDocument
 from tests.support.shell import Shell, finish
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
@@ -26,7 +27,24 @@ def results(shell: Shell) -> dict:
     return json.loads((shell.folder / "results" / "mlperf.json").read_text())
 
 
+def bench(shell: Shell) -> BenchDocument:
+    return BenchDocument.model_validate_json((shell.folder / "results" / "bench.json").read_text())
+
+
 def check(shell: Shell, document: dict) -> None:
+    measured = bench(shell)
+    off, gain = measured.cache_off, measured.cache_gain
+    assert off and gain and gain.psnr_db and 5 < gain.psnr_db.median < 100
+    assert (measured.videos, off.videos) == tuple(document[name]["samples"] for name in ("cache_on", "cache_off"))
+    for name, each in (("cache_on", measured), ("cache_off", off)):
+        stages, seconds = document[name]["median_seconds"], {key: each.stages[key].median for key in each.stages}
+        assert seconds["encode"] == pytest.approx(stages["encode"], rel=0.2, abs=0.05) and seconds["denoise"] > 0
+        assert seconds["decode"] == pytest.approx(stages["decode"], rel=0.2, abs=0.05)
+        assert each.seconds_per_video.median == pytest.approx(stages["video"], rel=0.2, abs=0.1)
+        assert each.steps_computed + each.steps_skipped == pytest.approx(5)
+        assert each.block_fraction == pytest.approx(document[name]["block_fraction"])
+        assert each.flops and each.flops.by_stage.keys() == {"encode", "denoise", "decode"}
+    assert measured.flops and off.flops and measured.flops.per_video < off.flops.per_video
     for name in ("cache_off", "cache_on"):
         assert document[name]["valid"] and document[name]["faults"] == []
         assert "Result is : VALID" in (shell.folder / "results" / name / "mlperf_log_summary.txt").read_text()
@@ -43,6 +61,7 @@ def test_singlestream_on_two_ranks(shell: Shell) -> None:
     check(shell, document)
     assert document["made_with"]["world_size"] == 2 and document["cache_off"]["samples"] >= 64
     assert document["cache_off"]["result"]["latency_p90_seconds"] > 0
+    assert bench(shell).skew and bench(shell).collective_bytes_by_kind["agreement"] > 0
     assert (shell.folder / "results" / "mlperf.md").read_text() in out
     assert any("sampling.steps is 5" in line for line in document["departures_from_the_standard"])
 
