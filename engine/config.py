@@ -148,8 +148,15 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is CUDA where there is a device, else the CPU."
     )
-    attention: Literal["auto", "sdpa", "flash"] = Field(
-        "auto", description="auto is flash-attn where it is installed and can be used, else torch's own attention."
+    attention: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "sage", "efficient"] = Field(
+        "auto",
+        description="The attention kernel, on one rank and on many; auto is the fastest for the card that works here "
+        "(docs/attention.md). sdpa is what torch takes by itself, and all that there is on the CPU.",
+    )
+    deterministic: bool = Field(
+        False,
+        description="The same bits of latents and the same decisions in every layout, in bfloat16 too: linear layers "
+        "and attention then run in a form that does not depend on how many tokens a rank holds (docs/attention.md).",
     )
     audit: bool = Field(
         False,

@@ -1,40 +1,38 @@
-"""Attention over tokens that are spread over the ranks, through xDiT's USP.
+"""Attention over tokens that are spread over the ranks: xDiT's Ulysses exchange around a ring of Lockstep's.
 
-USP (Fang and Zhao 2024, arXiv 2405.07719) needs shards of equal length, and its kernel would attend to padding. Here
-every rank holds real tokens only. They are padded for the transfer, and the padding of keys and values is removed
-right before the attention kernel runs, for each chunk that a ring passes on.
+Together they are USP (Fang and Zhao 2024, arXiv 2405.07719), which needs shards of equal length, and whose kernel would
+attend to padding. Here every rank holds real tokens only. They are padded for the transfer, and the padding of keys and
+values is removed right before the attention kernel runs, for each chunk that the ring passes on.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from enum import Enum
+import functools
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel, WanTransformer3DModel
 from torch import Tensor, nn
 
 from parallel import xdit
-from parallel.exposed import ExposedExchange
+from parallel.fixed_rows import attend_in_order
 from parallel.joint import JointAttentionProcessor
+from parallel.kernel_calls import kernel_over_ranks
+from parallel.kernels import KernelName
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from parallel.sharding import Shards, join_shards, pad_to_longest, strip_padding
-from parallel.torch_private import cpu_flash_attention
+from parallel.ring import attend_in_ring
+from parallel.sharding import Shards, join_shards, pad_to_longest
 
 
-class Kernel(Enum):
-    """Keys under which attention functions are registered with xDiT."""
-
-    EXACT = "exact for any shard lengths"
-
-
-def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool) -> "SequenceAttention":
+def install_sequence_attention(
+    transformer: nn.Module, ranks: Ranks, kernel: KernelName = "sdpa", deterministic: bool = False
+) -> "SequenceAttention":
     """Replace the attention processor of every block by one that runs over all sequence ranks. No weight changes.
 
     Args:
         transformer: a diffusers transformer of the Wan or HunyuanVideo family.
-        flash: use flash-attn, which must be installed.
+        kernel: one that :func:`parallel.kernels.choose_kernel` has chosen.
+        deterministic: results do not depend on the layout (:mod:`parallel.fixed_rows`). A ring then gathers the keys
+            and values of all ranks.
 
     Returns:
         The attention, whose :meth:`SequenceAttention.begin` has to be called for each request.
@@ -42,14 +40,13 @@ def install_sequence_attention(transformer: nn.Module, ranks: Ranks, flash: bool
     Raises:
         TypeError: the transformer is of another family.
     """
-    attention = SequenceAttention(ranks, flash)
+    attention = SequenceAttention(ranks, kernel, deterministic)
     if isinstance(transformer, WanTransformer3DModel):
         _give_to_wan(transformer, attention)
     elif isinstance(transformer, HunyuanVideoTransformer3DModel | HunyuanVideo15Transformer3DModel):
         _give_to_hunyuan_video(transformer, attention)
     else:
         raise TypeError(f"There is no attention over ranks for {type(transformer).__name__}.")
-    _make_state(transformer, ranks)
     return attention
 
 
@@ -67,35 +64,13 @@ def _give_to_hunyuan_video(transformer: Any, attention: "SequenceAttention") -> 
         block.attn.set_processor(JointAttentionProcessor(attention.attend_joint))
 
 
-def _make_state(transformer: nn.Module, ranks: Ranks) -> None:
-    """Set the module variables of xDiT that USP reads."""
-    config = xdit.xFuserArgs(
-        model="",
-        data_parallel_degree=ranks.degrees.data,
-        use_cfg_parallel=ranks.degrees.cfg == 2,
-        ulysses_degree=ranks.degrees.ulysses,
-        ring_degree=ranks.degrees.ring,
-        attention_backend="sdpa_flash",  # USP asks its state for one although every call names its own
-    ).create_config()[0]
-    xdit.initialize_runtime_state(_PipelineShape(transformer), config)
-    xdit.register_attention_function(Kernel.EXACT)(_exact_attention)
-
-
-class _PipelineShape:
-    """The two attributes that xDiT reads from a pipeline when its state is made."""
-
-    vae_scale_factor = 8
-
-    def __init__(self, transformer: nn.Module) -> None:
-        self.transformer = transformer
-
-
 class SequenceAttention:
     """The attention that the blocks call; :meth:`begin` tells it each request's shards."""
 
-    def __init__(self, ranks: Ranks, flash: bool) -> None:
+    def __init__(self, ranks: Ranks, kernel: KernelName, deterministic: bool) -> None:
         self._ranks = ranks
-        self._flash = flash
+        self._kernel = kernel
+        self._deterministic = deterministic
         self._shards = Shards()
         self._meter = CollectiveMeter()
 
@@ -112,7 +87,7 @@ class SequenceAttention:
         Returns:
             [1, heads, local tokens, head_dim]
         """
-        return self._attend(query, key, value, self._shards)
+        return self._attend(query, key, value, [self._shards])
 
     def attend_joint(self, query: Tensor, key: Tensor, value: Tensor, text: Shards) -> Tensor:
         """The same for a joint sequence: each rank holds its video tokens, then its text tokens.
@@ -120,18 +95,26 @@ class SequenceAttention:
         Args:
             text: which text tokens each rank holds.
         """
-        return self._attend(query, key, value, join_shards(self._shards, text))
+        return self._attend(query, key, value, [self._shards, text])
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, shards: Shards) -> Tensor:
-        query, key, value = (pad_to_longest(t, shards, dim=2) for t in (query, key, value))
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, streams: Sequence[Shards]) -> Tensor:
+        shards = functools.reduce(join_shards, streams)
+        query, key, value = (pad_to_longest(tensor, shards, dim=2) for tensor in (query, key, value))
         self._count(query)
-        kernel = _kernel_with_log_sum_exp(query, self._flash)
-        exchange: AbstractContextManager[Any] = nullcontext(kernel)
-        if self._meter.is_timed:
-            exchange = ExposedExchange(kernel, self._meter, self._ranks.degrees)
-        with exchange as attend:
-            arrivals = {"chunks": _chunk_lengths(shards, self._ranks), "kernel": attend}
-            out: Tensor = xdit.USP(query, key, value, backend=Kernel.EXACT, attention_kwargs=arrivals)
+        if self._ranks.degrees.ulysses > 1:
+            with self._meter.lap("all_to_all"):
+                query = xdit.exchange_heads_for_tokens(query)  # one after the other, so that each copy is freed
+                key = xdit.exchange_heads_for_tokens(key)
+                value = xdit.exchange_heads_for_tokens(value)
+        kernel = kernel_over_ranks(self._kernel, query.device, query.dtype)
+        if self._deterministic:
+            out = attend_in_order(query, key, value, kernel, streams, self._ranks, self._meter)
+        else:
+            chunks = _chunk_lengths(shards, self._ranks)
+            out = attend_in_ring(query, key, value, kernel, chunks, self._ranks.ring_group, self._meter)
+        if self._ranks.degrees.ulysses > 1:
+            with self._meter.lap("all_to_all"):
+                out = xdit.exchange_tokens_for_heads(out)
         return out.narrow(2, 0, shards.length)
 
     def _count(self, tensor: Tensor) -> None:
@@ -142,43 +125,9 @@ class SequenceAttention:
         self._meter.count("ring", tensor, 2 * (degrees.ring - 1))
 
 
-def _chunk_lengths(shards: Shards, ranks: Ranks) -> Iterator[tuple[int, ...]]:
+def _chunk_lengths(shards: Shards, ranks: Ranks) -> list[tuple[int, ...]]:
     """Shard lengths inside each chunk of keys, in the order in which the chunks arrive at this rank: its own first,
     then its predecessor's. Without a ring there is one chunk."""
     ulysses, ring = ranks.degrees.ulysses, ranks.degrees.ring
-    for step in range(ring):
-        source = (ranks.ring_rank - step) % ring
-        yield shards.lengths[source * ulysses : (source + 1) * ulysses]
-
-
-def _exact_attention(
-    query: Tensor, key: Tensor, value: Tensor, dropout_p: float, is_causal: bool, attention_kwargs: dict[str, Any]
-) -> tuple[Tensor, Tensor]:
-    """The attention function that USP calls once for each chunk: removes the padding, then runs a kernel."""
-    lengths = next(attention_kwargs["chunks"])
-    kernel = attention_kwargs["kernel"]
-    return kernel(query, strip_padding(key, lengths, dim=2), strip_padding(value, lengths, dim=2))
-
-
-def _kernel_with_log_sum_exp(query: Tensor, flash: bool) -> Any:
-    """The fastest kernel for this device and dtype that also returns the log-sum-exp. A ring merges chunks with it: a
-    kernel that returned none, or zeros, would give wrong results without an error."""
-    if query.device.type == "cpu":
-        return cpu_flash_attention()
-    kinds = xdit.AttentionBackendType
-    if query.dtype == torch.float32:
-        return _registered(kinds.SDPA_EFFICIENT)
-    if flash:
-        return _registered(kinds.FLASH_3 if xdit.PACKAGES_CHECKER.packages_info["has_flash_attn_3"] else kinds.FLASH)
-    return _registered(kinds.SDPA_FLASH)
-
-
-def _registered(kind: "xdit.AttentionBackendType") -> Any:
-    function = xdit.ATTENTION_FUNCTION_REGISTRY[kind]
-
-    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        out, log_sum_exp = function(query, key, value, dropout_p=0.0, is_causal=False)
-        # the memory-efficient kernel rounds the length up to a multiple of 32
-        return out, log_sum_exp.narrow(-1, 0, query.shape[2])
-
-    return kernel
+    sources = [(ranks.ring_rank - step) % ring for step in range(ring)]
+    return [shards.lengths[source * ulysses : (source + 1) * ulysses] for source in sources]

@@ -7,11 +7,14 @@ each takes time and a rank runs one model.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+from torch import Tensor, nn
+
+from parallel.kernels import KernelName
 
 BYT5_TOKENS = 256
 """Tokens that HunyuanVideo 1.5 takes from ByT5 at most: the default of :func:`encode_with_byt5`'s pipeline."""
@@ -36,9 +39,44 @@ def causal_padding(convolution: Any) -> tuple[int, int, int, int, int, int]:
     return padding
 
 
-def copy_attention_backend(source: Any, target: Any) -> None:
-    """Let an attention processor use the kernel that ``set_attention_backend`` has chosen for another one."""
-    target._attention_backend = source._attention_backend
+_ATTENTION_BACKENDS: Mapping[KernelName, str] = {
+    "sdpa": "native",
+    "cudnn": "_native_cudnn",
+    "flash": "flash",
+    "flash3": "_flash_3",
+    "sage": "sage",
+    "efficient": "_native_efficient",
+}
+
+
+def set_attention_kernel(transformer: nn.Module, kernel: KernelName, one_of_torch: bool = False) -> None:
+    """Let the attention of every block run through that kernel.
+
+    Args:
+        one_of_torch: torch takes FlashAttention-2 as it has it, where it would choose among its kernels by their sizes;
+            for bfloat16 on a card.
+
+    ``set_attention_backend`` of a diffusers model does the same, and changes the default of the whole process with it:
+    the attention of autoencoders, and of text with a mask, which most kernels cannot take.
+    """
+    backend = AttentionBackendName("_native_flash" if one_of_torch else _ATTENTION_BACKENDS[kernel])
+    for module in transformer.modules():
+        processor: Any = getattr(module, "processor", None)
+        if hasattr(processor, "_attention_backend"):
+            processor._attention_backend = backend
+
+
+def local_kernel(kernel: KernelName) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The attention that blocks run after :func:`set_attention_kernel`: query, key and value [batch, heads, tokens,
+    head_dim] → [batch, heads, queries, head_dim]."""
+    backend = AttentionBackendName(_ATTENTION_BACKENDS[kernel])
+
+    def attend(*inputs: Tensor) -> Tensor:
+        query, key, value = (tensor.transpose(1, 2) for tensor in inputs)
+        out: Tensor = dispatch_attention_fn(query, key, value, backend=backend)
+        return out.transpose(1, 2)
+
+    return attend
 
 
 def encode_with_qwen(

@@ -13,7 +13,6 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
-from parallel.diffusers_private import copy_attention_backend
 from parallel.sharding import Shards, shard
 
 
@@ -49,16 +48,14 @@ def drop_masks(transformer: nn.Module) -> None:
     of 121 frames. Text without padding needs none.
     """
     for block in transformer.transformer_blocks:  # type: ignore[union-attr]
-        processor = JointAttentionProcessor()
-        copy_attention_backend(block.attn.processor, processor)
-        block.attn.set_processor(processor)
+        block.attn.set_processor(JointAttentionProcessor())
 
 
 class JointAttentionProcessor:
     """Takes the place of diffusers' ``HunyuanVideoAttnProcessor2_0`` and ``HunyuanVideo15AttnProcessor2_0``."""
 
     _attention_backend: Any = None
-    """Set by ``set_attention_backend`` of a diffusers model."""
+    """Set by :func:`parallel.diffusers_private.set_attention_kernel`."""
 
     def __init__(self, attend: Attend | None = None) -> None:
         """

@@ -28,6 +28,7 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     replica_group: dist.ProcessGroup | None = None
     sequence_group: dist.ProcessGroup | None = None
+    ring_group: dist.ProcessGroup | None = None
     cfg_group: dist.ProcessGroup | None = None
 
     @property
@@ -125,6 +126,7 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
         device,
         replica_group=xdit.get_model_replica_group().device_group if degrees.replica_size > 1 else None,
         sequence_group=xdit.get_sp_group().device_group if degrees.sequence > 1 else None,
+        ring_group=xdit.get_ring_group() if degrees.ring > 1 else None,
         cfg_group=xdit.get_cfg_group().device_group if degrees.cfg > 1 else None,
     )
 

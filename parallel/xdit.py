@@ -56,25 +56,22 @@ if not torch.cuda.is_available():
     _patch_environment()
 
 import xfuser.envs as envs  # noqa: E402
-from xfuser import xFuserArgs  # noqa: E402
 from xfuser.core.distributed import (  # noqa: E402
     get_cfg_group,
     get_model_replica_group,
     get_sp_group,
     init_distributed_environment,
     initialize_model_parallel,
-    initialize_runtime_state,
     parallel_state,
 )
 from xfuser.core.distributed.attention_backend import (  # noqa: E402
     ATTENTION_FUNCTION_REGISTRY,
     AttentionBackendType,
-    register_attention_function,
 )
 from xfuser.core.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel  # noqa: E402
-from xfuser.envs import PACKAGES_CHECKER  # noqa: E402
 from xfuser.model_executor.layers import usp  # noqa: E402
-from xfuser.model_executor.layers.usp import USP  # noqa: E402
+from xfuser.model_executor.layers.usp import _ft_c_input_all_to_all as exchange_heads_for_tokens  # noqa: E402
+from xfuser.model_executor.layers.usp import _ft_c_output_all_to_all as exchange_tokens_for_heads  # noqa: E402
 from xfuser.model_executor.models.transformers.transformer_wan import xFuserWanAttnProcessor  # noqa: E402
 from yunchang.globals import PROCESS_GROUP  # noqa: E402
 
@@ -83,20 +80,18 @@ for _handler in logging.getLogger("xfuser").handlers:  # shared by all of xDiT's
 
 __all__ = [
     "ATTENTION_FUNCTION_REGISTRY",
-    "PACKAGES_CHECKER",
-    "USP",
     "AttentionBackendType",
+    "exchange_heads_for_tokens",
+    "exchange_tokens_for_heads",
     "get_cfg_group",
     "get_model_replica_group",
+    "get_ring_group",
     "get_sp_group",
     "init_distributed_environment",
     "initialize_model_parallel",
-    "initialize_runtime_state",
     "leave_groups",
-    "register_attention_function",
     "run_on",
     "without_idle_groups",
-    "xFuserArgs",
     "xFuserWanAttnProcessor",
 ]
 
@@ -155,3 +150,8 @@ def leave_groups() -> None:
             coordinator.device_group = coordinator.cpu_group = None  # shared: torch destroys each of them below, once
     destroy_model_parallel()
     destroy_distributed_environment()
+
+
+def get_ring_group() -> Any:
+    """The ranks along the ring axis, in the order of the ring."""
+    return PROCESS_GROUP.RING_PG

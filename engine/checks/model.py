@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+from dataclasses import replace
 
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput, MachineUnfit
 from engine.models.facts import ModelFacts
+from parallel.kernels import Found, KernelName, Site, choose_kernel
 
 
 def check_added_weights(config: Config, facts: ModelFacts) -> list[str]:
@@ -76,14 +77,22 @@ def _neighbours(value: int, multiple: int, offset: int = 0) -> str:
 
 
 def check_device(config: Config, local_ranks: int) -> None:
-    """Refuse a device that this machine has not, or has not enough of.
+    """Refuse a device that this machine has not, or has not enough of, and an attention kernel that cannot run on it.
+
+    What a card cannot run is seen when the rank that has it loads.
 
     Raises:
         InvalidInput: one sentence that names the value and what to do instead.
     """
     runtime = config.runtime
-    if runtime.attention == "flash":
-        _check_flash(config)
+    dtype = "bfloat16" if config.model.dtype == "auto" else config.model.dtype  # on the CPU no kernel needs it
+    site = Site(
+        "cpu" if runtime.device == "cpu" else "cuda", dtype, config.parallel.degrees.ring, runtime.deterministic
+    )
+    try:
+        choose_kernel(runtime.attention, site, Found())
+    except ValueError as error:
+        raise InvalidInput(str(error)) from None
     if runtime.device == "cpu":
         return
     import torch  # seconds: only now, when nothing else is wrong
@@ -96,15 +105,14 @@ def check_device(config: Config, local_ranks: int) -> None:
             f"{local_ranks} ranks would share {devices} CUDA devices on this machine, and each rank needs its own: "
             f"start at most {devices}, or use runtime.device=cpu."
         )
+    if runtime.attention != "auto":
+        _check_installed(runtime.attention, replace(site, device="cuda" if devices else "cpu"))
 
 
-def _check_flash(config: Config) -> None:
-    if config.runtime.device == "cpu":
-        complaint = "but runtime.device is cpu: use auto or sdpa"
-    elif config.model.dtype == "float32":
-        complaint = "but model.dtype is float32, which it cannot take: use bfloat16"
-    elif importlib.util.find_spec("flash_attn") is None:
-        complaint = "but flash-attn is not installed: install lockstep-video[flash-attn], or use auto or sdpa"
-    else:
-        return
-    raise InvalidInput(f"runtime.attention is flash, {complaint}.")
+def _check_installed(kernel: KernelName, site: Site) -> None:
+    from parallel.found_kernels import find_kernels  # imports the kernel's package, which takes seconds
+
+    try:
+        choose_kernel(kernel, site, find_kernels(site.device, [kernel]))
+    except ValueError as error:
+        raise MachineUnfit(str(error)) from None

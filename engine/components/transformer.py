@@ -1,6 +1,5 @@
-"""Loads a transformer and chooses its attention kernel."""
+"""Loads a transformer."""
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -18,26 +17,16 @@ from parallel.slices import load_slices
 from parallel.weights import ShardedWeights, shard_pieces
 
 
-def uses_flash(config: Config, device: torch.device) -> bool:
-    """Whether attention runs through flash-attn: it needs CUDA and bfloat16, and "auto" takes it if it is installed."""
-    able = device.type == "cuda" and transformer_dtype(config, device) != torch.float32
-    wanted = config.runtime.attention
-    return able and (wanted == "flash" or (wanted == "auto" and importlib.util.find_spec("flash_attn") is not None))
-
-
 def load_transformer(config: Config, device: torch.device, kind: Any, subfolder: str = "transformer") -> Any:
     """The transformer in a subfolder of the model, a ``kind`` in evaluation mode, on the CPU.
 
     Args:
-        device: on which it will run; it decides the dtype and the attention kernel.
+        device: on which it will run; it decides the dtype.
 
     Raises:
         RankFailure: a file cannot be loaded.
     """
-    transformer = load_weights(kind, config, subfolder, transformer_dtype(config, device))
-    if uses_flash(config, device):
-        transformer.set_attention_backend("flash")
-    return transformer.eval()
+    return load_weights(kind, config, subfolder, transformer_dtype(config, device)).eval()
 
 
 def load_sharded_transformer(
@@ -51,8 +40,6 @@ def load_sharded_transformer(
     path = config.model.path
     with loading(subfolder, path):
         transformer = empty_component(kind, path, subfolder, transformer_dtype(config, ranks.device))
-        if uses_flash(config, ranks.device):
-            transformer.set_attention_backend("flash")
         weights = shard_pieces(transformer, ranks)
         load_slices(transformer, weight_files(path, subfolder), ranks.device, (*ignored_keys(transformer), MARKER))
     return transformer.eval(), weights

@@ -5,18 +5,24 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from engine.components.loras.adding import add_loras, describe_loras, plan_loras
 from engine.components.loras.plan import Plan
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.samplers import load_scheduler_config
 from engine.components.tensors import check_files
-from engine.components.transformer import load_sharded_transformer, load_transformer, uses_flash
+from engine.components.transformer import load_sharded_transformer, load_transformer
 from engine.config import Config
+from engine.execution.attention import check_places, settle_kernel
 from engine.execution.imports import import_ahead
 from engine.execution.residency import Residency, fits, weight_bytes
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
 from engine.progress import Progress
+from parallel.diffusers_private import set_attention_kernel
+from parallel.fixed_rows import FixedRows
+from parallel.kernels import KernelName
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
@@ -47,6 +53,7 @@ class LoadedModel:
     text_encoder: PromptEncoder | None
     autoencoder: VideoDecoder
     images: ImageConditioner | None  # None where the model takes text alone
+    attention_kernel: KernelName
     loras: Sequence[dict[str, Any]] = ()  # for the report, on the first rank of a replica
     load_seconds: float = 0.0
 
@@ -70,6 +77,8 @@ class LoadedModel:
     def running(self, meter: CollectiveMeter) -> Iterator[None]:
         """The transformers may run inside; ``meter`` counts the bytes that gathering sharded weights sends."""
         with ExitStack() as stack:
+            if self.config.runtime.deterministic:
+                stack.enter_context(FixedRows(self.ranks.device))
             for expert in self.experts:
                 if expert.weights is not None:
                     stack.enter_context(expert.weights.running(meter))
@@ -95,7 +104,10 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
     loras = plan_loras(config, facts)
     progress = progress or Progress()
     progress.loading("transformer" if len(facts.transformers) == 1 else f"{len(facts.transformers)} transformers")
-    experts, residency = load_experts(config, ranks, facts, parts, sharded, loras)
+    kernel = settle_kernel(config, ranks, progress)
+    experts, residency = load_experts(config, ranks, facts, parts, sharded, loras, kernel)
+    if config.runtime.deterministic and not sharded:
+        check_places(experts[0].adapter.transformer)
     progress.loading("VAE")
     autoencoder = parts.video_decoder(config, ranks)
     conditioner = parts.image_conditioner if facts.image_input != "none" else None
@@ -113,18 +125,26 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
         text_encoder=parts.prompt_encoder(config, ranks, all_encode) if is_first or all_encode else None,
         autoencoder=autoencoder,
         images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
+        attention_kernel=kernel,
         loras=describe_loras(loras) if is_first else (),
     )
 
 
 def load_experts(
-    config: Config, ranks: Ranks, facts: ModelFacts, parts: Parts, sharded: bool, loras: Sequence[Plan]
+    config: Config,
+    ranks: Ranks,
+    facts: ModelFacts,
+    parts: Parts,
+    sharded: bool,
+    loras: Sequence[Plan],
+    kernel: KernelName,
 ) -> tuple[tuple[Expert, ...], Residency]:
     """Load the transformers one after the other, each moved to the device before the next is read, while they fit.
 
     Args:
         sharded: shard the weights over the ranks of the replica; then all parts stay on the device.
         loras: added to the weights.
+        kernel: of the blocks' attention.
     """
     experts: list[Expert] = []
     together = True
@@ -139,13 +159,18 @@ def load_experts(
             together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
             if together or not experts:
                 transformer = transformer.to(ranks.device)
-        experts.append(Expert(parts.adapter(transformer), _install(transformer, config, ranks), weights))
+        adapter = parts.adapter(transformer)
+        fixed = config.runtime.deterministic
+        set_attention_kernel(
+            transformer, kernel, fixed and ranks.device.type == "cuda" and adapter.dtype != torch.float32
+        )
+        experts.append(Expert(adapter, _install(transformer, ranks, kernel, fixed), weights))
     return tuple(experts), Residency([expert.adapter.transformer for expert in experts], ranks.device, together)
 
 
-def _install(transformer: Any, config: Config, ranks: Ranks) -> Any:
+def _install(transformer: Any, ranks: Ranks, kernel: KernelName, deterministic: bool) -> Any:
     if ranks.sequence_group is None:
         return None
     from parallel.attention import install_sequence_attention  # imports xDiT, which one rank can do without
 
-    return install_sequence_attention(transformer, ranks, uses_flash(config, ranks.device))
+    return install_sequence_attention(transformer, ranks, kernel, deterministic)

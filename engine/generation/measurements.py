@@ -7,8 +7,8 @@
 Times of collectives are measured on request alone (``measure``). They include the wait for ranks that come later.
 Over gloo they are wall-clock seconds. On CUDA they are the device's, between two events on the stream that runs the
 collective. Two kinds overlap with other work there, and do not add up with it: "weights" runs on a stream of its own
-beside the blocks, and of a "ring" only what no kernel covers is counted (:mod:`parallel.exposed`, which also says where
-Ulysses begins and ends). The transfer of Python objects, as of the shapes before a broadcast, is not measured.
+beside the blocks, and of a "ring" only what no kernel covers is counted (:mod:`parallel.ring`). The transfer of Python
+objects, as of the shapes before a broadcast, is not measured.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def describe_run(model: LoadedModel) -> dict[str, Any]:
         "model": describe_model(model.facts, transformers, model.loras),
         "versions": describe_versions(),
         "device": describe_device(model.ranks.device),
+        "attention": model.attention_kernel,
         "world_size": degrees.world_size,
         "layout": asdict(degrees),
     }

@@ -24,7 +24,7 @@ def attend(ranks: Ranks, lengths: list[int]) -> list[tuple[Tensor, dict[str, int
     transformer = WanTransformer3DModel(
         num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, text_dim=8, freq_dim=8, ffn_dim=8, num_layers=1
     )
-    attention = install_sequence_attention(transformer, ranks, flash=False)
+    attention = install_sequence_attention(transformer, ranks)
     outputs = []
     for num_tokens in lengths:
         shards, meter = plan_shards(num_tokens, ranks), CollectiveMeter()

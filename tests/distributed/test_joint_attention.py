@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 def ask_ranks(ranks: Ranks, kind: str, stop: int) -> list[Answer]:
     transformer = make_transformer(kind, HEADS)
-    attention = install_sequence_attention(transformer, ranks, flash=False)
+    attention = install_sequence_attention(transformer, ranks)
     adapter, answers = make_adapter(transformer), []
     for size, num_text, padding in SIZES:
         latents, lane = make_inputs(kind, size, num_text, padding)
@@ -93,7 +93,7 @@ def test_ranks_answer_as_one(gang: Gang, alone: dict[str, list[Answer]], degrees
 def ask_both(ranks: Ranks, kind: str) -> list[Tensor]:
     """The velocities of two guidance branches, embedded together, whose texts have 7 and 2 tokens."""
     transformer = make_transformer(kind, HEADS)
-    attention = install_sequence_attention(transformer, ranks, flash=False) if ranks.sequence_group else None
+    attention = install_sequence_attention(transformer, ranks) if ranks.sequence_group else None
     adapter = make_adapter(transformer)
     latents, cond = make_inputs(kind, (4, 6, 8), 7, 4)
     _, uncond = make_inputs(kind, (4, 6, 8), 2, 9)
@@ -117,7 +117,7 @@ def test_branches_have_texts_of_their_own_lengths(gang: Gang, kind: str) -> None
 
 
 def attend(ranks: Ranks, lengths: list[tuple[int, int]]) -> list[tuple[Tensor, Tensor, dict[str, int]]]:
-    attention = install_sequence_attention(make_transformer("text", HEADS), ranks, flash=False)
+    attention = install_sequence_attention(make_transformer("text", HEADS), ranks)
     results = []
     for num_video, num_text in lengths:
         video, meter = plan_shards(num_video, ranks), CollectiveMeter()
@@ -177,4 +177,4 @@ def test_a_rank_without_text_holds_a_row_of_zeros() -> None:
 
 def test_only_known_families_are_given_attention() -> None:
     with pytest.raises(TypeError, match="Linear"):
-        install_sequence_attention(nn.Linear(1, 1), Ranks(), flash=False)
+        install_sequence_attention(nn.Linear(1, 1), Ranks())

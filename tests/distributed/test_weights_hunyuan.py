@@ -123,7 +123,7 @@ def ask_both(ranks: Ranks, config: Config) -> list[Tensor]:
     parts, weights = load_sharded_transformer(config, ranks, kind)
     asked: list[Tensor] = []
     for transformer, running in ((whole, None), (parts, weights)):
-        attention: Any = install_sequence_attention(transformer, ranks, False)
+        attention: Any = install_sequence_attention(transformer, ranks)
         attention.begin(shards, meter)
         with torch.inference_mode(), running.running(meter) if running else torch.no_grad():
             asked.append(ask_adapter(HunyuanVideo15Adapter(transformer), latents, timestep, lane, shards, (1,))[0])
