@@ -88,6 +88,9 @@ def test_what_fits_passes(config: Callable[..., Config], model: Path) -> None:
             ["cache.gate.signal is modulated_input", "Wan", "timestep_embedding or timestep_modulation"],
         ),
         (["runtime.attention=flash"], 1, ["flash", "cpu"]),
+        (["runtime.attention=efficient"], 1, ["efficient", "cpu", "auto or sdpa"]),
+        (["runtime.attention=sage", "parallel.ring=2"], 2, ["sage", "parallel.ring is 2", "log-sum-exp"]),
+        (["runtime.attention=cudnn", "runtime.deterministic=true"], 1, ["cudnn", "runtime.deterministic is true"]),
         (["runtime.attention=flash", "runtime.device=auto", "model.dtype=float32"], 1, ["flash", "float32"]),
     ],
 )
