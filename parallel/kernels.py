@@ -39,10 +39,10 @@ class Site:
     """Of queries, keys and values: float32 or bfloat16."""
     ring: int = 1
     """Ranks that pass keys and values around. A ring needs the log-sum-exp of each chunk."""
-    deterministic: bool = False
-    """Results must not depend on the layout: torch's own kernel alone is called in the same way in each."""
     capability: Capability | None = None
     """Compute capability of the card, (9, 0) for an H100; None where no card is known yet."""
+    deterministic: bool = False
+    """Results must not depend on the layout: torch's own kernel alone is called in the same way in each."""
 
 
 @dataclass(frozen=True)

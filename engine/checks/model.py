@@ -86,9 +86,8 @@ def check_device(config: Config, local_ranks: int) -> None:
     """
     runtime = config.runtime
     dtype = "bfloat16" if config.model.dtype == "auto" else config.model.dtype  # on the CPU no kernel needs it
-    site = Site(
-        "cpu" if runtime.device == "cpu" else "cuda", dtype, config.parallel.degrees.ring, runtime.deterministic
-    )
+    device = "cpu" if runtime.device == "cpu" else "cuda"
+    site = Site(device, dtype, config.parallel.degrees.ring, deterministic=runtime.deterministic)
     try:
         choose_kernel(runtime.attention, site, Found())
     except ValueError as error:

@@ -33,8 +33,8 @@ def settle_kernel(config: Config, ranks: Ranks, progress: Progress) -> KernelNam
         ranks.device.type,
         str(dtype).removeprefix("torch."),
         ranks.degrees.ring,
-        config.runtime.deterministic,
         capability_of(ranks.device),
+        config.runtime.deterministic,
     )
     found = find_kernels(ranks.device.type)
     while True:
