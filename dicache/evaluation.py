@@ -1,38 +1,57 @@
 """Evaluates sums on the tokens that this rank holds."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dicache.sums import Operand, Sum
-
-# Elements of one chunk. On a CPU temporaries stay in its cache and in memory that is already mapped (whole tensors
-# took several times as long); on a GPU they are bounded to 16 MiB each, and launches do not dominate.
-_CHUNK_ELEMENTS = {"cpu": 1 << 15, "cuda": 1 << 21}
+from dicache.arithmetic import number, token_chunks, widened
+from dicache.sums import Chunk, Operand, Sum
 
 
-def evaluate(sums: Sequence[Sum], read: Callable[[Operand, slice], Tensor], like: Tensor) -> Tensor:
-    """Evaluate sums over the tokens of ``like`` in float64, chunk by chunk and without a host sync.
+@dataclass(frozen=True)
+class Source:
+    """Where an operand's numbers are: ``tensor``, or ``tensor - minus`` rounded to their dtype; [1, tokens, dim]."""
+
+    tensor: Tensor
+    minus: Tensor | None = None
+
+    def at(self, tokens: slice) -> Tensor:
+        """The operand's numbers of those tokens."""
+        part = self.tensor[:, tokens]
+        return part if self.minus is None else part - self.minus[:, tokens]
+
+
+def evaluate(sums: Sequence[Sum], read: Callable[[Operand], Source], device: torch.device) -> Tensor:
+    """Evaluate sums without a host sync, chunk by chunk, as precisely as :mod:`dicache.arithmetic` says.
 
     Args:
-        read: gives the tokens of an operand, any float dtype, [1, tokens, dim]; fewer where it has fewer.
-        like: a tensor [1, tokens, dim] that has the operands' tokens and device. No tokens give zeros.
+        read: gives an operand, of any float dtype; all operands of one sum have one shape. No tokens give zeros.
 
     Returns:
-        float64 [len(sums)] on the device of ``like``.
+        float64 [len(sums)] on ``device``, which is that of the operands.
     """
-    total = torch.zeros(len(sums), dtype=torch.float64, device=like.device)
-    operands = dict.fromkeys(operand for term in sums for operand in term.operands)
-    for tokens in token_chunks(like) if sums else ():
-        chunk = {operand: read(operand, tokens).double() for operand in operands}
-        total += torch.stack([term.of(chunk) for term in sums])
-    return total
+    sources = {operand: read(operand) for term in sums for operand in term.operands}
+    by_shape: dict[torch.Size, list[int]] = {}  # so that a narrow operand is not cut by the width of a wide one
+    for index, term in enumerate(sums):
+        by_shape.setdefault(sources[term.operands[0]].tensor.shape, []).append(index)
+    totals = [torch.zeros((), dtype=torch.float64, device=device)] * len(sums)
+    for indices in by_shape.values():
+        rows = _of_each_token([sums[index] for index in indices], sources, number(-1.0, device))
+        for index, of_chunks in zip(indices, rows, strict=True):
+            if of_chunks:
+                totals[index] = torch.cat(of_chunks, dim=1).sum(dtype=torch.float64)
+    return torch.stack(totals) if totals else torch.zeros(0, dtype=torch.float64, device=device)
 
 
-def token_chunks(tensor: Tensor) -> Iterator[slice]:
-    """Slices over the tokens of [1, tokens, dim] that bound the size of temporaries."""
-    _, num_tokens, dim = tensor.shape
-    stride = max(1, _CHUNK_ELEMENTS[tensor.device.type] // dim)
-    for start in range(0, num_tokens, stride):
-        yield slice(start, start + stride)
+def _of_each_token(terms: Sequence[Sum], sources: Mapping[Operand, Source], minus_one: Tensor) -> list[list[Tensor]]:
+    """What every token brings to each of the sums, chunk by chunk, [1, tokens of the chunk]."""
+    operands = dict.fromkeys(operand for term in terms for operand in term.operands)
+
+    def of_chunk(tokens: slice) -> list[Tensor]:  # a function, so that its tensors are freed before the next chunk's
+        chunk = Chunk({operand: widened(sources[operand].at(tokens)) for operand in operands}, minus_one)
+        return [term.of(chunk) for term in terms]
+
+    of_chunks = [of_chunk(tokens) for tokens in token_chunks(sources[terms[0].operands[0]].tensor)]
+    return [list(rows) for rows in zip(*of_chunks, strict=True)] or [[] for _ in terms]

@@ -79,7 +79,7 @@ class SegmentCache:
 
     @property
     def tensors(self) -> dict[str, tuple[Tensor, ...]]:
-        """All that is kept, by kind, newest first; overwritten in place by the next step."""
+        """All that is kept, by kind, newest first; the next step overwrites some of it in place."""
         return self._trajectory.tensors
 
     @property

@@ -45,14 +45,43 @@ class Operand:
         return self.age <= (len(history.computed) if self.signal in COMPUTED_SIGNALS else history.num_steps)
 
 
+class Chunk:
+    """Some tokens of the operands.
+
+    Args:
+        tensors: [1, tokens, dim], float64 or narrower than float32; those of one sum have one shape and dtype.
+        minus_one: as of :func:`dicache.arithmetic.number`.
+    """
+
+    def __init__(self, tensors: Mapping[Operand, Tensor], minus_one: Tensor) -> None:
+        self._tensors = tensors
+        self._minus_one = minus_one
+        self._kept: dict[tuple[Operand, Operand], Tensor] = {}
+
+    def __getitem__(self, operand: Operand) -> Tensor:
+        return self._tensors[operand]
+
+    def difference(self, a: Operand, b: Operand) -> Tensor:
+        """a - b, as of :func:`dicache.arithmetic.difference`."""
+        from dicache.arithmetic import difference
+
+        return difference(self[a], self[b], self._minus_one)
+
+    def kept_difference(self, a: Operand, b: Operand) -> Tensor:
+        """The same, made once for several sums."""
+        if (a, b) not in self._kept:
+            self._kept[a, b] = self.difference(a, b)
+        return self._kept[a, b]
+
+
 class Sum(Protocol):
     """A hashable value that declares one sum."""
 
     @property
     def operands(self) -> tuple[Operand, ...]: ...
 
-    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
-        """The sum over the given float64 tensors, as a float64 scalar on their device."""
+    def of(self, chunk: Chunk) -> Tensor:
+        """What each token brings to the sum, [1, tokens], as precisely as :mod:`dicache.arithmetic` says."""
         ...
 
 
@@ -67,11 +96,10 @@ class AbsoluteSum:
     def operands(self) -> tuple[Operand, ...]:
         return (self.a,) if self.b is None else (self.a, self.b)
 
-    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
-        import torch
+    def of(self, chunk: Chunk) -> Tensor:
+        from dicache.arithmetic import absolute_sums
 
-        a = tensors[self.a]
-        return torch.linalg.vector_norm(a if self.b is None else a - tensors[self.b], ord=1)
+        return absolute_sums(chunk[self.a] if self.b is None else chunk.difference(self.a, self.b))
 
 
 @dataclass(frozen=True)
@@ -85,9 +113,10 @@ class InnerSum:
     def operands(self) -> tuple[Operand, ...]:
         return (*self.left, *self.right)
 
-    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
-        (a, b), (c, d) = self.left, self.right
-        return ((tensors[a] - tensors[b]) * (tensors[c] - tensors[d])).sum()
+    def of(self, chunk: Chunk) -> Tensor:
+        from dicache.arithmetic import product_sums
+
+        return product_sums(chunk.kept_difference(*self.left), chunk.kept_difference(*self.right))
 
 
 @dataclass(frozen=True)
@@ -101,8 +130,10 @@ class ProductSum:
     def operands(self) -> tuple[Operand, ...]:
         return self.a, self.b
 
-    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
-        return (tensors[self.a] * tensors[self.b]).sum()
+    def of(self, chunk: Chunk) -> Tensor:
+        from dicache.arithmetic import product_sums
+
+        return product_sums(chunk[self.a], chunk[self.b])
 
 
 @dataclass(frozen=True)
@@ -115,5 +146,7 @@ class SquareSum:
     def operands(self) -> tuple[Operand, ...]:
         return (self.a,)
 
-    def of(self, tensors: Mapping[Operand, Tensor]) -> Tensor:
-        return (tensors[self.a] ** 2).sum()
+    def of(self, chunk: Chunk) -> Tensor:
+        from dicache.arithmetic import product_sums
+
+        return product_sums(chunk[self.a], chunk[self.a])

@@ -1,4 +1,4 @@
-"""The tensors of one segment of one lane: the fewest that its method's formulas name, overwritten in place."""
+"""The tensors of one segment of one lane: the fewest that its method's formulas name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dicache.evaluation import evaluate, token_chunks
+from dicache.arithmetic import combine
+from dicache.evaluation import Source, evaluate
 from dicache.pairs import Anchor
 from dicache.sums import COMPUTED_SIGNALS, STEP_SIGNALS, Operand, Signal, Sum
 
@@ -16,7 +17,10 @@ VELOCITY_ANCHORS: tuple[Anchor, ...] = ("latents", "nothing")
 
 @dataclass(frozen=True)
 class Observation:
-    """The tensors of one step of one lane on this rank that are known before the ranks agree."""
+    """The tensors of one step of one lane on this rank that are known before the ranks agree.
+
+    ``probe`` and ``signals`` are kept as they are, without a copy: nothing may write to them afterwards.
+    """
 
     x: Tensor
     """Input of block 0, [1, tokens_local, dim], real tokens only; tokens_local may be 0."""
@@ -27,7 +31,8 @@ class Observation:
 
 
 class Ring:
-    """The newest ``depth`` tensors of one kind. Slots are allocated at first use and then overwritten."""
+    """The newest ``depth`` tensors of one kind: written to slots that are allocated at first use and then overwritten
+    (:meth:`next_slot`), or kept as they come (:meth:`keep`); a ring takes one of the two."""
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
@@ -39,6 +44,12 @@ class Ring:
         slot = self._slots.pop() if full else torch.empty_like(like, memory_format=torch.contiguous_format)
         self._slots.insert(0, slot)
         return slot
+
+    def keep(self, tensor: Tensor) -> None:
+        """Hold ``tensor`` itself as the newest; a copy if it is a part of something larger, which would be held too."""
+        is_whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        kept = tensor if is_whole else tensor.clone(memory_format=torch.contiguous_format)
+        self._slots = [kept, *self._slots][: self._depth]
 
     def restore(self, slots: Sequence[Tensor]) -> None:
         """Go on from what :attr:`slots` was; the tensors are the ring's from now on.
@@ -94,7 +105,7 @@ class Trajectory:
 
     @property
     def tensors(self) -> dict[str, tuple[Tensor, ...]]:
-        """All that is kept, by kind, newest first. They are overwritten in place by the next step.
+        """All that is kept, by kind, newest first. The next step overwrites some of them in place.
 
         Sums that were measured once and kept are not among them: measured again they are the same bits.
         """
@@ -120,20 +131,20 @@ class Trajectory:
     def measure(self, sums: Sequence[Sum], shown: Observation) -> Tensor:
         """Evaluate sums over this rank's tokens: float64 [len(sums)] on the device of the observation, no host sync."""
 
-        def read(operand: Operand, tokens: slice) -> Tensor:
+        def read(operand: Operand) -> Source:
             if operand.age:
-                return self._signals[operand.signal].newest(operand.age)[:, tokens]
+                return Source(self._signals[operand.signal].newest(operand.age))
             if operand.signal == "probe":
-                return shown.probe[:, tokens]
+                return Source(shown.probe)
             if operand.signal == "probe_residual":
                 # Rounded like the older ones: else an unchanged probe would seem to have changed in bf16.
-                return shown.probe[:, tokens] - shown.x[:, tokens]
-            return shown.signals[operand.signal][:, tokens]
+                return Source(shown.probe, minus=shown.x)
+            return Source(shown.signals[operand.signal])
 
         fresh = [term for term in sums if term not in self._settled]
-        values = self._settled | dict(zip(fresh, evaluate(fresh, read, like=shown.x), strict=True))
+        values = self._settled | dict(zip(fresh, evaluate(fresh, read, shown.x.device), strict=True))
         self._settled = {term: values[term] for term in values if all(o.is_settled for o in term.operands)}
-        return torch.stack([values[term] for term in sums]) if sums else evaluate((), read, like=shown.x)
+        return torch.stack([values[term] for term in sums]) if sums else evaluate((), read, shown.x.device)
 
     def combine(self, coefficients: Sequence[float], shown: Observation, entering: Tensor) -> Tensor:
         """Anchor + Σ cᵢ r₋ᵢ in the dtype of the anchor, or of the residuals without one, added up in float32 at least.
@@ -144,25 +155,14 @@ class Trajectory:
             entering: input of the segment, [1, tokens_local, dim].
         """
         base = self._base(shown, entering)
-        like = self._residuals.newest(1) if base is None else base
-        result = torch.empty_like(like)
-        for tokens in token_chunks(like):
-            wide = torch.promote_types(like.dtype, torch.float32)
-            if base is None:
-                total = torch.zeros_like(like[:, tokens], dtype=wide)
-            else:
-                total = base[:, tokens].to(wide, copy=True)
-            for age, coefficient in enumerate(coefficients, start=1):
-                total.add_(self._residuals.newest(age)[:, tokens], alpha=coefficient)
-            result[:, tokens] = total
-        return result
+        terms = [self._residuals.newest(age) for age in range(1, len(coefficients) + 1)]
+        return combine(base, terms, coefficients)
 
     def record_skipped(self, shown: Observation) -> None:
         """Remember what a step has shown at which the segment was estimated."""
         for signal in STEP_SIGNALS:
             if ring := self._signals[signal]:
-                newest = shown.probe if signal == "probe" else shown.signals[signal]
-                ring.next_slot(newest).copy_(newest)
+                ring.keep(shown.probe if signal == "probe" else shown.signals[signal])
 
     def record_computed(self, shown: Observation, entering: Tensor, leaving: Tensor) -> None:
         """Remember what a step has shown at which the segment ran.
@@ -176,8 +176,7 @@ class Trajectory:
         if ring := self._signals["probe_residual"]:
             torch.sub(shown.probe, shown.x, out=ring.next_slot(shown.probe))
         if ring := self._signals["computed_latents"]:
-            latents = shown.signals["latents"]
-            ring.next_slot(latents).copy_(latents)
+            ring.keep(shown.signals["latents"])
         if self._residuals:
             base = self._base(shown, entering)
             if base is None:

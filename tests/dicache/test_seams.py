@@ -26,9 +26,9 @@ class Inner:
 
     operands: tuple[Operand, Operand, Operand, Operand]
 
-    def of(self, tensors):
-        a, b, c, d = (tensors[operand] for operand in self.operands)
-        return torch.sum((a - b) * (c - d))
+    def of(self, chunk):
+        a, b, c, d = (chunk[operand] for operand in self.operands)
+        return torch.sum((a - b) * (c - d), dim=-1)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-import dicache.evaluation
+import dicache.arithmetic
+from dicache.arithmetic import number
 from dicache.config import CacheConfig
 from dicache.controller import Controller, Observation
-from dicache.evaluation import evaluate
+from dicache.evaluation import Source, evaluate
 from dicache.methods import build_method
-from dicache.sums import AbsoluteSum, Operand
+from dicache.sums import AbsoluteSum, Chunk, InnerSum, Operand, ProductSum, SquareSum
 from dicache.trajectory import Ring, Trajectory
 from tests.support.toy import COND, DIM, TOKENS, UNCOND, drive, inputs, largest_allocation, steps
 
@@ -56,6 +57,18 @@ def test_slots_are_overwritten_in_place():
     assert ring.nbytes == 16
 
 
+def test_a_whole_tensor_is_kept_and_a_part_of_one_is_copied():
+    ring = Ring(2)
+    whole, part = torch.randn(1, 4, 3), torch.randn(1, 6, 3)[:, 2:]
+    for tensor in (whole, part):
+        ring.keep(tensor)
+    assert ring.newest(2).data_ptr() == whole.data_ptr()
+    assert ring.newest(1).data_ptr() != part.data_ptr() and torch.equal(ring.newest(1), part)
+    assert ring.newest(1).untyped_storage().nbytes() == part.nbytes
+    ring.keep(whole)
+    assert len(ring.slots) == 2 and ring.nbytes == 2 * whole.nbytes
+
+
 def test_buffers_do_not_alias_what_the_engine_passes():
     run = drive(CacheConfig(threshold=0.25))
     controller = Controller(CacheConfig(threshold=0.25), [COND, UNCOND], 20, 3)
@@ -64,7 +77,7 @@ def test_buffers_do_not_alias_what_the_engine_passes():
 
 
 class _Scribbler:
-    """A controller whose caller overwrites every tensor as soon as a call has returned."""
+    """A controller whose caller overwrites every tensor but the probe as soon as a call has returned."""
 
     def __init__(self, controller):
         self._controller = controller
@@ -73,14 +86,14 @@ class _Scribbler:
         return getattr(self._controller, name)
 
     def record(self, lane, segment, shown, entering, leaving):
-        x, probe, *rest = copies = [tensor.clone() for tensor in (shown.x, shown.probe, entering, leaving)]
-        self._controller.record(lane, segment, Observation(x, probe), *rest)
+        x, *rest = copies = [tensor.clone() for tensor in (shown.x, entering, leaving)]
+        self._controller.record(lane, segment, Observation(x, shown.probe), *rest)
         for tensor in copies:
             tensor.fill_(1e9)
 
     def estimate(self, lane, segment, shown, entering):
-        x, probe, entering = copies = [tensor.clone() for tensor in (shown.x, shown.probe, entering)]
-        result = self._controller.estimate(lane, segment, Observation(x, probe), entering)
+        x, entering = copies = [tensor.clone() for tensor in (shown.x, entering)]
+        result = self._controller.estimate(lane, segment, Observation(x, shown.probe), entering)
         for tensor in copies:
             tensor.fill_(1e9)
         return result
@@ -130,13 +143,47 @@ def test_sums_equal_their_definition_whatever_the_chunks(monkeypatch):
     sums = [AbsoluteSum(*tensors), AbsoluteSum(Operand("probe", 1))]
     expected = torch.stack([(probe.double() - previous.double()).abs().sum(), previous.double().abs().sum()])
     for elements in (1, 8, 80, 10_000):
-        monkeypatch.setitem(dicache.evaluation._CHUNK_ELEMENTS, "cpu", elements)
-        got = evaluate(sums, lambda operand, tokens: tensors[operand][:, tokens], like=probe)
+        monkeypatch.setitem(dicache.arithmetic.CHUNK_ELEMENTS, "cpu", elements)
+        got = evaluate(sums, lambda operand: Source(tensors[operand]), probe.device)
         torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_of_narrow_tensors_are_as_exact_as_their_rows(monkeypatch, dtype):
+    """Each token's numbers are added up in float32, whatever the chunks, so that no cut of the sequence matters."""
+    torch.manual_seed(0)
+    tensors = {Operand("probe", age): torch.randn(1, 37, 64).to(dtype) for age in range(3)}
+    a, b, c = tensors
+    sums = [AbsoluteSum(a, b), AbsoluteSum(b), InnerSum((a, b), (b, c)), InnerSum((a, b), (a, b)), ProductSum(a, b)]
+    sums.append(SquareSum(c))
+    wide = Chunk({operand: tensor.double() for operand, tensor in tensors.items()}, number(-1.0, torch.device("cpu")))
+    expected = torch.stack([term.of(wide).sum() for term in sums])
+    found = []
+    for elements in (1, 8, 80, 10_000):
+        monkeypatch.setitem(dicache.arithmetic.CHUNK_ELEMENTS, "cpu", 64 * elements)
+        found.append(evaluate(sums, lambda operand: Source(tensors[operand]), torch.device("cpu")))
+    torch.testing.assert_close(found[0], expected, rtol=1e-7, atol=0)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-14, atol=0)
+
+
+def test_a_narrow_operand_is_not_cut_by_the_width_of_another(monkeypatch):
+    monkeypatch.setitem(dicache.arithmetic.CHUNK_ELEMENTS, "cpu", 64)
+    tensors = {Operand("probe", 0): torch.ones(1, 16, 64), Operand("latents", 0): torch.ones(1, 16, 4)}
+    cuts = []
+
+    class Counted(AbsoluteSum):
+        def of(self, chunk):
+            cuts.append(chunk[self.a].shape[1])
+            return super().of(chunk)
+
+    got = evaluate([Counted(o) for o in tensors], lambda operand: Source(tensors[operand]), torch.device("cpu"))
+    assert got.tolist() == [16 * 64, 16 * 4]
+    assert cuts == [1] * 16 + [16]
+
+
 def test_no_float64_copy_of_a_whole_tensor(monkeypatch):
-    monkeypatch.setitem(dicache.evaluation._CHUNK_ELEMENTS, "cpu", 3 * DIM)
+    monkeypatch.setitem(dicache.arithmetic.CHUNK_ELEMENTS, "cpu", 3 * DIM)
     with largest_allocation() as largest:
         run = drive(CacheConfig(threshold=0.25), until=8)
     assert "s" in run.actions()
@@ -145,7 +192,7 @@ def test_no_float64_copy_of_a_whole_tensor(monkeypatch):
 
 def test_chunks_do_not_change_the_estimate(monkeypatch):
     whole = drive(CacheConfig(threshold=0.25))
-    monkeypatch.setitem(dicache.evaluation._CHUNK_ELEMENTS, "cpu", 2 * DIM)
+    monkeypatch.setitem(dicache.arithmetic.CHUNK_ELEMENTS, "cpu", 2 * DIM)
     chunked = drive(CacheConfig(threshold=0.25))
     assert chunked.actions() == whole.actions()
     torch.testing.assert_close(chunked.outputs[-1], whole.outputs[-1], rtol=1e-6, atol=1e-6)
@@ -157,7 +204,7 @@ def test_small_changes_of_large_numbers_are_not_lost():
     probe = x.clone()
     probe[0, 0, 0] += 2**-20
     operands = {Operand("probe", 0): probe, Operand("probe", 1): x}
-    got = evaluate([AbsoluteSum(Operand("probe", 0))], lambda o, tokens: operands[o][:, tokens], like=x)
+    got = evaluate([AbsoluteSum(Operand("probe", 0))], lambda o: Source(operands[o]), x.device)
     assert got.item() == (1 << 18) + 2**-20
 
 
