@@ -158,6 +158,12 @@ class RuntimeConfig(Section):
         description="The same bits of latents and the same decisions in every layout, in bfloat16 too: linear layers "
         "and attention then run in a form that does not depend on how many tokens a rank holds (docs/attention.md).",
     )
+    offload: Literal["auto", "none", "experts", "blocks"] = Field(
+        "auto",
+        description="What of the transformers waits in the host's memory on CUDA. none: nothing; experts: of Wan 2.2 "
+        "A14B's two the one that does not run; blocks: every block, of which the next one comes while one runs, for "
+        "cards that do not hold the model; auto is none where both experts fit, else experts.",
+    )
     audit: bool = Field(
         False,
         description="Compare decisions and latents of all ranks bit by bit after each step, to find a faulty rank.",

@@ -22,7 +22,8 @@ from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput
 from engine.execution.devices import mixed_devices_note
-from engine.execution.loaded import LoadedModel, load_model
+from engine.execution.loaded import LoadedModel, load_job, load_model
+from engine.execution.out_of_memory import naming_stage
 from engine.execution.tracing import Tracing
 from engine.generation.finishing import Finishing
 from engine.generation.generation import Generation
@@ -85,7 +86,8 @@ class Engine:
         if (line := mixed_devices_note(ranks)) is not None:
             progress.note(line)
         progress.stage("load")
-        model = load_model(config, ranks, progress)
+        with naming_stage("load", lambda: load_job(config, ranks), ranks.device):
+            model = load_model(config, ranks, progress)
         return cls(replace(model, load_seconds=time.perf_counter() - started), progress)
 
     @property
@@ -106,7 +108,7 @@ class Engine:
         loaded = self._model.config
         if changed := differences(loaded.model.model_dump(mode="json"), config.model.model_dump(mode="json")):
             raise InvalidInput(f"Another model is loaded than the configuration asks for: model.{changed[0]}.")
-        runtime = {name: getattr(loaded.runtime, name) for name in ("device", "attention")}
+        runtime = {name: getattr(loaded.runtime, name) for name in ("device", "attention", "offload")}
         kept = {"parallel": loaded.parallel, "runtime": config.runtime.model_copy(update=runtime)}
         model = replace(self._model, config=config.model_copy(update=kept), load_seconds=0.0)
         return Engine(model, progress or self._progress, self._lists, self._noted)

@@ -34,6 +34,10 @@ class DiskFailure(RankFailure):
     """A disk took no files for longer than a run waits."""
 
 
+class OutOfMemory(RankFailure):
+    """A card has no memory left for what it was asked to do."""
+
+
 class Stopped(RankFailure):
     """The control word ended the request, on all ranks at the same step. The engine can take another request."""
 

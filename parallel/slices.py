@@ -3,12 +3,14 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -36,16 +38,52 @@ def load_slices(module: nn.Module, files: Sequence[Path], device: torch.device, 
     names = defaultdict(list)  # of each tensor: tied ones have several, of which the files hold one
     for name, tensor in wanted.items():
         names[id(tensor)].append(name)
-    held = {file: _check_header(file, wanted, [re.compile(pattern) for pattern in ignored]) for file in files}
-    found = {id(wanted[name]) for there in held.values() for name in there}
-    for name, tensor in wanted.items():
-        if id(tensor) not in found:
-            raise ValueError(f"the tensor {name} is missing")
+    held = _find(wanted, files, ignored)
     for file, there in held.items():  # one file at a time, since uneven shards are copied once more to be padded
         parts: dict[str, Tensor] = {}
-        with safe_open(file, framework="pt") as source:
+        with safe_open(file, framework="pt", device=str(device)) as source:
             for name in there:
                 part = _read(source.get_slice(name), wanted[name], device)
+                parts |= dict.fromkeys(names[id(wanted[name])], part)
+        module.load_state_dict(parts, strict=False, assign=True)
+
+
+def load_together(
+    module: nn.Module,
+    files: Sequence[Path],
+    device: torch.device,
+    group: dist.ProcessGroup,
+    ignored: Iterable[str] = (),
+) -> None:
+    """As :func:`load_slices` for whole tensors, of which the group's first rank reads each once, casts it on its device
+    and sends it to the others. Collective over the group; on all ranks the module is the same.
+
+    Raises:
+        ValueError: as of :func:`load_slices`, on all ranks alike.
+    """
+    wanted: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    names = defaultdict(list)
+    for name, tensor in wanted.items():
+        names[id(tensor)].append(name)
+    reads = dist.get_rank(group) == 0
+    told: list[Any] = [None, None]
+    if reads:
+        try:
+            told[0] = _find(wanted, files, ignored)
+        except (ValueError, OSError, SafetensorError) as error:
+            told[1] = str(error)
+    dist.broadcast_object_list(told, group_src=0, group=group)
+    held, problem = told
+    if problem is not None:
+        raise ValueError(problem)
+    for file, there in held.items():
+        parts: dict[str, Tensor] = {}
+        with safe_open(file, framework="pt", device=str(device)) if reads else nullcontext() as source:
+            for name in there:
+                part = torch.empty_like(wanted[name], device=device)
+                if source is not None:
+                    part.copy_(source.get_tensor(name))
+                dist.broadcast(part, group_src=0, group=group)
                 parts |= dict.fromkeys(names[id(wanted[name])], part)
         module.load_state_dict(parts, strict=False, assign=True)
 
@@ -76,6 +114,20 @@ def add_part(parameter: Tensor, change: Tensor) -> None:
 def whole(parameter: Tensor) -> Tensor:
     """A parameter with the rows of all ranks; collective over the ranks that share a sharded one."""
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.data
+
+
+def _find(wanted: dict[str, Tensor], files: Sequence[Path], ignored: Iterable[str]) -> dict[Path, list[str]]:
+    """The names of the wanted tensors by file.
+
+    Raises:
+        ValueError: a tensor is missing, has another shape, or is unknown; a phrase that names it.
+    """
+    held = {file: _check_header(file, wanted, [re.compile(pattern) for pattern in ignored]) for file in files}
+    found = {id(wanted[name]) for there in held.values() for name in there}
+    for name, tensor in wanted.items():
+        if id(tensor) not in found:
+            raise ValueError(f"the tensor {name} is missing")
+    return held
 
 
 def _check_header(file: Path, wanted: dict[str, Tensor], ignored: Sequence[re.Pattern[str]]) -> list[str]:

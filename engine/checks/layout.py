@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from engine.checks.replicas import memory_check
+from engine.checks.memory import memory_check
 from engine.config import Config, SamplingConfig
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts

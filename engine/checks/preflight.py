@@ -11,6 +11,7 @@ from typing import Generic
 from engine.checks.cache import check_cache
 from engine.checks.cache_choice import choose_cache
 from engine.checks.layout import check_goal, check_replicas, lay_out
+from engine.checks.memory import check_memory, check_offload, offload_notes
 from engine.checks.model import check_added_weights, check_device, check_size
 from engine.checks.notes import image_notes, request_notes
 from engine.checks.outputs import check_outputs
@@ -75,6 +76,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
     degrees = placement.degrees
     if tasks:
         check_replicas(degrees, len(tasks))
+    check_offload(config, degrees)
     check_single_files(config, facts, degrees.replica_size)
     check_lora_files(config, facts)
     notes = request_notes(config, request, facts) if request else []
@@ -92,6 +94,8 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         check_room(config, tasks, facts, degrees)
     if not place.elsewhere:
         check_device(config, place.local_ranks if place.local_ranks is not None else degrees.world_size)
+        check_memory(config, sampling, facts, degrees, place)
+        notes += offload_notes(config)
     return Checked(config, placement, facts, reasons, notes)
 
 

@@ -1,13 +1,11 @@
-"""Loads components from the files of a model, and moves them to the device while they are used."""
+"""Loads components from the files of a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import accelerate
 import torch
 from safetensors import SafetensorError
-from torch import nn
 
 from engine.errors import RankFailure
 from engine.models.weights import weight_variant
@@ -45,17 +43,3 @@ def loading(part: str, path: str, advice: str = "check the model folder") -> Ite
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RankFailure(f"The {part} of {path} cannot be loaded ({reason}): {advice}.") from error
-
-
-@contextmanager
-def on_device(device: torch.device, module: nn.Module) -> Iterator[None]:
-    """``module`` is on ``device`` inside the block, and on the CPU afterwards."""
-    if device.type == "cpu":
-        yield
-        return
-    _, hook = accelerate.cpu_offload_with_hook(module, device)
-    try:
-        yield
-    finally:
-        hook.offload()
-        hook.remove()

@@ -8,7 +8,8 @@ from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from engine.components.dtypes import vae_dtype
-from engine.components.files import load_module, on_device
+from engine.components.files import load_module
+from engine.components.residence import Residence, at_home
 from engine.config import Config
 from engine.media.video import require_finite_frames, to_uint8
 from parallel.meter import CollectiveMeter
@@ -23,7 +24,13 @@ class HunyuanAutoencoder:
     are blended where they overlap; on the CPU frames are whole. 1.0 decodes frames in chunks of time by itself.
     """
 
-    def __init__(self, config: Config, ranks: Ranks, kind: Any = AutoencoderKLHunyuanVideo) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        residence: Residence | None = None,
+        kind: Any = AutoencoderKLHunyuanVideo,
+    ) -> None:
         """
         Args:
             kind: the diffusers class of the VAE.
@@ -33,6 +40,7 @@ class HunyuanAutoencoder:
         self._vae: Any = None  # on the other ranks
         if ranks.replica_rank == 0:
             self._vae = load_module(kind, config.model.path, "vae", vae_dtype(config))
+            self._resident = at_home(ranks.device, residence).settle(self._vae)
             if ranks.device.type == "cuda":
                 self._vae.enable_tiling()
 
@@ -48,7 +56,7 @@ class HunyuanAutoencoder:
             latent height, latent width] on the rank's device.
         """
         assert self._vae is not None
-        with on_device(self._device, self._vae):
+        with self._resident.on_device():
             latents: Tensor = self._vae.encode(video.to(self._device, self._vae.dtype)).latent_dist.mode()
         return latents * self._vae.config.scaling_factor
 
@@ -58,8 +66,8 @@ class HunyuanAutoencoder:
         whether the frames are finite."""
         if self._vae is None:
             return require_finite_frames(None, self._ranks, meter)
-        with on_device(self._device, self._vae):
-            scaled = latents[None].to(self._vae.dtype) / self._vae.config.scaling_factor
+        with self._resident.on_device():
+            scaled = latents[None].to(self._device, self._vae.dtype) / self._vae.config.scaling_factor
             video = self._vae.decode(scaled, return_dict=False)[0][0]
         require_finite_frames(video, self._ranks, meter)
         for frames in video.split(self._vae.config.temporal_compression_ratio, dim=1):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from engine.components.residence import Residence
 from engine.components.samplers import Scheduler
 from engine.config import Config, SamplingConfig
 from engine.models.adapter import Adapter
@@ -77,10 +78,11 @@ class Parts:
     transformer, vae: the diffusers classes.
     encoders: the transformers classes of text and image encoders, by folder.
     adapter: called with a loaded transformer.
-    prompt_encoder: called with (configuration, ranks, whether the weights are sharded over the ranks of the replica).
-    video_decoder: called with (configuration, ranks).
-    image_conditioner: called with (configuration, ranks, facts, the video decoder, which has the VAE); None if no model
-        of the family takes images.
+    prompt_encoder: called with (configuration, ranks, whether the weights are sharded over the ranks of the replica,
+        where the weights are while they are not used).
+    video_decoder: called with (configuration, ranks, the same).
+    image_conditioner: called with (configuration, ranks, facts, the video decoder, which has the VAE, the same); None
+        if no model of the family takes images.
     make_start: called with (noise of one sample [1, channels, frames, height, width], its encoded prompt and images);
         returns the latents that denoising starts from, in the same shape.
     make_scheduler: called with (the model's scheduler configuration, sampling, device); returns a sampler whose
@@ -91,9 +93,9 @@ class Parts:
     vae: Any
     encoders: Mapping[str, Any]
     adapter: Callable[[Any], Adapter]
-    prompt_encoder: Callable[[Config, Ranks, bool], PromptEncoder]
-    video_decoder: Callable[[Config, Ranks], VideoDecoder]
-    image_conditioner: Callable[[Config, Ranks, ModelFacts, Any], ImageConditioner] | None
+    prompt_encoder: Callable[[Config, Ranks, bool, Residence], PromptEncoder]
+    video_decoder: Callable[[Config, Ranks, Residence], VideoDecoder]
+    image_conditioner: Callable[[Config, Ranks, ModelFacts, Any, Residence], ImageConditioner] | None
     make_scheduler: Callable[[Mapping[str, Any], SamplingConfig, torch.device], Scheduler]
     make_start: Callable[[Tensor, Named], Tensor] = lambda noise, encoded: noise
 

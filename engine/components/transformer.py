@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from engine.components.dtypes import transformer_dtype
 from engine.components.empty import empty_component
@@ -13,20 +14,53 @@ from engine.models.quantised import MARKER
 from engine.models.weights import weight_files
 from parallel.diffusers_private import ignored_keys
 from parallel.ranks import Ranks
-from parallel.slices import load_slices
+from parallel.slices import load_slices, load_together
 from parallel.weights import ShardedWeights, shard_pieces
 
 
-def load_transformer(config: Config, device: torch.device, kind: Any, subfolder: str = "transformer") -> Any:
+def load_transformer(
+    config: Config,
+    device: torch.device,
+    kind: Any,
+    subfolder: str = "transformer",
+    straight: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Any:
     """The transformer in a subfolder of the model, a ``kind`` in evaluation mode, on the CPU.
 
     Args:
         device: on which it will run; it decides the dtype.
+        straight: read it to the device, and cast it there; not where it comes from a single file.
+        group: with ``straight`` the ranks of the machine, of which one reads for all. Collective over them.
 
     Raises:
         RankFailure: a file cannot be loaded.
     """
-    return load_weights(kind, config, subfolder, transformer_dtype(config, device)).eval()
+    dtype = transformer_dtype(config, device)
+    if straight and subfolder not in config.model.single_files:
+        transformer = _load_straight(config, device, kind, subfolder, dtype, group)
+    else:
+        transformer = load_weights(kind, config, subfolder, dtype)
+    return transformer.eval()
+
+
+def _load_straight(
+    config: Config,
+    device: torch.device,
+    kind: Any,
+    subfolder: str,
+    dtype: torch.dtype,
+    group: dist.ProcessGroup | None,
+) -> Any:
+    path = config.model.path
+    with loading(subfolder, path):
+        transformer = empty_component(kind, path, subfolder, dtype)
+        files, ignored = weight_files(path, subfolder), (*ignored_keys(transformer), MARKER)
+        if group is None:
+            load_slices(transformer, files, device, ignored)
+        else:
+            load_together(transformer, files, device, group, ignored)
+    return transformer.to(device)  # buffers, which no file holds
 
 
 def load_sharded_transformer(

@@ -7,9 +7,10 @@ is
 
 with, for N ranks in a replica of which S share a sequence and C branches:
 
-- transformer: 2 bytes a parameter (bfloat16), of one expert where there are two: the other is in the host's
-  memory, unless both take no more than half of the GPU's. Sharded (`parallel.shard_weights`): 1/N of all experts, and
-  three blocks: the one that runs, the buffer in which it was gathered, and the buffer of the next one.
+- transformer: 2 bytes a parameter (bfloat16), of one expert where there are two: the other is in the host's memory
+  (`runtime.offload: experts`), unless both fit (`none`). With `blocks` what is outside the blocks, and two blocks: the
+  one that runs and the next one. Sharded (`parallel.shard_weights`): 1/N of all experts, and three blocks: the one that
+  runs, the buffer in which it was gathered, and the buffer of the next one.
 - text encoders: 2 bytes a parameter; sharded (Wan): twice the largest layer, the token embedding, since the parts are
   in the host's memory. Image encoder: 4 bytes a parameter.
 - cache: of DiCache, 5 tensors (two residuals, two probe residuals, the last probe) of [tokens / S, dim] for each
@@ -19,6 +20,8 @@ with, for N ranks in a replica of which S share a sequence and C branches:
   strips of rows. With HunyuanVideo they are those of one tile of 256 x 256 pixels (in 1.5 with all frames) and twice
   the finished video, on the first rank alone. Encoding given images takes less.
 
+Encoders and VAE stay on the card between requests where it has room for them beside all else.
+
 Left out are the memory of CUDA and NCCL, buffers of attention over ranks, and fragmentation: leave a tenth and two
 gigabytes free.
 """
@@ -26,7 +29,10 @@ gigabytes free.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+from engine.cost.blocks import all_blocks, largest_block
+from engine.cost.shape import shape_of_model
 from engine.models.catalog import PublishedModel
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
@@ -35,10 +41,13 @@ from parallel.placement import find_placement
 
 VideoSize = tuple[int, int, int]
 """Frames, height and width in pixels."""
+Offload = Literal["none", "experts", "blocks"]
+"""What of the transformers is in the host's memory while it does not run."""
 BLOCK_BYTES, _VAE_BYTES = 2, 4  # a number in bfloat16 and in float32
 CACHED_TENSORS = 5  # of DiCache
 _LEFT_FREE_SHARE, _LEFT_FREE_BYTES = 0.1, 2e9
 _SHARE_OF_TOKEN_TABLE = 0.185  # of UMT5-XXL's parameters; the only encoder that can be shared out
+_STREAMED_BLOCKS, _GATHERED_BLOCKS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -50,16 +59,38 @@ class Memory:
     cache: int
     step: int
     decode: int  # with the VAE's weights
+    vae: int = 0  # its weights alone
+    all_encoders: int = 0  # those of texts and of images
+    waiting: int = 0  # of the transformers, in the host's memory
 
     @property
     def peak(self) -> int:
         """The most that is held at once, by the formula above."""
         return self.transformer + max(self.encoders, self.cache + self.step, self.decode)
 
+    @property
+    def peak_with_all(self) -> int:
+        """The same where encoders and VAE stay on the card."""
+        return self.transformer + self.all_encoders + max(self.vae + self.cache + self.step, self.decode)
+
+    def host(self, ranks: int, first_ranks: int) -> int:
+        """Bytes of host copies on a machine with GPUs: each rank has its own of what waits and of the VAE, and the
+        first rank of a replica those of the encoders.
+
+        Args:
+            ranks: on the machine. first_ranks: of replicas, among them.
+        """
+        return ranks * (self.waiting + self.vae) + first_ranks * self.all_encoders
+
+
+def room(memory_bytes: float) -> float:
+    """Of a card's memory what may be planned with: what the formula leaves out is left free."""
+    return (1 - _LEFT_FREE_SHARE) * memory_bytes - _LEFT_FREE_BYTES
+
 
 def fits(needed_bytes: float, memory_bytes: float) -> bool:
     """Whether a card of that much memory holds it, with what the formula leaves out."""
-    return needed_bytes <= (1 - _LEFT_FREE_SHARE) * memory_bytes - _LEFT_FREE_BYTES
+    return needed_bytes <= room(memory_bytes)
 
 
 def choose_degrees(model: PublishedModel, ranks: int) -> Degrees:
@@ -87,39 +118,66 @@ def estimate(
     degrees: Degrees,
     shard_weights: bool = False,
     *,
+    offload: Offload = "experts",
     video: VideoSize | None = None,
     branches: int | None = None,
     cached_tensors: int = CACHED_TENSORS,
     block_bytes: int = BLOCK_BYTES,
+    weight_bytes: float | None = None,
+    encoder_bytes: int | None = None,
+    vae_bytes: int = _VAE_BYTES,
 ) -> Memory:
     """Memory for one video, by the formula above.
 
     Args:
+        offload: of the transformers; sharded ones stay whatever it says.
         video: frames, height and width in pixels; the recipe's where left out.
         branches: guidance branches that a step computes; with guidance on where left out.
         cached_tensors: of [tokens, dim] for each branch; those of ``dicache`` where left out, 0 without a cache.
-        block_bytes: of a number in the transformer and the text encoders: 2 in bfloat16, 4 in float32.
+        block_bytes: of a number between the blocks: 2 in bfloat16, 4 in float32.
+        weight_bytes: of a number in the transformers' weights, and encoder_bytes: in those of the text encoders;
+            ``block_bytes`` where left out.
+        vae_bytes: of a number in the VAE.
     """
     frames, height, width = video or model.video
     ranks = degrees.replica_size
     parameters = model.parameters
-    transformer = float(parameters["transformer"])
-    encoders = float(sum(count for folder, count in parameters.items() if folder.startswith("text_encoder")))
-    if shard_weights and ranks > 1:
-        experts = sum(parameters[folder] for folder in model.facts.transformers)
-        transformer = experts / ranks + 3 * transformer / model.facts.num_layers
-        if model.facts.family.shards_text_encoder:
-            encoders *= 2 * _SHARE_OF_TOKEN_TABLE
+    weight_bytes = block_bytes if weight_bytes is None else weight_bytes
+    encoder_bytes = block_bytes if encoder_bytes is None else encoder_bytes
+    sharded = shard_weights and ranks > 1
+    held, waiting = _transformers(model, ranks, sharded, offload)
+    texts = float(sum(count for folder, count in parameters.items() if folder.startswith("text_encoder")))
+    if sharded and model.facts.family.shards_text_encoder:
+        texts *= 2 * _SHARE_OF_TOKEN_TABLE
+    text_bytes, image_bytes = int(encoder_bytes * texts), _VAE_BYTES * parameters.get("image_encoder", 0)
     local_tokens = -(-num_tokens(model, video) // degrees.sequence)  # rounded up: shards differ by one token
     tensor = local_tokens * model.dim * block_bytes
     lanes = max(1, (num_branches(model) if branches is None else branches) // degrees.cfg)
     decode = model.decode_bytes_per_pixel * -(-height // ranks) * width
     if model.decode_bytes_per_tile:
         decode += model.decode_bytes_per_tile + 2 * _VAE_BYTES * 3 * frames * height * width
+    vae = vae_bytes * parameters["vae"]
     return Memory(
-        transformer=int(block_bytes * transformer),
-        encoders=max(int(block_bytes * encoders), _VAE_BYTES * parameters.get("image_encoder", 0)),
+        transformer=int(weight_bytes * held),
+        encoders=max(text_bytes, image_bytes),
         cache=cached_tensors * lanes * tensor,
         step=(model.live_tensors + lanes) * tensor,
-        decode=_VAE_BYTES * parameters["vae"] + decode,
+        decode=vae + decode * vae_bytes // _VAE_BYTES,
+        vae=vae,
+        all_encoders=text_bytes + image_bytes,
+        waiting=int(weight_bytes * waiting),
     )
+
+
+def _transformers(model: PublishedModel, ranks: int, sharded: bool, offload: Offload) -> tuple[float, float]:
+    """Parameters on the card, and in the host's memory."""
+    experts = [float(model.parameters[folder]) for folder in model.facts.transformers]
+    shape = shape_of_model(model)
+    if sharded:
+        return sum(experts) / ranks + _GATHERED_BLOCKS * largest_block(shape), 0
+    if offload == "blocks":
+        outside = sum(experts) - len(experts) * all_blocks(shape)
+        return outside + _STREAMED_BLOCKS * largest_block(shape), sum(experts)
+    if offload == "experts" and len(experts) > 1:
+        return max(experts), sum(experts)
+    return sum(experts), 0

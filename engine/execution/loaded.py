@@ -1,22 +1,27 @@
 """The loaded model: what stays in memory between requests."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from engine.components.host_copies import Mover, mover_for
 from engine.components.loras.adding import add_loras, describe_loras, plan_loras
 from engine.components.loras.plan import Plan
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
+from engine.components.residence import Residence
 from engine.components.samplers import load_scheduler_config
 from engine.components.tensors import check_files
 from engine.components.transformer import load_sharded_transformer, load_transformer
-from engine.config import Config
+from engine.config import Config, SamplingConfig
+from engine.cost.card import card_bytes
+from engine.cost.job import Job, job_of
 from engine.execution.attention import check_places, settle_kernel
 from engine.execution.imports import import_ahead
-from engine.execution.residency import Residency, fits, weight_bytes
+from engine.execution.residency import BlockWeights, Residency, StreamedBlocks, WholeTurns, with_residence
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
 from engine.progress import Progress
@@ -24,6 +29,7 @@ from parallel.diffusers_private import set_attention_kernel
 from parallel.fixed_rows import FixedRows
 from parallel.kernels import KernelName
 from parallel.meter import CollectiveMeter
+from parallel.node import node_group, values_of
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 from parallel.weights import ShardedWeights
@@ -49,6 +55,7 @@ class LoadedModel:
     parts: Parts
     experts: tuple[Expert, ...]  # the one for high noise first
     residency: Residency
+    residence: Residence  # of all other parts
     scheduler_config: dict[str, Any]
     text_encoder: PromptEncoder | None
     autoencoder: VideoDecoder
@@ -73,6 +80,21 @@ class LoadedModel:
             if expert.attention is not None:
                 expert.attention.begin(shards, meter)
 
+    def job(self, sampling: SamplingConfig | None = None) -> Job:
+        """What the memory of a request is estimated by."""
+        on_card = self.ranks.device.type == "cuda"
+        return job_of(self.config, self.facts, self.ranks.degrees, on_card=on_card, sampling=sampling)
+
+    def prepare(self, sampling: SamplingConfig, expert: int) -> None:
+        """A request begins: decide what stays on the card, and start to bring the weights of its first transformer.
+
+        Args:
+            expert: whose turn is the first.
+        """
+        if self.residence.moves:
+            self.residence.begin(self.job(sampling).others_stay(card_bytes(self.ranks.device.index or 0)))
+        self.residency.use(expert)
+
     @contextmanager
     def running(self, meter: CollectiveMeter) -> Iterator[None]:
         """The transformers may run inside; ``meter`` counts the bytes that gathering sharded weights sends."""
@@ -83,6 +105,12 @@ class LoadedModel:
                 if expert.weights is not None:
                     stack.enter_context(expert.weights.running(meter))
             yield
+
+
+def load_job(config: Config, ranks: Ranks) -> Job:
+    """What the memory of loading is estimated by."""
+    facts = read_facts(config.model.path, config.model.single_files)
+    return job_of(config, facts, ranks.degrees, on_card=ranks.device.type == "cuda")
 
 
 def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -> LoadedModel:
@@ -105,14 +133,17 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
     progress = progress or Progress()
     progress.loading("transformer" if len(facts.transformers) == 1 else f"{len(facts.transformers)} transformers")
     kernel = settle_kernel(config, ranks, progress)
-    experts, residency = load_experts(config, ranks, facts, parts, sharded, loras, kernel)
+    mover = mover_for(ranks.device)
+    experts, residency = load_experts(config, ranks, facts, parts, sharded, loras, kernel, mover)
     if config.runtime.deterministic and not sharded:
         check_places(experts[0].adapter.transformer)
     progress.loading("VAE")
-    autoencoder = parts.video_decoder(config, ranks)
+    residence = Residence(mover)
+    autoencoder = parts.video_decoder(config, ranks, residence)
     conditioner = parts.image_conditioner if facts.image_input != "none" else None
     all_encode = sharded and facts.family.shards_text_encoder
-    if is_first or all_encode:
+    encodes = is_first or all_encode
+    if encodes:
         progress.loading("text encoder")
     return LoadedModel(
         config=config,
@@ -121,10 +152,11 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
         parts=parts,
         experts=experts,
         residency=residency,
+        residence=residence,
         scheduler_config=load_scheduler_config(config),
-        text_encoder=parts.prompt_encoder(config, ranks, all_encode) if is_first or all_encode else None,
+        text_encoder=parts.prompt_encoder(config, ranks, all_encode, residence) if encodes else None,
         autoencoder=autoencoder,
-        images=conditioner(config, ranks, facts, autoencoder) if conditioner else None,
+        images=conditioner(config, ranks, facts, autoencoder, residence) if conditioner else None,
         attention_kernel=kernel,
         loras=describe_loras(loras) if is_first else (),
     )
@@ -138,34 +170,52 @@ def load_experts(
     sharded: bool,
     loras: Sequence[Plan],
     kernel: KernelName,
+    mover: Mover | None = None,
 ) -> tuple[tuple[Expert, ...], Residency]:
-    """Load the transformers one after the other, each moved to the device before the next is read, while they fit.
+    """Load the transformers one after the other, each put where it belongs before the next is read.
 
     Args:
         sharded: shard the weights over the ranks of the replica; then all parts stay on the device.
         loras: added to the weights.
         kernel: of the blocks' attention.
+        mover: brings weights from the host's memory; None where the host's memory is the device's.
     """
     experts: list[Expert] = []
-    together = True
-    for subfolder in facts.transformers:
-        weights = None
-        if sharded:
-            transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
+    turns: list[BlockWeights] = []
+    with node_group(ranks) if mover is not None and not sharded else nullcontext() as group:
+        keep = None if sharded or mover is None else _way_to_wait(config, ranks, facts, group)
+        for subfolder in facts.transformers:
+            weights = turn = None
+            if sharded:
+                transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
+            else:
+                straight = mover is not None and keep is None
+                transformer = load_transformer(config, ranks.device, parts.transformer, subfolder, straight, group)
             add_loras(transformer, loras, subfolder)
-        else:
-            transformer = load_transformer(config, ranks.device, parts.transformer, subfolder)
-            add_loras(transformer, loras, subfolder)
-            together = together and fits(len(facts.transformers) * weight_bytes(transformer), ranks.device)
-            if together or not experts:
+            if keep is not None and mover is not None:
+                turns.append(turn := keep(transformer, mover))
+            elif not sharded:
                 transformer = transformer.to(ranks.device)
-        adapter = parts.adapter(transformer)
-        fixed = config.runtime.deterministic
-        set_attention_kernel(
-            transformer, kernel, fixed and ranks.device.type == "cuda" and adapter.dtype != torch.float32
-        )
-        experts.append(Expert(adapter, _install(transformer, ranks, kernel, fixed), weights))
-    return tuple(experts), Residency([expert.adapter.transformer for expert in experts], ranks.device, together)
+            adapter = parts.adapter(transformer)
+            fixed = config.runtime.deterministic
+            set_attention_kernel(
+                transformer, kernel, fixed and ranks.device.type == "cuda" and adapter.dtype != torch.float32
+            )
+            attention = _install(transformer, ranks, kernel, fixed)
+            experts.append(Expert(with_residence(adapter, turn), attention, weights))
+    return tuple(experts), Residency(turns)
+
+
+def _way_to_wait(
+    config: Config, ranks: Ranks, facts: ModelFacts, group: dist.ProcessGroup | None
+) -> type[WholeTurns] | type[StreamedBlocks] | None:
+    """How transformers wait in the host's memory; None if all of them stay on the card. The same on all ranks of the
+    machine, by its smallest card, since they load together."""
+    job = job_of(config, facts, ranks.degrees, on_card=True)
+    settled = job.settled(min(values_of(card_bytes(ranks.device.index or 0), group)))
+    if settled == "blocks":
+        return StreamedBlocks
+    return WholeTurns if settled == "experts" and len(facts.transformers) > 1 else None
 
 
 def _install(transformer: Any, ranks: Ranks, kernel: KernelName, deterministic: bool) -> Any:

@@ -82,6 +82,11 @@ class Denoising:
         return self.steps_done == self._request.sampling.steps
 
     @property
+    def next_expert(self) -> int:
+        """The transformer that takes the next step."""
+        return next((i for i, span in enumerate(self._spans) if self.steps_done in span), 0)
+
+    @property
     def block_fraction(self) -> float:
         """Share of the transformer blocks that were executed; 1 means that nothing was skipped."""
         segments = self._controllers[0].cached_segments

@@ -1,7 +1,7 @@
 """One request on one rank: encode, denoise, decode, write, report. All its state ends with it."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput, stop_if_asked
 from engine.execution.loaded import LoadedModel
+from engine.execution.out_of_memory import naming_stage
 from engine.execution.tracing import Tracing
 from engine.generation import report as reporting
 from engine.generation.decoding import decode_videos
@@ -93,7 +94,8 @@ class Generation:
         self._look_for_notes()
         if self._denoising.is_done:
             return ()
-        with self._metrics.stage("encode"):
+        with self._naming("encode"), self._metrics.stage("encode"):
+            self._model.prepare(self._request.sampling, self._denoising.next_expert)
             encoded = encode(self._model, self._request, self._metrics.meter)
         self._metrics.note_texts(encoded)
         return encoded
@@ -110,18 +112,24 @@ class Generation:
         Raises:
             Paused, Cancelled, NotFiniteError: as of :meth:`Denoising.run`.
         """
-        return self._denoising.run(encoded, on_velocity, observer, noise)
+        with self._naming("denoise"):
+            return self._denoising.run(encoded, on_velocity, observer, noise)
 
     def decode(self, latents: Tensor, output: Path, files: StagedFiles) -> list[dict[str, Any]]:
         """Stage the videos, and on the first rank return each video's entry in the report: :func:`decode_videos`."""
         self._progress.stage("decode")
-        return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics)
+        with self._naming("decode"):
+            return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics)
 
     def write(self, latents: Tensor, latents_path: Path | None, files: StagedFiles) -> None:
         """The stage in which files are written: stage the latents, where a file for them is asked for."""
         with self._metrics.stage("write"):
             if latents_path:
                 save_tensors({"latents": latents.float().cpu()}, files.stage(latents_path))
+
+    def _naming(self, stage: str) -> AbstractContextManager[None]:
+        """Inside, a card without memory is an error that names the stage and says what to do."""
+        return naming_stage(stage, lambda: self._model.job(self._request.sampling), self._model.ranks.device)
 
     def _look_for_notes(self) -> None:
         """On the first rank, which has the tokenizers and may read the images."""

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from engine.config import Config
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_json
@@ -47,6 +48,17 @@ def find_published(path: str) -> PublishedModel | None:
         if path == model.hub_id or Path(path).name == model.hub_id.partition("/")[2]:
             return model
     return None
+
+
+def row_of(config: Config, facts: ModelFacts) -> PublishedModel:
+    """The configuration's model as a row of the catalog. One that is in none counts as having the largest activations
+    of its family."""
+    path = config.model.path
+    if (published := find_published(path)) is not None:
+        return published
+    kin = [row for row in CATALOG if row.facts.family.parts == facts.family.parts] or list(CATALOG)
+    like = max(kin, key=lambda row: row.live_tensors)
+    return row_of_folder(like, Path(path), facts, config.model.single_files)
 
 
 def row_of_folder(

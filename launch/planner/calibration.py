@@ -18,8 +18,9 @@ from launch.planner.cards import CPU
 from launch.planner.cluster import Cluster
 from launch.planner.least_squares import fit
 from launch.planner.measured import Run, read_runs
+from launch.planner.memory import swaps_experts
 from launch.planner.software import FITTED, Efficiencies, Software, Speeds, find_speeds
-from launch.planner.stages import around_denoising, swaps_experts
+from launch.planner.stages import around_denoising
 from launch.planner.steps import Plan, computed_step, skipped_step
 
 _WEAK, _FIRM = 0.02, 0.3

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from engine.cost.memory import estimate, fits
+from launch.planner.memory import job_for, memory_bytes
 from launch.planner.parts import Parts, add, parts_of
 from launch.planner.software import FITTED, Efficiencies, Speeds, find_speeds
-from launch.planner.stages import around_denoising, start_seconds, swaps_experts
+from launch.planner.stages import around_denoising, start_seconds
 from launch.planner.steps import Plan, computed_step, skipped_step
 from launch.planner.workload import Workload
 
@@ -31,6 +31,8 @@ class Prediction:
     computed_step_seconds: float
     skipped_step_seconds: float
     memory_bytes: int
+    fits: bool
+    """Whether the cards have the memory; a CPU is not asked."""
     start_seconds: float
 
     @property
@@ -47,12 +49,6 @@ class Prediction:
     def videos_per_hour(self) -> float:
         """Of all replicas, with the cache that the configuration has."""
         return 3600 * self.plan.degrees.data / self.cache_on
-
-    @property
-    def fits(self) -> bool:
-        """Whether the cards have the memory; a CPU is not asked."""
-        cluster = self.plan.cluster
-        return cluster.is_cpu or fits(self.memory_bytes, cluster.card.memory_bytes)
 
     def limits(self, *, cached: bool = True) -> dict[str, float]:
         """Seconds by what limits, the largest first."""
@@ -87,23 +83,6 @@ def predict(workload: Workload, plan: Plan, speeds: Speeds | None = None, fitted
         computed_step_seconds=sum(computed.values()),
         skipped_step_seconds=sum(skipped.values()),
         memory_bytes=memory_bytes(workload, plan),
+        fits=plan.cluster.is_cpu or job_for(workload, plan).fits(plan.cluster.card.memory_bytes),
         start_seconds=start_seconds(workload),
     )
-
-
-def memory_bytes(workload: Workload, plan: Plan) -> int:
-    """The most that a card holds at once, by the formula of engine/cost/memory.py, with the experts that stay."""
-    model = workload.model
-    memory = estimate(model, plan.degrees, plan.shard_weights)
-    scale = plan.dtype_bytes / 2  # the formula is for bfloat16
-    weights = memory.transformer * plan.weight_bytes / 2
-    sharded = plan.shard_weights and plan.degrees.replica_size > 1
-    if workload.experts > 1 and not sharded and not swaps_experts(workload, plan):
-        weights *= workload.experts
-    if not workload.skipping.share:
-        memory = replace(memory, cache=0)
-    of_encoders = scale * memory.encoders
-    beside = max(of_encoders, scale * (memory.cache + memory.step), memory.decode)
-    if plan.software.encoders_stay:
-        beside = of_encoders + max(scale * (memory.cache + memory.step), memory.decode)
-    return int(weights + beside)

@@ -8,7 +8,7 @@ same few words for all its rows. All figures were known while the model was made
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from engine.models.catalog import CATALOG
 from launch.planner.cluster import Cluster, parse_cluster
@@ -68,7 +68,14 @@ _ONE, _U8, _CFG_U4 = Degrees(), Degrees(ulysses=8), Degrees(cfg=2, ulysses=4)
 
 _MLPERF = "MLPerf Inference v6.1, closed, text-to-video (mlcommons.org)"
 _MLPERF_6_0 = "MLPerf Inference v6.0, open and closed"
-_TRT = Software(precision="fp4", kernel="best", fused=True, vae="bfloat16", encoders_stay=True)
+
+
+def _software(**settings: Any) -> Software:
+    """Another program: unless something else is known, its encoders go to the host's memory and back."""
+    return Software(**{"encoders_stay": False, "copies_back": True} | settings)
+
+
+_TRT = _software(precision="fp4", kernel="best", fused=True, vae="bfloat16", encoders_stay=True)
 _AMD = replace(_TRT, precision="fp8", kernel="fp8")
 _FP4 = "linear layers in fp4, attention in bf16"
 _FP8 = "linear layers and attention in fp8: in bf16 the figure would need 95% of the card's peak"
@@ -86,10 +93,10 @@ def _mlperf(
 
 
 _LIGHT = "https://github.com/ModelTC/LightX2V (README.md, tables for Wan2.1-I2V-14B-480P; a vendor's figures)"
-_LIGHT_SOFTWARE = Software(kernel="best", fused=True)
-_SGLANG_SOFTWARE = Software(kernel="best", streamed_blocks=True)
-_FASTVIDEO_SOFTWARE = Software(kernel="flash2", streamed_blocks=True)
-_XDIT_SOFTWARE = Software(kernel="flash2")
+_LIGHT_SOFTWARE = _software(kernel="best", fused=True)
+_SGLANG_SOFTWARE = _software(kernel="best", streamed_blocks=True)
+_FASTVIDEO_SOFTWARE = _software(kernel="flash2", streamed_blocks=True)
+_XDIT_SOFTWARE = _software(kernel="flash2")
 _STREAMED = "blocks come from the host for each pass: the engine's default then (dit_layerwise_offload)"
 
 
@@ -104,7 +111,7 @@ def _step(
 
 
 _MORPHIC = "https://www.morphic.com/blog/boosting-wan2-2-i2v-56-faster (Wan's own code with FSDP and Ulysses 8)"
-_WAN_CODE = Software(
+_WAN_CODE = _software(
     kernel="flash2", decode_shared=False, token_modulation="float32", encoders_stay=True
 )  # T5 is sharded too
 _PER_TOKEN = "Wan 2.2's own code computes modulation for each token, on every rank, in float32"
@@ -137,7 +144,7 @@ FIGURES: tuple[Figure, ...] = (
     _step("FastVideo, 8 GPUs", 2.94, 8, _U8, _FASTVIDEO_SOFTWARE, _STREAMED),
     _step("xDiT, 1 GPU", 8.93, 1, _ONE, _XDIT_SOFTWARE),
     Figure(
-        "Wan 1.3B, a step", 1.04, "step", "Wan 2.1 T2V 1.3B", "1x1xH100", _ONE, Software(kernel="best"),
+        "Wan 1.3B, a step", 1.04, "step", "Wan 2.1 T2V 1.3B", "1x1xH100", _ONE, _software(kernel="best"),
         "a published step time, 480p on one H100", assumed="with guidance, which the source does not say",
     ),
     _morphic("Wan 2.2 I2V, FlashAttention-2", 250.7, _WAN_CODE),
@@ -170,35 +177,36 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "Wan's own code, H200, 480p", 366.0, "video", "Wan 2.1 I2V 14B 480P", "1x1xH200", _ONE,
-        Software(kernel="flash2"), "the same", use="later",
+        _software(kernel="flash2"), "the same", use="later",
     ),
     Figure(
         "LightX2V, H200, 720p, bf16", 751.0, "video", "Wan 2.1 I2V 14B 720P", "1x1xH200", _ONE, _LIGHT_SOFTWARE,
         "the same", use="later",
     ),
     Figure(
-        "Wan's own code, H200, 720p", 974.0, "video", "Wan 2.1 I2V 14B 720P", "1x1xH200", _ONE, Software(kernel="best"),
-        "the same", use="later", assumed="FlashAttention-3: in 2 the attention alone would take longer",
+        "Wan's own code, H200, 720p", 974.0, "video", "Wan 2.1 I2V 14B 720P", "1x1xH200", _ONE,
+        _software(kernel="best"), "the same", use="later",
+        assumed="FlashAttention-3: in 2 the attention alone would take longer",
     ),
     Figure(
-        "HunyuanVideo, 1 GPU", 1904.08, "video", "HunyuanVideo", "1x1xH100", _ONE, Software(kernel="flash2"),
+        "HunyuanVideo, 1 GPU", 1904.08, "video", "HunyuanVideo", "1x1xH100", _ONE, _software(kernel="flash2"),
         "https://github.com/Tencent-Hunyuan/HunyuanVideo (README.md; xDiT)", steps=50, use="later",
         assumed="H100, which the source does not say",
     ),
     *(
         Figure(
             f"HunyuanVideo, {n} GPUs", seconds, "video", "HunyuanVideo", f"1x{n}xH100", Degrees(ulysses=n),
-            Software(kernel="flash2"), "the same", steps=50, use="later", assumed="as above",
+            _software(kernel="flash2"), "the same", steps=50, use="later", assumed="as above",
         )
         for n, seconds in ((2, 934.09), (4, 514.08), (8, 337.58))
     ),
     Figure(
-        "HunyuanVideo 540p, A800", 1186.32, "video", "HunyuanVideo", "1x1xA100", _ONE, Software(kernel="flash2"),
+        "HunyuanVideo 540p, A800", 1186.32, "video", "HunyuanVideo", "1x1xA100", _ONE, _software(kernel="flash2"),
         "DiCache (arXiv 2508.17356), project page", steps=50, video=(129, 544, 960), use="later",
         assumed="960 x 544 x 129",
     ),
     Figure(
-        "Wan 1.3B, A800", 192.47, "video", "Wan 2.1 T2V 1.3B", "1x1xA100", _ONE, Software(kernel="flash2"),
+        "Wan 1.3B, A800", 192.47, "video", "Wan 2.1 T2V 1.3B", "1x1xA100", _ONE, _software(kernel="flash2"),
         "DiCache (arXiv 2508.17356), project page", steps=50, use="later",
     ),
 )  # fmt: skip

@@ -105,6 +105,8 @@ def _software(config: JobConfig, options: PlanOptions, cluster: Cluster) -> Soft
         fused=options.fused,
         dtype="float32" if single else "bfloat16",
         vae="bfloat16" if model.vae_dtype == "bfloat16" else "float32",
+        offload=config.runtime.offload,
+        streamed_blocks=config.runtime.offload == "blocks" and not cluster.is_cpu,
     )
 
 

@@ -26,13 +26,18 @@ class Software:
     vae: Literal["float32", "bfloat16"] = "float32"
     decode_shared: bool = True
     """Ranks share the decoding, where the model's VAE is one that Lockstep shares."""
+    offload: Literal["auto", "none", "experts", "blocks"] = "auto"
+    """Lockstep's ``runtime.offload``."""
     streamed_blocks: bool = False
-    """Each block's weights come from the host for each forward pass, beside the computation. Lockstep does not."""
+    """Each block's weights come from the host for each forward pass, beside the computation. Lockstep does so with
+    ``runtime.offload: blocks``."""
     token_modulation: Literal["float32", "tf32"] | None = None
     """Wan 2.2's own code gives each token a timestep, and computes the blocks' shifts and scales for all tokens on
     every rank, in float32. Lockstep computes one row for all tokens where they share a timestep."""
-    encoders_stay: bool = False
-    """Text encoders stay on the card between videos. Lockstep moves them to the host and back."""
+    encoders_stay: bool | None = None
+    """Encoders and VAE stay on the card between videos. None: where they fit beside all else, as in Lockstep."""
+    copies_back: bool = False
+    """Weights that leave the card are copied back to memory that is not pinned. Lockstep keeps pinned host copies."""
 
 
 LOCKSTEP = Software()

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.models.families import WAN
+from launch.planner.memory import others_stay, swaps_experts
 from launch.planner.parts import Parts, parts_of
 from launch.planner.software import Speeds, slower
 from launch.planner.steps import Plan
 from launch.planner.workload import Workload
 
-SHARE_FOR_WEIGHTS = 0.5
-"""As in engine/execution/residency.py: two experts stay on a card together where they take no more of its memory."""
 _CONVOLUTIONS = 33  # of 3 x 3 in the decoder of Wan's VAE
 _LOAD_BANDWIDTH = 1e9  # bytes a second: reading, casting and copying by one rank
 _IMPORT_SECONDS = 15.0
@@ -52,6 +51,7 @@ def around_denoising(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
     """Of one video, on the rank that takes longest."""
     decoder, share = find_decoder(workload), decode_share(workload, plan)
     vae_bytes = 1.0 if plan.software.vae == "float32" else 0.5
+    copies_back = plan.software.copies_back
     own = slower(speeds, min(plan.cluster.per_node, plan.degrees.world_size))
     per_pixel = decoder.flops / own.convolution_flops
     per_pixel += vae_bytes * decoder.traffic_bytes / own.memory_bandwidth
@@ -59,7 +59,8 @@ def around_denoising(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
         encode=speeds.encode_seconds,
         decode=share * workload.pixels * per_pixel,
         write=speeds.write_seconds + workload.pixels * speeds.write_pixel_seconds,
-        host_copies=host_copied_bytes(workload, plan) / speeds.copy_bandwidth,
+        host_copies=host_copied_bytes(workload, plan)
+        / (speeds.copy_bandwidth if copies_back else speeds.host_bandwidth),
     )
     if share < 1:
         parts["decode"] += _halo_exchanges(workload) * plan.cluster.inside.latency_seconds
@@ -75,24 +76,17 @@ def _halo_exchanges(workload: Workload) -> int:
 
 
 def host_copied_bytes(workload: Workload, plan: Plan) -> float:
-    """Weights that move between card and host for each video: encoders to the card and back, and the experts where they
-    do not fit together, each of which leaves once and comes once."""
+    """Weights that move between host and card for each video: encoders where they do not stay, and the experts where
+    they do not fit together, each of which comes once. Nothing goes back, unless the program copies weights back."""
     if plan.cluster.is_cpu:
         return 0.0
-    moved = 0.0 if plan.software.encoders_stay else 2.0 * plan.dtype_bytes * workload.encoder_parameters
+    ways = 2.0 if plan.software.copies_back else 1.0
+    moved = 0.0 if others_stay(workload, plan) else ways * plan.dtype_bytes * workload.encoder_parameters
     if plan.shard_weights and workload.facts.family.shards_text_encoder:
         moved /= plan.degrees.replica_size
     if swaps_experts(workload, plan):
-        moved += 2 * workload.experts * plan.weight_bytes * workload.transformer_parameters
+        moved += ways * workload.experts * plan.weight_bytes * workload.transformer_parameters
     return moved
-
-
-def swaps_experts(workload: Workload, plan: Plan) -> bool:
-    """Whether one expert waits in the host's memory while the other runs."""
-    if workload.experts == 1 or plan.shard_weights or plan.cluster.is_cpu or plan.software.streamed_blocks:
-        return False
-    weights = workload.experts * workload.transformer_parameters * plan.weight_bytes
-    return weights > SHARE_FOR_WEIGHTS * plan.cluster.card.memory_bytes
 
 
 def start_seconds(workload: Workload) -> float:

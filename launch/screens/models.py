@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dicache.pairs import MethodName
-from engine.cost.memory import choose_degrees, estimate, num_branches
+from engine.cost.memory import Offload, choose_degrees, estimate, num_branches
 from engine.errors import InvalidInput
 from engine.models.catalog import CATALOG, PublishedModel
 from launch.screens.console import draws_unicode, make_console
@@ -82,7 +82,7 @@ def ulysses_degrees(model: PublishedModel) -> list[int]:
     return [degree for degree in range(2, heads + 1) if heads % degree == 0]
 
 
-def gigabytes(model: PublishedModel, ranks: int, shard_weights: bool = False) -> int:
+def gigabytes(model: PublishedModel, ranks: int, shard_weights: bool = False, offload: Offload = "experts") -> int:
     """The memory in 10⁹ bytes on each of ``ranks`` GPUs of one machine that make one video together."""
     degrees: Degrees = choose_degrees(model, ranks)
-    return round(estimate(model, degrees, shard_weights).peak / 1e9)
+    return round(estimate(model, degrees, shard_weights, offload=offload).peak / 1e9)

@@ -33,7 +33,9 @@ of your own.
 
 Gigabytes (10⁹ bytes) on each GPU, for the recipe's video in bfloat16 with DiCache, one video at a time. **Computed by
 the formula below, not measured on a GPU.** The layouts are those of `parallel: auto` on one machine; "shared out" is
-with `--set parallel.shard_weights=true`.
+with `--set parallel.shard_weights=true`, "blocks" with `--set runtime.offload=blocks`, which makes Wan 14B at 480p
+fit on a card of 24 GB (13 GB) and HunyuanVideo on one of 40 GB. Before a weight is read, a run compares the formula
+with the card that it finds, and names the nearest setting that fits.
 """
 TAIL = """## Negative prompts
 
@@ -59,7 +61,7 @@ models and step counts: compare with `--set cache.method=none` on prompts of you
 
 def models_page() -> str:
     """Markdown: the memory of all models, then for each its download, commands and settings."""
-    lines = [HEAD, "| model | 1 GPU | 8 GPUs | 8 GPUs, shared out |", "|---|---|---|---|"]
+    lines = [HEAD, "| model | 1 GPU | 1 GPU, blocks | 8 GPUs | 8 GPUs, shared out |", "|---|---|---|---|---|"]
     lines += [_memory_row(model) for model in CATALOG]
     formula = inspect.cleandoc(memory.__doc__ or "").split("\n\n", 1)[1]
     lines += ["", formula, ""]
@@ -70,7 +72,8 @@ def models_page() -> str:
 
 def _memory_row(model: PublishedModel) -> str:
     shared = gigabytes(model, 8, shard_weights=True)
-    return f"| {model.name} | {gigabytes(model, 1)} | {gigabytes(model, 8)} | {shared} |"
+    blocks = gigabytes(model, 1, offload="blocks")
+    return f"| {model.name} | {gigabytes(model, 1)} | {blocks} | {gigabytes(model, 8)} | {shared} |"
 
 
 def _section(model: PublishedModel) -> Iterator[str]:

@@ -6,8 +6,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from dicache.controller import Step
 from engine.denoise.experts import Experts, split_steps
-from engine.execution import residency
-from engine.execution.residency import Residency, fits, weight_bytes
+from engine.execution.residency import Residency
 
 
 @pytest.mark.parametrize("shift", [3.0, 5.0, 12.0])
@@ -64,38 +63,26 @@ def test_each_step_goes_to_its_expert_which_is_made_when_its_first_step_comes(sp
     assert experts.finish(torch.zeros(1)) == calls[-1][0]
 
 
-def test_the_expert_that_is_not_in_use_waits_in_the_hosts_memory() -> None:
-    """The meta device stands for a GPU: it is another device, and a transformer that was there has lost its data."""
-    transformers = [torch.nn.Linear(3, 3) for _ in range(2)]
-    places = Residency(transformers, torch.device("meta"), together=False)
-    places.use(0)
-    assert [t.weight.device.type for t in transformers] == ["meta", "cpu"]
-    together = Residency(transformers, torch.device("meta"), together=True)
-    together.use(1)
-    assert [t.weight.device.type for t in transformers] == ["meta", "cpu"], "nothing moves where all were placed"
+class Turns:
+    """Weights of one transformer, which say what is asked of them."""
+
+    def __init__(self, number: int, said: list[tuple[int, str]]) -> None:
+        self._number, self._said = number, said
+
+    def bring(self) -> None:
+        self._said.append((self._number, "comes"))
+
+    def drop(self) -> None:
+        self._said.append((self._number, "goes"))
+
+    def on_device(self, number: int) -> None:
+        raise AssertionError
 
 
-def test_leaving_comes_before_entering(monkeypatch: pytest.MonkeyPatch) -> None:
-    moves: list[tuple[int, str]] = []
-
-    class Noted(torch.nn.Linear):
-        def to(self, device: object) -> "Noted":  # type: ignore[override]
-            moves.append((self.in_features, str(device)))
-            return self
-
-    places = Residency([Noted(1, 1), Noted(2, 1)], torch.device("cuda", 3), together=False)
-    places.use(1)
-    places.use(0)
-    assert moves == [(1, "cpu"), (2, "cuda:3"), (2, "cpu"), (1, "cuda:3")]
-
-
-def test_weights_fit_if_they_leave_half_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Properties:
-        total_memory = 100
-
-    monkeypatch.setattr(residency.torch.cuda, "get_device_properties", lambda device: Properties)
-    assert fits(50, torch.device("cuda", 0)) and not fits(51, torch.device("cuda", 0))
-    assert fits(10**15, torch.device("cpu"))
-    module = torch.nn.Linear(3, 4, dtype=torch.bfloat16)
-    module.register_buffer("table", torch.zeros(5))
-    assert weight_bytes(module) == 2 * (12 + 4) + 4 * 5
+def test_leaving_comes_before_entering_and_what_is_there_stays() -> None:
+    said: list[tuple[int, str]] = []
+    places = Residency([Turns(0, said), Turns(1, said)])
+    for number in (1, 1, 0):
+        places.use(number)
+    assert said == [(0, "goes"), (1, "comes"), (1, "goes"), (0, "comes")]
+    Residency().use(1)

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, AutoencoderKLWan
 
 from dicache.config import CacheConfig
-from engine.checks.replicas import memory_check
+from engine.checks.memory import memory_check
 from engine.components.wan.autoencoder import _Decoder, _Encoder
 from engine.cost.memory import choose_degrees, estimate, num_tokens
 from engine.models.catalog import CATALOG, PublishedModel

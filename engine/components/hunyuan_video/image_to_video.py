@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, LlavaForConditionalGeneration
 
-from engine.components.files import load_component, on_device
+from engine.components.files import load_component
 from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
 from engine.components.hunyuan_video import text_to_video
 from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
+from engine.components.residence import Residence
 from engine.config import Config
 from engine.media.images import reread_image
 from engine.models.facts import ModelFacts
@@ -33,8 +34,9 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
 
     _template = DEFAULT_PROMPT_TEMPLATE
 
-    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
-        super().__init__(config, ranks, sharded, HunyuanVideoImageToVideoPipeline, LlavaForConditionalGeneration)
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False, residence: Residence | None = None) -> None:
+        kind, reader = HunyuanVideoImageToVideoPipeline, LlavaForConditionalGeneration
+        super().__init__(config, ranks, sharded, residence, kind, reader)
         load = HunyuanVideoTransformer3DModel.load_config
         settings = load_component(load, config.model.path, subfolder="transformer")
         self._stride = _IMAGE_TOKEN_STRIDE[settings["image_condition_type"]]
@@ -48,9 +50,8 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
         """
         assert request.image is not None  # as the check before loading made sure
         image = reread_image(request.image, "--image", request.sampling.background)
-        llava, clip = self._pipeline.text_encoder, self._pipeline.text_encoder_2
         uncond: list[dict[str, Tensor]] = []
-        with on_device(self._device, llava), on_device(self._device, clip):
+        with self._resident.on_device():
             conds = [self._read(request, prompt, image, self._stride) for prompt in request.prompts]
             if num_branches == 2:
                 black = Image.new("RGB", (request.sampling.width, request.sampling.height))
@@ -78,7 +79,14 @@ class HunyuanVideoImagePromptEncoder(HunyuanVideoPromptEncoder):
 class HunyuanVideoImageConditioner:
     """The first rank, which has the VAE, encodes the first frame."""
 
-    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanAutoencoder) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        facts: ModelFacts,
+        autoencoder: HunyuanAutoencoder,
+        residence: Residence | None = None,
+    ) -> None:
         self._ranks = ranks
         self._processor = VideoProcessor(vae_scale_factor=facts.vae_scale_spatial)
         self._autoencoder = autoencoder

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, LlamaModel, PreTrainedTokenizerFast
 
 from engine.components.dtypes import text_encoder_dtype, transformer_dtype
-from engine.components.files import load_component, load_module, on_device
+from engine.components.files import load_component, load_module
+from engine.components.residence import Residence, at_home
 from engine.components.texts import cut_note, texts_of, token_ids
 from engine.config import Config
 from engine.request import GenerationRequest
@@ -32,6 +33,7 @@ class HunyuanVideoPromptEncoder:
         config: Config,
         ranks: Ranks,
         sharded: bool = False,
+        residence: Residence | None = None,
         kind: Any = HunyuanVideoPipeline,
         reader: Any = LlamaModel,
     ) -> None:
@@ -57,12 +59,13 @@ class HunyuanVideoPromptEncoder:
             text_encoder_2=load_module(CLIPTextModel, path, "text_encoder_2", dtype),
             dtype=dtype,
         )
+        encoders = self._pipeline.text_encoder, self._pipeline.text_encoder_2
+        self._resident = at_home(ranks.device, residence).settle(*encoders)
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each prompt ``prompt_embeds``, ``prompt_attention_mask``, ``pooled_projections`` and ``guidance``, as
         :class:`HunyuanVideoAdapter` takes them; guidance is distilled, so ``num_branches`` is 1."""
-        llama, clip = self._pipeline.text_encoder, self._pipeline.text_encoder_2
-        with on_device(self._device, llama), on_device(self._device, clip):
+        with self._resident.on_device():
             embeds, pooled, mask = self._pipeline.encode_prompt(
                 prompt=list(request.prompts),
                 max_sequence_length=request.sampling.max_sequence_length,

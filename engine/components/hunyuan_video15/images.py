@@ -4,8 +4,9 @@ from diffusers.pipelines.hunyuan_video1_5.image_processor import HunyuanVideo15I
 from transformers import SiglipImageProcessor, SiglipVisionModel
 
 from engine.components.dtypes import transformer_dtype
-from engine.components.files import load_component, load_module, on_device
+from engine.components.files import load_component, load_module
 from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.residence import Residence, at_home
 from engine.config import Config
 from engine.media.images import reread_image
 from engine.models.facts import ModelFacts
@@ -19,7 +20,14 @@ from parallel.ranks import Ranks
 class HunyuanVideo15ImageConditioner:
     """The first rank reads the file and runs SigLIP and the VAE, which only this rank has."""
 
-    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: HunyuanAutoencoder) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        facts: ModelFacts,
+        autoencoder: HunyuanAutoencoder,
+        residence: Residence | None = None,
+    ) -> None:
         self._ranks = ranks
         self._autoencoder = autoencoder
         if ranks.replica_rank == 0:
@@ -27,6 +35,7 @@ class HunyuanVideo15ImageConditioner:
             self._processor = HunyuanVideo15ImageProcessor(vae_scale_factor=facts.vae_scale_spatial, do_resize=False)
             self._extractor = load_component(SiglipImageProcessor.from_pretrained, path, subfolder="feature_extractor")
             self._siglip = load_module(SiglipVisionModel, path, "image_encoder", dtype)
+            self._resident = at_home(ranks.device, residence).settle(self._siglip)
 
     def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
         """``image_embeds`` and ``image_latents``, as ``engine.models.hunyuan_video15.HunyuanVideo15Adapter`` takes
@@ -44,7 +53,7 @@ class HunyuanVideo15ImageConditioner:
         height, width, device = request.sampling.height, request.sampling.width, self._ranks.device
         image = reread_image(request.image, "--image", request.sampling.background)
         image = self._processor.resize(image, height, width, resize_mode="crop")
-        with on_device(device, self._siglip):
+        with self._resident.on_device():
             embeds = encode_with_siglip(self._siglip, self._extractor, image, device)
         pixels = self._processor.preprocess(image, height, width).unsqueeze(2)
         return {"image_embeds": embeds, "image_latents": self._autoencoder.encode(pixels)}

@@ -5,7 +5,8 @@ from torch import Tensor
 from transformers import ByT5Tokenizer, Qwen2_5_VLTextModel, Qwen2Tokenizer, T5EncoderModel
 
 from engine.components.dtypes import text_encoder_dtype
-from engine.components.files import load_component, load_module, on_device
+from engine.components.files import load_component, load_module
+from engine.components.residence import Residence, at_home
 from engine.components.texts import cut_note, texts_of, token_ids
 from engine.config import Config
 from engine.request import GenerationRequest
@@ -18,7 +19,7 @@ class HunyuanVideo15PromptEncoder:
     """Qwen2.5-VL for the prompt, and ByT5 for the letters of words in quotation marks, with their tokenizers, run
     exactly as diffusers' pipeline runs them."""
 
-    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False, residence: Residence | None = None) -> None:
         """
         Args:
             sharded: always False, as the family's ``shards_text_encoder`` is: the first rank keeps the encoders in its
@@ -31,12 +32,13 @@ class HunyuanVideo15PromptEncoder:
         self._byte_tokenizer = load_component(ByT5Tokenizer.from_pretrained, path, subfolder="tokenizer_2")
         self._qwen = load_module(Qwen2_5_VLTextModel, path, "text_encoder", dtype)
         self._byt5 = load_module(T5EncoderModel, path, "text_encoder_2", dtype)
+        self._resident = at_home(ranks.device, residence).settle(self._qwen, self._byt5)
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each lane ``prompt_embeds``, ``prompt_embeds_mask``, ``prompt_embeds_2`` and ``prompt_embeds_mask_2``,
         as :class:`HunyuanVideo15Adapter` takes them."""
         texts = [text for prompt in request.prompts for text in (prompt, request.negative_prompt)[:num_branches]]
-        with on_device(self._device, self._qwen), on_device(self._device, self._byt5):
+        with self._resident.on_device():
             # one text at a time, for there may be thousands of tokens in each
             return [self._encode(text, request.sampling.max_sequence_length) for text in texts]
 

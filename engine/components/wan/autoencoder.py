@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, pa
 from torch import Tensor, nn
 
 from engine.components.dtypes import vae_dtype
-from engine.components.files import on_device
+from engine.components.residence import Residence, at_home
 from engine.components.single_files import load_weights
 from engine.config import Config
 from engine.media.video import require_finite_frames, to_uint8
@@ -19,10 +19,10 @@ from parallel.rows import plan_strips
 from parallel.wan_autoencoder import spread_rows
 
 
-def load_wan_autoencoder(config: Config, ranks: Ranks) -> "WanAutoencoder":
-    """The VAE of the model, on the CPU; it is moved to the device while it works."""
+def load_wan_autoencoder(config: Config, ranks: Ranks, residence: Residence | None = None) -> "WanAutoencoder":
+    """The VAE of the model; its halves are on the device while they work."""
     vae = load_weights(AutoencoderKLWan, config, "vae", vae_dtype(config))
-    return WanAutoencoder(vae.eval(), ranks)
+    return WanAutoencoder(vae.eval(), ranks, residence)
 
 
 class WanAutoencoder:
@@ -32,10 +32,12 @@ class WanAutoencoder:
     call. Videos are processed one latent frame at a time, so memory does not grow with their length.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, ranks: Ranks) -> None:
+    def __init__(self, vae: AutoencoderKLWan, ranks: Ranks, residence: Residence | None = None) -> None:
         self._vae = vae
         self._ranks = ranks
         self._exchange = spread_rows(vae, ranks)
+        residence = at_home(ranks.device, residence)
+        self._decoding, self._encoding = residence.settle(_Decoder(vae)), residence.settle(_Encoder(vae))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, meter: CollectiveMeter) -> Generator[Tensor, None, None]:
@@ -76,11 +78,11 @@ class WanAutoencoder:
         self._exchange.begin(strips, meter)
         if strips.height == 0:
             return
-        mean, std = self._statistics(latents.device, self._vae.dtype)
+        mean, std = self._statistics(self._ranks.device, self._vae.dtype)
         decoder = _Decoder(self._vae)
-        with on_device(self._ranks.device, decoder):
+        with self._decoding.on_device():
             # divide by the reciprocal, as diffusers does: a product rounds differently in the last bit
-            for video in decoder(strips.cut(latents)[None].to(self._vae.dtype) / (1.0 / std) + mean):
+            for video in decoder(strips.cut(latents)[None].to(std) / (1.0 / std) + mean):
                 yield video[0]
 
     @torch.inference_mode()
@@ -111,7 +113,7 @@ class WanAutoencoder:
         device = self._ranks.device
         if strips.height:
             encoder = _Encoder(self._vae)
-            with on_device(device, encoder):
+            with self._encoding.on_device():
                 pieces = strips.cut(video, scale=spatial)[None].split([1] + [temporal] * ((frames - 1) // temporal), 2)
                 latents = encoder(piece.to(device, self._vae.dtype) for piece in pieces)
         else:

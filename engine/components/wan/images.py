@@ -4,6 +4,7 @@ import torch
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
+from engine.components.residence import Residence, at_home
 from engine.components.wan.autoencoder import WanAutoencoder
 from engine.components.wan.clip import ClipImageEncoder
 from engine.config import Config
@@ -18,12 +19,20 @@ from parallel.ranks import Ranks
 class WanImageConditioner:
     """The first rank reads the files and runs CLIP, where the model has it; all ranks together run the VAE."""
 
-    def __init__(self, config: Config, ranks: Ranks, facts: ModelFacts, autoencoder: WanAutoencoder) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ranks: Ranks,
+        facts: ModelFacts,
+        autoencoder: WanAutoencoder,
+        residence: Residence | None = None,
+    ) -> None:
         self._ranks = ranks
         self._facts = facts
         self._autoencoder = autoencoder
         is_first = ranks.replica_rank == 0
-        self._clip = ClipImageEncoder(config, ranks) if is_first and facts.clip_images else None
+        wanted = is_first and facts.clip_images
+        self._clip = ClipImageEncoder(config, ranks, at_home(ranks.device, residence)) if wanted else None
 
     def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
         """``first_frame`` or ``latent_condition``, and ``image_embeds`` where the model has CLIP, of

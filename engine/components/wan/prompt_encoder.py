@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import AutoConfig, UMT5EncoderModel
 
 from engine.components.dtypes import text_encoder_dtype
-from engine.components.files import load_component, load_module, loading, on_device
+from engine.components.files import load_component, load_module, loading
+from engine.components.residence import Residence, at_home
 from engine.components.texts import cut_note, texts_of, token_ids, unread_note
 from engine.config import Config
 from engine.models.harmless import HARMLESS
@@ -24,7 +25,7 @@ from parallel.weights import ShardedWeights, list_blocks, shard_whole
 class WanPromptEncoder:
     """The tokenizer and UMT5, run exactly as diffusers' pipeline runs them."""
 
-    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False) -> None:
+    def __init__(self, config: Config, ranks: Ranks, sharded: bool = False, residence: Residence | None = None) -> None:
         """
         Args:
             sharded: shard the weights over the ranks of the replica; then all of them call :meth:`encode`.
@@ -36,6 +37,7 @@ class WanPromptEncoder:
             encoder, self._weights = load_sharded_encoder(config, ranks)
         else:
             encoder = load_module(UMT5EncoderModel, path, "text_encoder", dtype)
+            self._resident = at_home(ranks.device, residence).settle(encoder)
         self._pipeline = load_component(
             WanImageToVideoPipeline.from_pretrained,  # accepts every component that a Wan folder may have
             path,
@@ -51,8 +53,8 @@ class WanPromptEncoder:
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each lane, in the order of ``engine.denoise.guidance.all_lanes``: prompt_embeds
         [1, max_sequence_length, text_dim] of the prompt, or of the negative prompt in the uncond lanes."""
-        encoder, prompts, guided = self._pipeline.text_encoder, request.prompts, num_branches == 2
-        with self._weights.running(meter) if self._weights else on_device(self._device, encoder):
+        prompts, guided = request.prompts, num_branches == 2
+        with self._weights.running(meter) if self._weights else self._resident.on_device():
             cond, uncond = self._pipeline.encode_prompt(
                 prompt=list(prompts),
                 negative_prompt=[request.negative_prompt] * len(prompts),

@@ -1,0 +1,83 @@
+"""Where the parts beside the transformers are while they are not used: text encoders, image encoders, the VAE."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from engine.components.host_copies import Mover, Piece
+
+
+class Resident:
+    """A part of a model that is on its device inside :meth:`on_device`."""
+
+    def __init__(self, pieces: tuple[Piece, ...], residence: "Residence") -> None:
+        self._pieces = pieces
+        self._residence = residence
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """The part may run inside. Afterwards it stays where there is room, as :meth:`Residence.begin` was told."""
+        for piece in self._pieces:
+            piece.bring()
+        for piece in self._pieces:
+            piece.ready()
+        try:
+            yield
+        finally:
+            if not self._residence.stays:
+                self.leave()
+
+    def leave(self) -> None:
+        """Drop the device's copy."""
+        for piece in self._pieces:
+            piece.drop()
+
+
+class Residence:
+    """Where the parts of one rank are. On the CPU they are where they are used, and nothing is ever copied."""
+
+    def __init__(self, mover: Mover | None = None) -> None:
+        """
+        Args:
+            mover: copies weights to the device; None where they are there from the beginning.
+        """
+        self._mover = mover
+        self._residents: list[Resident] = []
+        self.stays = False
+
+    def settle(self, *modules: nn.Module) -> Resident:
+        """Take over loaded modules. Their weights get a host copy, unless they are where they are used."""
+        pieces = () if self._mover is None else tuple(Piece(module.modules(), self._mover) for module in modules)
+        self._residents.append(Resident(pieces, self))
+        return self._residents[-1]
+
+    @property
+    def moves(self) -> bool:
+        """Whether parts come and go at all."""
+        return self._mover is not None
+
+    def begin(self, stays: bool) -> None:
+        """A request begins.
+
+        Args:
+            stays: the card has room for all parts beside the transformer, so that none has to come a second time.
+        """
+        self.stays = stays
+        if not stays:
+            for resident in self._residents:
+                resident.leave()
+
+
+def at_home(device: torch.device, residence: Residence | None) -> Residence:
+    """The residence that is given, or one for parts that were loaded where they are used.
+
+    Raises:
+        ValueError: there is none, although the device is another one than the CPU.
+    """
+    if residence is not None:
+        return residence
+    if device.type != "cpu":
+        raise ValueError(f"Parts that run on {device} need a residence.")
+    return Residence()

@@ -1,0 +1,116 @@
+"""The memory of one job: a model, a video, a layout and where weights are. Checks, loading and plans ask here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from engine.config import Config, SamplingConfig
+from engine.cost.memory import CACHED_TENSORS, Memory, Offload, VideoSize, estimate, fits
+from engine.models.catalog import PublishedModel
+from engine.models.facts import ModelFacts
+from engine.models.published import row_of
+from parallel.degrees import Degrees
+
+_WIDE, _NARROW = 4, 2  # bytes of a number in float32, and in bfloat16 or float16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the estimate depends on; bytes are those of a number."""
+
+    model: PublishedModel
+    video: VideoSize
+    branches: int
+    degrees: Degrees
+    shard_weights: bool = False
+    offload: Offload | Literal["auto"] = "auto"
+    cached_tensors: int = CACHED_TENSORS
+    block_bytes: int = _NARROW
+    weight_bytes: float = _NARROW
+    encoder_bytes: int = _NARROW
+    vae_bytes: int = _WIDE
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether ranks share the weights out."""
+        return self.shard_weights and self.degrees.replica_size > 1
+
+    def settled(self, card_bytes: float) -> Offload:
+        """Where the transformers are on a card of that size: with ``auto`` all stay if they fit together."""
+        if self.offload != "auto":
+            return self.offload
+        return "none" if fits(self._with("none").peak, card_bytes) else "experts"
+
+    def memory(self, card_bytes: float) -> Memory:
+        """Of the first rank of a replica, on a card of that size."""
+        return self._with(self.settled(card_bytes))
+
+    def needed(self) -> int:
+        """The least that a card must hold at once, with the settings as they are."""
+        return self._with("experts" if self.offload == "auto" else self.offload).peak
+
+    def others_stay(self, card_bytes: float) -> bool:
+        """Whether encoders and VAE have room on such a card beside all else, so that they need not come again."""
+        return fits(self.memory(card_bytes).peak_with_all, card_bytes)
+
+    def fits(self, card_bytes: float) -> bool:
+        """Whether a card of that size holds it, with what the estimate leaves out."""
+        return fits(self.needed(), card_bytes)
+
+    def _with(self, offload: Offload) -> Memory:
+        return estimate(
+            self.model,
+            self.degrees,
+            self.shard_weights,
+            offload=offload,
+            video=self.video,
+            branches=self.branches,
+            cached_tensors=self.cached_tensors,
+            block_bytes=self.block_bytes,
+            weight_bytes=self.weight_bytes,
+            encoder_bytes=self.encoder_bytes,
+            vae_bytes=self.vae_bytes,
+        )
+
+
+def job_of(
+    config: Config,
+    facts: ModelFacts,
+    degrees: Degrees,
+    *,
+    on_card: bool,
+    sampling: SamplingConfig | None = None,
+    model: PublishedModel | None = None,
+) -> Job:
+    """The job that a configuration describes.
+
+    Args:
+        on_card: whether it runs on a GPU, where ``auto`` dtypes are bfloat16.
+        sampling: of the request, if it is not the configuration's.
+        model: the row of the configuration's model, if that was looked for.
+    """
+    sampling = sampling or config.sampling
+    block = _bytes_of(config.model.dtype, _NARROW if on_card else _WIDE)
+    return Job(
+        model or row_of(config, facts),
+        (sampling.frames, sampling.height, sampling.width),
+        facts.num_branches(sampling.guidance),
+        degrees,
+        config.parallel.shard_weights,
+        config.runtime.offload,
+        cached_tensors=0 if config.cache.method == "none" else CACHED_TENSORS,
+        block_bytes=block,
+        weight_bytes=block,
+        encoder_bytes=_bytes_of(config.model.text_encoder_dtype, block),
+        vae_bytes=_bytes_of(config.model.vae_dtype, _WIDE),
+    )
+
+
+def on_other_layout(job: Job, degrees: Degrees) -> Job:
+    """The same job on other ranks."""
+    return replace(job, degrees=degrees)
+
+
+def _bytes_of(dtype: str, automatic: int) -> int:
+    return {"auto": automatic, "float32": _WIDE}.get(dtype, _NARROW)

@@ -1,0 +1,179 @@
+"""Whether a job fits is known before a weight is read, and what is said where it does not."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.checks import memory as checks
+from engine.checks.preflight import preflight
+from engine.config import Config
+from engine.config_file import load_config
+from engine.cost.advice import advise, what_fits
+from engine.cost.job import Job
+from engine.cost.memory import fits, room
+from engine.engine import Engine
+from engine.errors import InvalidInput, MachineUnfit, OutOfMemory
+from engine.execution.loaded import load_model
+from engine.models.catalog import CATALOG, PublishedModel
+from engine.progress import Progress
+from engine.request import Outputs, make_request, make_tasks
+from launch.process.failures import describe
+from parallel.degrees import Degrees
+from parallel.place import Place
+from parallel.ranks import Ranks
+from tests.support.small_model import PROMPT, ROOT, tiny_config
+
+BY_NAME = {model.name: model for model in CATALOG}
+RECIPE = ROOT / "configs"
+ONE, ALONE = Degrees(), Place(1)
+
+
+def job(name: str, degrees: Degrees = ONE, video: tuple[int, int, int] | None = None, **changes: object) -> Job:
+    model = BY_NAME[name]
+    return replace(Job(model, video or model.video, model.facts.num_branches(6.0), degrees), **changes)  # type: ignore[arg-type]
+
+
+def test_what_the_issue_asks_of_small_cards_computed() -> None:
+    wan, hunyuan = job("Wan 2.1 T2V 14B", video=(81, 480, 832)), job("HunyuanVideo")
+    assert not wan.fits(24e9) and not hunyuan.fits(40e9)
+    assert replace(wan, offload="blocks").fits(24e9)
+    assert replace(hunyuan, offload="blocks").fits(40e9)
+
+
+def test_blocks_leave_two_blocks_and_what_is_outside() -> None:
+    memory = job("Wan 2.1 T2V 14B", offload="blocks").memory(24e9)
+    assert 1.2e9 < memory.transformer < 2.2e9 and memory.waiting == 2 * 14_288_491_584
+    both = job("Wan 2.2 T2V A14B", offload="blocks").memory(24e9)
+    assert both.waiting == 2 * memory.waiting, "both experts' blocks wait"
+    assert memory.transformer < both.transformer < 1.5 * memory.transformer
+
+
+@pytest.mark.parametrize(("card", "settled"), [(80e9, "experts"), (141e9, "none")])
+def test_auto_keeps_both_experts_where_they_fit(card: float, settled: str) -> None:
+    a14b = job("Wan 2.2 T2V A14B")
+    assert a14b.settled(card) == settled
+    assert a14b.memory(card).waiting == (0 if settled == "none" else 4 * 14_288_491_584)
+    assert a14b.needed() == replace(a14b, offload="experts").needed(), "what must fit is the least"
+    assert fits(a14b.memory(card).peak, card)
+
+
+def test_encoders_stay_where_there_is_room() -> None:
+    wan = job("Wan 2.1 T2V 14B")
+    assert not wan.others_stay(48e9) and wan.others_stay(80e9)
+    memory = wan.memory(80e9)
+    assert memory.peak_with_all == memory.transformer + memory.all_encoders + max(
+        memory.vae + memory.cache + memory.step, memory.decode
+    )
+
+
+ADVICE = {
+    "shared out": (job("Wan 2.1 T2V 14B", Degrees(ulysses=2)), 48e9, "parallel.shard_weights=true"),
+    "blocks": (job("Wan 2.1 T2V 14B"), 40e9, "runtime.offload=blocks"),
+    "experts": (job("Wan 2.2 T2V A14B", offload="none"), 80e9, "runtime.offload=experts"),
+    "more ranks": (job("Wan 2.1 T2V 14B"), 24e9, "2 ranks and parallel=auto and parallel.shard_weights=true"),
+    "smaller": (job("Wan 2.1 T2V 14B"), 16e9, "sampling.height="),
+}
+
+
+@pytest.mark.parametrize("case", ADVICE)
+def test_the_nearest_setting_that_fits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, card, expected = ADVICE[case]
+    assert not asked.fits(card)
+    found = what_fits(asked, card)
+    assert expected in found, found
+    (gigabytes,) = map(float, re.findall(r"\(([\d.]+) GB\)", found))
+    assert gigabytes <= room(card) / 1e9 + 0.05
+    text = advise(asked, card)
+    assert text.count(". ") == 0 and text.endswith(".") and asked.model.name in text
+    assert f"{asked.needed() / 1e9:.1f} GB" in text and f"{card / 1e9:.1f} GB" in text
+
+
+def test_what_is_advised_fits_and_nothing_before_it() -> None:
+    asked = job("Wan 2.1 T2V 14B")
+    assert "blocks" in what_fits(asked, 40e9) and replace(asked, offload="blocks").fits(40e9)
+    assert not replace(asked, shard_weights=True).fits(40e9), "one rank shares with nobody"
+    assert what_fits(asked, 4e9) == "use a larger card, or a smaller model"
+
+
+def with_card(patch: pytest.MonkeyPatch, card: float, host: float = 1e12) -> None:
+    patch.setattr(checks, "card_bytes", lambda index=0, look=True: card)
+    patch.setattr(checks, "_has_card", lambda config: True)
+    patch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=host))
+
+
+def check(config: Config, model: PublishedModel, degrees: Degrees = ONE, place: Place = ALONE) -> None:
+    checks.check_memory(config, config.sampling, model.facts, degrees, place)
+
+
+@pytest.mark.parametrize("model", CATALOG, ids=lambda model: model.name)
+def test_every_recipe_is_refused_on_a_small_card_and_taken_on_a_large_one(
+    model: PublishedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(RECIPE / model.recipe)
+    with_card(monkeypatch, 12e9)
+    with pytest.raises(MachineUnfit, match=r"needs [\d.]+ GB on a card .*: use .*\.$"):
+        check(config, model)
+    with_card(monkeypatch, 80e9)
+    check(config, model)
+
+
+def test_host_copies_are_counted_for_all_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, model = load_config(RECIPE / "wan2.2-t2v-a14b.yaml"), BY_NAME["Wan 2.2 T2V A14B"]
+    with_card(monkeypatch, 80e9, host=256e9)
+    check(config, model)
+    degrees, place = Degrees(cfg=2, ulysses=4), Place(8, local_ranks=8)
+    with pytest.raises(
+        MachineUnfit, match=r"keeps 4\d\d GB .* for 8 ranks, and this machine has 256 GB: use parallel\.shard"
+    ):
+        check(config, model, degrees, place)
+    check(load_config(RECIPE / "wan2.2-t2v-a14b.yaml", ["parallel.shard_weights=true"]), model, degrees, place)
+
+
+def test_it_is_checked_before_a_weight_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tiny_config("runtime.device=auto")
+    tasks = make_tasks([PROMPT], "", [0], config.sampling, Outputs(tmp_path / "out.mp4"))
+    preflight(config, tasks, Place(1))
+    with_card(monkeypatch, 2.3e9)
+    monkeypatch.setattr("safetensors.torch.load_file", lambda *a, **k: pytest.fail("read"))
+    with pytest.raises(InvalidInput, match="needs"):
+        preflight(config, tasks, Place(1))
+    preflight(config, tasks, Place(1, elsewhere=True))
+
+
+def run_out(*args: object, **kwargs: object) -> object:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+STAGES: dict[str, str] = {
+    "encode": "engine.generation.generation.encode",
+    "denoise": "engine.generation.denoising.denoise",
+    "decode": "engine.generation.generation.decode_videos",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_running_out_of_memory_names_the_stage(stage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tiny_config("sampling.steps=2", "sampling.frames=5", "cache.method=none")
+    engine = Engine(load_model(config, Ranks()), Progress())
+    monkeypatch.setattr(STAGES[stage], run_out)
+    with pytest.raises(OutOfMemory) as caught:
+        engine.generate(make_request([PROMPT], "", 0, config.sampling), tmp_path / "out.mp4")
+    said(describe(caught.value, 3, stage), stage)
+
+
+def test_running_out_of_memory_while_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.engine.load_model", run_out)
+    config = tiny_config("parallel.ulysses=1", "parallel.ring=1")
+    with pytest.raises(OutOfMemory) as caught:
+        Engine.load(config)
+    said(describe(caught.value, 3, "load"), "load")
+
+
+def said(failure: object, stage: str) -> None:
+    text = str(failure)
+    assert text.startswith(f"rank 3 failed in {stage}: The card has no memory left in {stage}, where tiny_wan"), text
+    assert ": use " in text and text.endswith(".") and "Tried" not in text
