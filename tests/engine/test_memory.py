@@ -11,17 +11,22 @@ from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLHunyuanVideo15, Au
 from dicache.config import CacheConfig
 from engine.checks.memory import memory_check
 from engine.components.wan.autoencoder import _Decoder, _Encoder
-from engine.cost.memory import choose_degrees, estimate, num_tokens
+from engine.cost.blocks import all_blocks, largest_block
+from engine.cost.memory import choose_degrees, estimate, num_branches, num_tokens
+from engine.cost.shape import shape_of_model
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import read_facts
 from engine.models.hunyuan_video import Condition, HunyuanVideoAdapter
 from engine.models.wan import WanAdapter
 from parallel.degrees import Degrees
+from parallel.joint import JointAttentionProcessor
 from parallel.place import Place
 from parallel.ranks import Ranks
-from parallel.sharding import plan_shards, plan_text_shards
+from parallel.sharding import Shards, plan_shards, plan_text_shards, shard
+from parallel.weights import list_blocks
 from tests.support.live_tensors import LiveTensors, fake_tensors
 from tests.support.published_components import COMPONENTS, CONFIG_CLASSES, name_of
+from tests.support.slow import all_slow_but
 from tests.support.small_model import tiny_config
 from tests.support.toy import COND, DIM, TOKENS, UNCOND, drive
 
@@ -37,6 +42,22 @@ COUNTED = (
 )
 
 
+ALONE = Ranks()
+LAYOUTS = (
+    Degrees(),
+    Degrees(cfg=2),
+    Degrees(ulysses=2),
+    Degrees(ring=3),
+    Degrees(cfg=2, ulysses=4),
+    Degrees(ulysses=4, ring=2),
+)
+
+
+def _own_rotary(transformer: Any, latents: torch.Tensor, shards: Shards) -> Any:
+    cos, sin = transformer.rope(latents)
+    return shard(cos, shards, dim=0), shard(sin, shards, dim=0)
+
+
 def few_blocks(model: PublishedModel) -> Any:
     """The transformer with two blocks of each kind: the second has what left the first beside what entered."""
     kind, settings = COMPONENTS[model.name]["transformer"]
@@ -44,7 +65,9 @@ def few_blocks(model: PublishedModel) -> Any:
     return kind(**settings | counts).eval().requires_grad_(False)
 
 
-def wan_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
+def wan_activations(
+    model: PublishedModel, transformer: Any, latents: torch.Tensor, ranks: Ranks = ALONE
+) -> tuple[Any, Any]:
     config = transformer.config
     lane = {"prompt_embeds": torch.empty(1, 512, 4096)}
     if config.in_channels > config.out_channels:
@@ -52,38 +75,41 @@ def wan_activations(model: PublishedModel, transformer: Any, latents: torch.Tens
     if config.image_dim:
         lane["image_embeds"] = torch.empty(2 if config.pos_embed_seq_len else 1, 257, 1280)
     adapter = WanAdapter(transformer)
-    shards = plan_shards(num_tokens(model), Ranks())
+    shards = plan_shards(num_tokens(model), ranks)
     conditions = adapter.conditions([lane], latents, shards)
     return adapter, adapter.embed(latents, torch.tensor(999.0), conditions, shards)[0]
 
 
-def hunyuan_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
-    shards = plan_shards(num_tokens(model), Ranks())
+def hunyuan_activations(
+    model: PublishedModel, transformer: Any, latents: torch.Tensor, ranks: Ranks = ALONE
+) -> tuple[Any, Any]:
+    shards = plan_shards(num_tokens(model), ranks)
     condition = Condition(  # the adapter would count the text's tokens, and here there is no data
         prompt_embeds=torch.empty(1, 256, 4096),
         prompt_attention_mask=torch.ones(1, 256, dtype=torch.long),
         text_shards=plan_text_shards(256, shards),
         pooled_projections=torch.empty(1, 768),
         guidance=torch.tensor([6000.0]),
-        rotary=transformer.rope(latents),
+        rotary=_own_rotary(transformer, latents, shards),
         image_latents=None,
     )
     adapter = HunyuanVideoAdapter(transformer)
     return adapter, adapter.embed(latents, torch.tensor(999.0), [condition], shards)[0]
 
 
-def hunyuan15_activations(model: PublishedModel, transformer: Any, latents: torch.Tensor) -> tuple[Any, Any]:
+def hunyuan15_activations(
+    model: PublishedModel, transformer: Any, latents: torch.Tensor, ranks: Ranks = ALONE
+) -> tuple[Any, Any]:
     """With as many tokens as text and image have at most."""
     from engine.components.hunyuan_video15.parts import PARTS
     from engine.models.hunyuan_video15 import Condition
-    from parallel.sharding import plan_text_shards
 
-    shards = plan_shards(num_tokens(model), Ranks())
+    shards = plan_shards(num_tokens(model), ranks)
     condition = Condition(
         prompt_embeds=torch.empty(1, 1000, 3584),
         image_and_glyphs=torch.empty(1, 729 + 256, model.dim),
         text_shards=plan_text_shards(1000 + 729 + 256, shards),
-        rotary=transformer.rope(latents),
+        rotary=_own_rotary(transformer, latents, shards),
         beside=torch.empty(1, 33, *latents.shape[2:]),
     )
     adapter = PARTS.adapter(transformer)
@@ -109,6 +135,48 @@ def test_live_tensors_inside_a_block(name: str) -> None:
             adapter.blocks(entering, 0, adapter.num_blocks)
     tensors = live.peak / (num_tokens(model) * model.dim * 2)
     assert model.live_tensors - 1 < tensors <= model.live_tensors, "rounded up"
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_parameters_of_blocks(name: str) -> None:
+    model = BY_NAME[name]
+    with torch.device("meta"):
+        blocks = list_blocks(few_blocks(model))
+    counts = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
+    shape = shape_of_model(model)
+    assert max(counts) == counts[0] == largest_block(shape)
+    assert all_blocks(shape) == counts[0] * shape.blocks + counts[-1] * shape.single_blocks
+
+
+CASES = [(name, degrees) for name in COUNTED for degrees in LAYOUTS]
+QUICK = [CASES[0], ("Wan 2.1 T2V 14B", LAYOUTS[4]), ("HunyuanVideo", LAYOUTS[2])]
+
+
+@pytest.mark.parametrize(("name", "degrees"), all_slow_but(QUICK, CASES))
+def test_denoising_takes_what_a_trace_takes(name: str, degrees: Degrees) -> None:
+    """Within 5%, on the first rank of each layout; the trace attends to the rank's own keys, for buffers of attention
+    over ranks are left out."""
+    model = BY_NAME[name]
+    with fake_tensors(torch.bfloat16):
+        transformer = few_blocks(model)
+        latents = torch.empty(1, *model.facts.latents_shape(*model.video), dtype=torch.float32)
+        with LiveTensors(transformer) as live:
+            activate = ACTIVATIONS[model.facts.family.name]
+            adapter, entering = activate(model, transformer, latents, Ranks(degrees))
+            if model.facts.family.name != "Wan" and degrees.sequence > 1:
+                for block in list_blocks(transformer):
+                    block.attn.set_processor(JointAttentionProcessor(_attend_here))  # type: ignore[union-attr, operator]
+            adapter.blocks(entering, 0, adapter.num_blocks)
+    lanes = max(1, num_branches(model) // degrees.cfg)
+    shards = plan_shards(num_tokens(model), Ranks(degrees))
+    tensor = shards.length * model.dim * 2
+    traced = 2 * model.parameters["transformer"] + live.peak + (5 + 1) * lanes * tensor
+    memory = estimate(model, degrees)
+    assert memory.transformer + memory.cache + memory.step == pytest.approx(traced, rel=0.05)
+
+
+def _attend_here(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, text: Shards) -> torch.Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
 
 @pytest.mark.parametrize("name", ["Wan 2.1 T2V 14B", "Wan 2.2 TI2V 5B"])
@@ -185,7 +253,8 @@ def test_weights_that_are_shared_out() -> None:
     degrees = Degrees(cfg=2, ulysses=4)
     assert estimate(BY_NAME["Wan 2.1 T2V 14B"], Degrees(), shard_weights=True).transformer == 2 * 14_288_491_584
     a14b = estimate(BY_NAME["Wan 2.2 T2V A14B"], degrees, shard_weights=True)
-    assert a14b.transformer == int(2 * (14_288_491_584 * 2 / 8 + 14_288_491_584 * 3 / 40))
+    block = largest_block(shape_of_model(BY_NAME["Wan 2.2 T2V A14B"]))
+    assert a14b.transformer == int(2 * (14_288_491_584 * 2 / 8 + 3 * block))
     with torch.device("meta"):
         kind, settings = COMPONENTS["Wan 2.2 T2V A14B"]["text_encoder"]
         table = kind(CONFIG_CLASSES[kind](**settings)).shared.weight
