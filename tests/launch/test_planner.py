@@ -22,7 +22,7 @@ from launch.planner.predict import GROUPS, Prediction, predict
 from launch.planner.scaling import scale, sizes_of, stops_paying
 from launch.planner.skipping import NEVER, Skipping, find_skipping
 from launch.planner.software import LOCKSTEP, Software, find_speeds
-from launch.planner.stages import decode_share, find_decoder
+from launch.planner.stages import decode_share, find_decoder, host_copied_bytes
 from launch.planner.steps import Plan, computed_step, skipped_step
 from launch.planner.workload import Workload, make_workload, workload_of
 from parallel.degrees import Degrees
@@ -136,8 +136,10 @@ def test_experts_that_stay_together_count_twice_and_those_that_do_not_are_copied
     assert swaps_experts(work, small) and not swaps_experts(work, large)
     one = 2 * work.transformer_parameters
     assert memory_bytes(work, large) - memory_bytes(work, small) == pytest.approx(one, abs=4)
+    copied = [host_copied_bytes(work, plan) for plan in (small, large)]
     copies = [predict(work, plan).parts_off["host_copies"] for plan in (small, large)]
-    assert copies[0] - copies[1] == pytest.approx(2 * one / 12e9), "two come, and nothing goes back"
+    assert copies[0] > copies[1] > 0
+    assert copied[0] - copied[1] == pytest.approx(2 * one), "two come, and nothing goes back"
     assert predict(work, replace(small, shard_weights=True)).parts_off["host_copies"] < copies[1]
 
 
