@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
     from torch.distributed.tensor import DTensor
 
-__all__ = ["AllGather", "cpu_flash_attention", "default_store", "local_slices", "set_group_timeouts"]
+__all__ = [
+    "AllGather",
+    "collectives_begun",
+    "cpu_flash_attention",
+    "default_store",
+    "job_store",
+    "local_slices",
+    "set_group_timeouts",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -38,6 +46,26 @@ def set_group_timeouts(timeout_seconds: float) -> None:
 def default_store() -> dist.Store:
     """The key-value store through which the ranks of the job have met."""
     return _get_default_store()
+
+
+def job_store(prefix: str) -> dist.Store:
+    """The same, over a connection of its own: another thread may wait for a key meanwhile.
+
+    Args:
+        prefix: of the keys.
+
+    Raises:
+        ValueError: the ranks have not met, or have left.
+    """
+    store: Any = _get_default_store()
+    return dist.PrefixStore(prefix, store.clone())
+
+
+def collectives_begun() -> int:
+    """Collective operations that this rank has begun, in all its groups. Ranks of a replica begin the same ones in the
+    same order, so one with fewer than the others is behind them."""
+    groups: list[Any] = list(_world.pg_map)
+    return sum(group._get_sequence_number_for_group() for group in groups)
 
 
 def local_slices(tensor: DTensor) -> tuple[slice, ...]:

@@ -18,13 +18,14 @@ from launch.gang.recorder import Status
 from launch.gang.watch import RayWatch
 from launch.jobs.config import JobConfig
 from launch.process.failures import Failure
+from launch.process.hangs import RankState, all_stacks, find_hung, time_limit
 from parallel.control import Control
 
 _LOOK_SECONDS = 0.2
 _ASK_SECONDS = 0.5
 # ranks that lost contact report within milliseconds, often before Ray has noticed the one that died
 _GRACE_SECONDS = 5.0
-_STACK_SECONDS = 3.0
+_STATE_SECONDS = 3.0
 
 
 class GangFailure(Exception):
@@ -152,7 +153,7 @@ class Monitor:
         asked = {rank.asked: rank for rank in self._ranks if rank.asked is not None}
         answers: Sequence[Any] = ()
         if asked:
-            answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_STACK_SECONDS if last else 0)
+            answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_STATE_SECONDS if last else 0)
         for answer in answers:
             self._receive(asked[answer], answer)
         if not last:
@@ -184,36 +185,27 @@ class Monitor:
         stuck = [self._ranks[i] for i in busy if self._ranks[i].status.idle_seconds > self._limit(self._ranks[i])]
         if not stuck:
             return
-        stacks = {rank.rank: self._stack(rank) for rank in self._ranks}
-        # ranks inside a collective wait for one that does not answer, or else for one that is outside of it
+        states = {rank.rank: self._state(rank) for rank in self._ranks}
+        # the others wait for one that does not answer, or else for one that has not reached what they wait in
         for rank in self._ranks:
-            if rank.asked is not None and not stacks[rank.rank]:
+            if rank.asked is not None and not states[rank.rank].stack:
                 raise self._silent(rank)
-        outside = [rank for rank in stuck if not _in_collective(stacks[rank.rank])]
-        rank = (outside or stuck)[0]
+        rank = self._ranks[find_hung({rank.rank: states[rank.rank] for rank in stuck})]
         failure = self._failure(rank, f"it answers from {rank.bundle}, but has not got on for {self._limit(rank):g} s")
-        text = "\n".join("\n  ".join([f"rank {number}", *stack]) for number, stack in stacks.items())
-        raise GangFailure(replace(failure, traceback=text), lost=True)
+        raise GangFailure(replace(failure, traceback=all_stacks(states)), lost=True)
 
     def _limit(self, rank: _MonitoredRank) -> float:
-        runtime = self._config.runtime
-        phase = rank.status.phase
-        steady = phase.startswith("denoise step ") and not phase.startswith("denoise step 0")
-        return runtime.step_timeout_seconds if steady else runtime.load_timeout_seconds
+        return time_limit(self._config.runtime, rank.status.phase)
 
-    def _stack(self, rank: _MonitoredRank) -> list[str]:
-        """The stack of the rank; empty if it does not answer."""
+    def _state(self, rank: _MonitoredRank) -> RankState:
+        """The state of the rank, without a stack if it does not answer."""
         try:
-            return ray.get(rank.actor.stack.remote(), timeout=_STACK_SECONDS)
+            return ray.get(rank.actor.state.remote(), timeout=_STATE_SECONDS)
         except RayError:
-            return []
+            return RankState(rank.status.phase, rank.status.idle_seconds, ())
 
     def _failure(self, rank: _MonitoredRank, message: str) -> Failure:
         return Failure(rank.rank, rank.status.phase, message, time.time_ns())
-
-
-def _in_collective(stack: Sequence[str]) -> bool:
-    return any("torch/distributed" in line for line in stack[-4:])
 
 
 def _why_it_died(error: RayActorError, bundle: BundleOnNode) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from launch.gang.assignment import ActorInfo, RankAssignment
 from launch.gang.recorder import Recorder, Status
 from launch.jobs.config import JobConfig
 from launch.process.failures import Failure, describe
+from launch.process.hangs import RankState, stack_of
 from launch.process.quiet import quiet_libraries
 from launch.process.threads import spin_briefly
 from parallel.control import Control
@@ -40,7 +40,7 @@ class Outcome:
 
 
 class RankActor:
-    """Called in the order describe, become_rank, and then what its work consists of; status, stack and leave at any
+    """Called in the order describe, become_rank, and then what its work consists of; status, state and leave at any
     time.
 
     All but those three run in one thread, since torch keeps the current CUDA device for each thread.
@@ -55,6 +55,7 @@ class RankActor:
         self._store: TCPStore | None = None
         self._control = 0, Control.RUN  # number of the job that it is meant for, and what is asked of it
         self._worker = 0  # id of the thread that works
+        self._begun: int | None = None  # collective operations, when the driver last asked
 
     def describe(self) -> ActorInfo:
         """Where this actor is."""
@@ -110,6 +111,9 @@ class RankActor:
             number, control: of a job, and what is asked of it from now on.
         """
         self._control = number, control
+        if (begun := self._collectives_begun()) != self._begun:  # as ranks that only decode show that they get on
+            self._begun = begun
+            self._recorder.moved()
         return self._recorder.status(seen)
 
     @ray.method(concurrency_group=STATUS_GROUP)
@@ -118,10 +122,16 @@ class RankActor:
         os._exit(1)
 
     @ray.method(concurrency_group=STATUS_GROUP)
-    def stack(self) -> list[str]:
-        """The stack of the working thread: file, line and function of each frame, outermost first."""
-        frame = sys._current_frames().get(self._worker)  # noqa: SLF001  (documented, despite its name)
-        return [f"{entry.filename}:{entry.lineno} {entry.name}" for entry in traceback.extract_stack(frame)]
+    def state(self) -> RankState:
+        """What this rank shows of itself, also while it works."""
+        status = self._recorder.status(0)
+        return RankState(status.phase, status.idle_seconds, stack_of(self._worker), self._collectives_begun())
+
+    @staticmethod
+    def _collectives_begun() -> int | None:
+        """As of torch's groups; None before they can have been made."""
+        count = getattr(sys.modules.get("parallel.torch_private"), "collectives_begun", None)  # it may be half imported
+        return count() if count is not None else None
 
 
 def change_folder(folder: str, paths: Sequence[Path], advice: str) -> None:

@@ -10,11 +10,13 @@ import signal
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import InvalidInput, Paused, PeerLost, sentence, speaks_for_itself
+from launch.process.hangs import RankState, find_hung, waits, where
 from launch.process.machine_faults import is_machines_fault
 from launch.process.packages import unfit_packages
 from launch.process.pausing import PAUSED
@@ -22,6 +24,10 @@ from launch.process.signals import PARENT_PID, say
 
 _KEY = "lockstep"  # our part of elastic's error file
 _LONGEST_MESSAGE = 400
+_STATE = "state.json"
+_SIGNS_OF_A_WAIT = re.compile(r"lost contact .*(timed out|for too long)", re.IGNORECASE)
+# what torch's watchdog writes before it aborts a rank that has waited in a collective for too long
+_SIGNS_OF_THE_WATCHDOG = re.compile(r"watchdog|collective operation timeout|ProcessGroupNCCL", re.IGNORECASE)
 # messages of gloo, NCCL and the store on the ranks that lost another one; they raise no classes of their own
 _SIGNS_OF_A_LOST_PEER = re.compile(
     r"closed by peer|reset by peer|broken pipe|gloo/transport|remote process|ncclRemoteError|communicator was aborted|"
@@ -105,6 +111,17 @@ def record(failure: Failure) -> None:
         pass  # a full disk must not hide the error itself
 
 
+def record_state(state: RankState) -> None:
+    """Keep what a rank shows that has not got on for long, for a launcher that finds no better cause."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        partial = Path(file).with_name(f"{_STATE}.partial")
+        try:
+            partial.write_text(json.dumps(asdict(state)))
+            partial.replace(partial.with_name(_STATE))
+        except OSError:
+            pass  # a full disk for temporary files, which the video does not need
+
+
 def report_here(failure: Failure) -> None:
     """Print the error line from this rank, unless our launcher does or another rank has done so."""
     if PARENT_PID not in os.environ and _first_to_report():
@@ -140,7 +157,25 @@ def root_cause(ended: Mapping[int, EndedProcess], run_folder: Path) -> Failure:
     it counts the ranks that the launcher ended itself.
     """
     failures = {rank: _read(rank, process, run_folder) for rank, process in ended.items()}
-    return min(failures.values(), key=lambda failure: (_precedence(ended[failure.rank], failure), failure.time_ns))
+    first = min(failures, key=lambda rank: (_precedence(ended[rank], failures[rank]), failures[rank].time_ns))
+    if failures[first].consequence:
+        return _cause_of_waiting(failures, run_folder) or failures[first]
+    return failures[first]
+
+
+def _cause_of_waiting(failures: Mapping[int, Failure], run_folder: Path) -> Failure | None:
+    """Where ranks ended only because they had waited for another: the one that they waited for, if it can be told."""
+    states = {}
+    for file in run_folder.glob(f"*/attempt_*/*/{_STATE}"):
+        with suppress(OSError, ValueError, TypeError):
+            states[int(file.parent.name)] = RankState(**json.loads(file.read_text()))
+    if len(states) > 1 and not waits(states[hung := find_hung(states)].stack):
+        message = f"others have waited for it, and it has not got on: it was in {where(states[hung].stack)}"
+        return Failure(hung, states[hung].phase, message, time.time_ns())
+    others = [failure for failure in failures.values() if not _SIGNS_OF_A_WAIT.search(failure.message)]
+    if len(failures) > 1 and len(others) == 1:
+        return replace(others[0], message="it has not got on, and the others have waited for it in vain")
+    return None
 
 
 def _precedence(process: EndedProcess, failure: Failure) -> int:
@@ -159,11 +194,14 @@ def _read(rank: int, process: EndedProcess, run_folder: Path) -> Failure:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     last_words = _last_line(folder / "stderr.log")
+    phase = _last_line(folder / "phase") or "start"
+    if process.exitcode == -signal.SIGABRT and _SIGNS_OF_THE_WATCHDOG.search(_text(folder / "stderr.log")):
+        message = "lost contact with another rank (it has waited in a collective operation for too long)"
+        return Failure(rank, phase, message, time.time_ns(), consequence=True)
     if process.exitcode < 0:
         cause = f"the process was ended by {_signal_name(-process.exitcode)}"
     else:
         cause = f"the process ended with exit code {process.exitcode}"
-    phase = _last_line(folder / "phase") or "start"
     return Failure(rank, phase, cause + (f" ({last_words})" if last_words else ""), time.time_ns())
 
 
@@ -174,11 +212,15 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _last_line(file: Path) -> str:
+def _text(file: Path) -> str:
     try:
-        lines = file.read_text(errors="replace").split("\n")
+        return file.read_text(errors="replace")
     except OSError:
         return ""
+
+
+def _last_line(file: Path) -> str:
+    lines = _text(file).split("\n")
     return _shorten(next((line.strip() for line in reversed(lines) if line.strip()), ""), 160)
 
 

@@ -17,6 +17,8 @@ class PhaseKeeper(Progress):
 
     def __init__(self, display: Progress) -> None:
         self.phase = "start"
+        self.events = 0
+        """Signs of progress until now."""
         self._display = display
         self._suffix = ""
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -27,10 +29,12 @@ class PhaseKeeper(Progress):
                 self._descriptor = os.open(Path(file).with_name("phase"), os.O_CREAT | os.O_WRONLY, 0o600)
 
     def video(self, index: int, count: int) -> None:
+        self.events += 1
         self._suffix = f" of video {index}" if count > 1 else ""
         self._display.video(index, count)
 
     def note(self, line: str) -> None:
+        self.events += 1
         self._display.note(line)
 
     def stage(self, name: str) -> None:
@@ -38,25 +42,32 @@ class PhaseKeeper(Progress):
         self._display.stage(name)
 
     def loading(self, part: str) -> None:
+        self.events += 1
         self._display.loading(part)
 
     def doing(self, name: str) -> None:
+        self.events += 1
         self._enter("denoise step 0" if name == "denoise" else name)
 
     def step(self, index: int, total: int, action: str) -> None:
+        self.events += 1
         self._enter(f"denoise step {min(index + 1, total - 1)}")
         self._display.step(index, total, action)
 
     def saved(self, seconds: float) -> None:
+        self.events += 1
         self._display.saved(seconds)
 
     def decoded(self, frames: int, total: int) -> None:
+        self.events += 1
         self._display.decoded(frames, total)
 
     def alive(self) -> None:
+        self.events += 1
         self._display.alive()
 
     def done(self) -> None:
+        self.events += 1
         self._suffix = ""
         self._enter("end")
         self._display.done()

@@ -9,6 +9,8 @@ from typing import IO, Protocol, TypeVar
 
 from engine.config import Config
 from engine.progress import Progress
+from launch.process.phase import PhaseKeeper
+from launch.ranks.hang_watch import HangWatch
 from launch.ranks.rank import run_part
 from parallel.place import Place
 
@@ -51,7 +53,15 @@ def run_on_ranks(
     """
     if place.rank is not None:
         rank = place.rank
-        return run_part(lambda progress: work(prepare(place), progress, rank), summarise, place)
+
+        def take_part(progress: PhaseKeeper) -> Outcome | None:
+            job = prepare(place)
+            size = job.config.parallel.degrees.replica_size
+            replica = range(rank - rank % size, rank - rank % size + size)
+            with HangWatch(progress, job.config.runtime, rank, replica):
+                return work(job, progress, rank)
+
+        return run_part(take_part, summarise, place)
     job = prepare(place)
     ranks = job.config.parallel.degrees.world_size
     with around(job):

@@ -215,7 +215,7 @@ def test_a_late_rank_is_waited_for_and_changes_nothing(gang: Gang) -> None:
 def test_a_rank_that_is_too_late_ends_all_within_the_step_timeout(gang: Gang) -> None:
     config = tiny_config("runtime.step_timeout_seconds=2")
     started = time.monotonic()
-    outcomes = gang.outcomes(generate_late, Degrees(ulysses=2), config, 8.0, timeout_seconds=40)
+    outcomes = gang.outcomes(generate_late, Degrees(ulysses=2), config, 12.0, timeout_seconds=40)
     assert all(outcome.error for outcome in outcomes)
     assert "late" not in [outcome.error for outcome in outcomes], "no rank may hang"
     assert time.monotonic() - started < 30

@@ -6,6 +6,7 @@ and writes frames meanwhile. Ranks that are killed are in test_resume.py.
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -181,15 +182,34 @@ def test_a_failure_of_the_only_rank(shell_with_a_video: Shell) -> None:
     assert_old_files_stand(shell)
 
 
-def test_a_rank_that_hangs_is_not_waited_for(stub_shell: Shell) -> None:
+HUNG = r"it has not got on for \d+ s, and others wait for it: it is in injected/injected_faults.py:\d+, _hang"
+FROZEN = r"its process does not answer, and others have waited for it for \d+ s"
+
+
+@pytest.mark.parametrize(
+    ("how", "fault", "why"),
+    [
+        ("lockstep", "1 4 hang", HUNG),
+        ("lockstep", "0 4 freeze", FROZEN),
+        ("torchrun", "0 4 hang", HUNG),
+        pytest.param("torchrun", "1 4 freeze", FROZEN, marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_hangs_is_named(how: str, fault: str, why: str, stub_shell: Shell) -> None:
+    """And not the one that waits for it, whose wait would time out."""
     shell = stub_shell
-    process = shell.generate(
-        "--prompt=x", "--ranks=2", "--output=o.mp4", "--set=runtime.step_timeout_seconds=3", fault="1 4 hang"
+    arguments = ["--prompt=x", "--output=o.mp4", "--set=runtime.step_timeout_seconds=3"]
+    start = (
+        shell.torchrun
+        if how == "torchrun"
+        else lambda ranks, *more, **named: shell.generate("--ranks=2", *more, **named)
     )
-    line = error_line(process)
-    assert line.startswith("lockstep: rank 0 failed in denoise step 5: lost contact with another rank"), line
+    process = start(2, *arguments, fault=fault)
+    _, err = process.communicate(timeout=120)
+    (line,) = [line for line in err.splitlines() if line.startswith("lockstep: ")]
+    assert re.fullmatch(f"lockstep: rank {fault[0]} failed in denoise step 5: {why}", line), line
     assert process.returncode == 1
-    shell.await_nobody(seconds=1)
+    shell.await_nobody(seconds=3)
 
 
 def test_under_torchrun_the_failing_rank_speaks_for_itself(stub_shell: Shell) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import InvalidInput, PeerLost, RankFailure
 from launch.process.failures import Failure, describe, record, root_cause
+from launch.process.hangs import RankState
 
 
 @dataclass
@@ -24,13 +25,25 @@ class Scene:
         self.folder = folder
         self.ended: dict[int, Ended] = {}
 
-    def rank(self, rank: int, exitcode: int, failure: Failure | None = None, phase: str = "") -> "Scene":
+    def rank(
+        self,
+        rank: int,
+        exitcode: int,
+        failure: Failure | None = None,
+        phase: str = "",
+        state: RankState | None = None,
+        words: str = "",
+    ) -> "Scene":
         folder = self.folder / "run_x" / "attempt_0" / str(rank)
         folder.mkdir(parents=True)
         if failure:
             (folder / "error.json").write_text(json.dumps({"lockstep": asdict(failure)}))
         if phase:
             (folder / "phase").write_text(phase.ljust(64))
+        if state:
+            (folder / "state.json").write_text(json.dumps(asdict(state)))
+        if words:
+            (folder / "stderr.log").write_text(words)
         self.ended[rank] = Ended(rank, exitcode)
         return self
 
@@ -66,6 +79,52 @@ def test_a_killed_rank_is_the_cause_of_lost_contact(scene: Scene) -> None:
 def test_ranks_that_the_launcher_ended_are_not_to_blame(scene: Scene) -> None:
     scene.rank(0, -signal.SIGTERM).rank(1, 1, lost(1, 5))
     assert scene.cause.rank == 1
+
+
+WATCHDOG = (
+    "[rank1]:[E1128 06:26:57 ProcessGroupNCCL.cpp:683] [Rank 1] Watchdog caught collective operation timeout: "
+    "WorkNCCL(SeqNum=71, OpType=ALLGATHER, NumelIn=9) ran for 300041 milliseconds before timing out.\n"
+    "terminate called after throwing an instance of 'c10::DistBackendError'\n"
+)
+WAITS = ("engine/denoise/loop.py:40 denoise: agreed = ...", "parallel/agreement.py:100 agree: rows = x.tolist()")
+HANGS = ("engine/denoise/loop.py:30 denoise: x = embed()", "models/wan.py:12 forward: return self.proj(x)")
+
+
+def test_a_rank_that_torchs_watchdog_has_ended_is_not_to_blame(scene: Scene) -> None:
+    """The hung rank gets the launcher's SIGTERM, as do those whose watchdog has not acted yet."""
+    scene.rank(
+        0, -signal.SIGABRT, phase="denoise step 7", state=RankState("denoise step 7", 300, WAITS), words=WATCHDOG
+    )
+    scene.rank(1, -signal.SIGTERM, phase="denoise step 7", state=RankState("denoise step 7", 300, WAITS))
+    scene.rank(2, -signal.SIGTERM, phase="denoise step 7", state=RankState("denoise step 7", 299, HANGS))
+    assert str(scene.cause) == (
+        "rank 2 failed in denoise step 7: others have waited for it, and it has not got on: "
+        "it was in models/wan.py:12, forward"
+    )
+
+
+def test_all_but_one_have_waited_in_vain(scene: Scene) -> None:
+    late = describe(RuntimeError("Timed out waiting 3000ms for recv operation to complete"), 2, "decode")
+    scene.rank(0, -signal.SIGABRT, words=WATCHDOG).rank(1, -signal.SIGTERM, phase="decode").rank(2, 1, late)
+    assert str(scene.cause) == ("rank 1 failed in decode: it has not got on, and the others have waited for it in vain")
+    other = "rank 0 failed in start: the process was ended by SIGABRT (free(): invalid pointer)"
+    again = (
+        Scene(scene.folder / "again").rank(0, -signal.SIGABRT, words="free(): invalid pointer").rank(1, 1, lost(1, 5))
+    )
+    assert str(again.cause) == other, "an abort of another kind is a failure of its own"
+
+
+def test_only_waits_are_known(scene: Scene) -> None:
+    """Where it cannot be told who hangs, none is said to have failed by itself."""
+    scene.rank(0, -signal.SIGABRT, words=WATCHDOG).rank(1, -signal.SIGTERM).rank(2, -signal.SIGTERM)
+    assert str(scene.cause).startswith("rank 0 failed in start: lost contact with another rank (it has waited")
+
+
+def test_a_failure_that_names_another_rank(scene: Scene) -> None:
+    """As the watch of a rank writes it that waits for another."""
+    hung = Failure(2, "denoise step 3", "it has not got on", 7)
+    scene.rank(0, 1, hung).rank(1, 1, hung).rank(2, -signal.SIGTERM)
+    assert str(scene.cause) == "rank 2 failed in denoise step 3: it has not got on"
 
 
 def test_a_rank_that_ends_without_a_word_is_named_all_the_same(scene: Scene) -> None:

@@ -1,13 +1,18 @@
 """Who is which rank: arithmetic on what Ray says, without a Ray."""
 
 import socket
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
 
 from launch.gang.assignment import ActorInfo, assign, carried_environment
 from launch.gang.bundles import living, machines_of, order_by_node
+from launch.gang.rank_actor import RankActor
 from launch.gang.recorder import Recorder
+from parallel import torch_private
+from parallel.control import Control
 
 
 def test_bundles_are_ordered_by_node() -> None:
@@ -39,6 +44,9 @@ def test_ranks_on_two_nodes_with_several_gpus() -> None:
     environment = {"CUDA_VISIBLE_DEVICES": "9", "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "of the node"}
     driver = {"NCCL_DEBUG": "of the driver", "HF_HOME": "/hub", "CUDA_VISIBLE_DEVICES": "", "RANK": "7"}
     assert set(carried_environment(driver)) == {"NCCL_DEBUG", "HF_HOME"}
+    tuned = {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MODULE_LOADING"}
+    machines = {"CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "MASTER_ADDR", "LOCKSTEP_PARENT_PID"}
+    assert set(carried_environment(dict.fromkeys(tuned | machines, "x"))) == tuned
     assignments[4].set_environment(environment, carried_environment(driver), "10.0.0.1")
     assert environment == {
         "CUDA_VISIBLE_DEVICES": "9,10",
@@ -64,6 +72,19 @@ def test_what_a_rank_tells_is_told_once() -> None:
     recorder.done()
     assert recorder.status(first.told).events == [("done", ())]
     assert recorder.status(3).events == []
+
+
+def test_a_rank_that_only_decodes_shows_that_it_gets_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the rank that writes tells of frames. The others of a long decoding begin one collective after another."""
+    actor, counts = RankActor(), iter([4, 5, 5])
+    monkeypatch.setattr(torch_private, "collectives_begun", lambda: next(counts))
+    times = iter([100.0, 100.0, 700.0, 700.0, 1400.0])
+    monkeypatch.setattr("launch.gang.recorder.time", SimpleNamespace(monotonic=lambda: next(times)))
+    idle = []
+    for _ in range(3):
+        status: Any = actor.status
+        idle.append(status(0, 0, Control.RUN).idle_seconds)
+    assert idle == [0.0, 0.0, 700.0]
 
 
 def test_a_node_that_ray_has_not_missed_yet_is_lost_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
