@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout, _world
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllGather",
+    "TorchDispatchMode",
     "collectives_begun",
     "cpu_flash_attention",
     "default_store",
     "job_store",
     "local_slices",
     "set_group_timeouts",
+    "tree_leaves",
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from launch.commands import bench, generate, measure, plan, queue, show
+from launch.commands import bench, check, generate, measure, plan, queue, show
 from launch.commands.cluster import app as cluster_app
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ for command in (
     measure.sweep,
     measure.calibrate,
     bench.bench,
+    check.check,
     plan.plan,
     show.layout,
     show.models,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from launch.process.signals import PARENT_PID, is_rank, say
 from launch.process.stamps import timed
 
-_SLOW = (["generate"], ["resume"], ["sweep"], ["calibrate"], ["bench"], ["submit"], ["cluster", "up"])
+_SLOW = (["generate"], ["resume"], ["sweep"], ["calibrate"], ["bench"], ["check"], ["submit"], ["cluster", "up"])
 _SILENT_SECONDS = 1.0
 
 

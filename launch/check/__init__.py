@@ -1,0 +1,1 @@
+"""Proves the engine on the machine at hand: `lockstep check`."""
