@@ -11,11 +11,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, Protocol
 
 from launch.check.board import Board
 from launch.check.finding import Finding, falls_short
@@ -25,7 +25,18 @@ from launch.check.table import Line
 _LOOK_SECONDS = 0.1
 _START_SECONDS = 180.0
 
-Told = Callable[[Line, Finding], None]
+
+class Audience(Protocol):
+    """Is told what happens: of lines by the agent of the first rank alone."""
+
+    def began(self, line: Line) -> None:
+        """A line begins."""
+
+    def told(self, line: Line, finding: Finding) -> None:
+        """What it came to."""
+
+    def alive(self) -> None:
+        """Time has passed, and all is well; several times a second."""
 
 
 @dataclass
@@ -48,26 +59,20 @@ class _Attempt:
                     pipe.close()
 
 
-def run_lines(
-    assignment: Assignment, lines: Sequence[Line], board: Board, began: Callable[[Line], None], told: Told
-) -> None:
-    """Run the lines in order, each on all ranks or on the first; collective over the agents.
-
-    Args:
-        began: called when a line begins, told: with what it came to; both by the agent of the first rank alone.
-    """
+def run_lines(assignment: Assignment, lines: Sequence[Line], board: Board, audience: Audience) -> None:
+    """Run the lines in order, each on all ranks or on the first; collective over the agents."""
     left, number = list(lines), 0
     while left:
         attempt = _Attempt()
         try:
-            done, stopped = _Watch(assignment, left, number, board, attempt, began, told).run()
+            done, stopped = _Watch(assignment, left, number, board, attempt, audience).run()
         finally:
             attempt.end()
-        if stopped is None:
+        if stopped is None or done == len(left):
             return
         line, reason = left[done], stopped
         if 0 in assignment.own:
-            told(line, falls_short("", reason))
+            audience.told(line, falls_short("", reason))
         left, number = left[done + 1 :], number + 1
 
 
@@ -81,8 +86,7 @@ class _Watch:
         number: int,
         board: Board,
         attempt: _Attempt,
-        began: Callable[[Line], None],
-        told: Told,
+        audience: Audience,
     ) -> None:
         self._of = assignment
         self._lines = {line.name: line for line in lines}
@@ -90,8 +94,7 @@ class _Watch:
         self._number = number
         self._board = board
         self._attempt = attempt
-        self._began = began
-        self._told = told
+        self._audience = audience
         self._done = 0
         self._has_begun = False
         self._deadline = time.monotonic() + _START_SECONDS
@@ -104,6 +107,7 @@ class _Watch:
             with suppress(Empty):
                 self._hear(*self._attempt.said.get(timeout=_LOOK_SECONDS))
                 continue  # all that was said comes before the end of its process is looked at
+            self._audience.alive()
             if self._board.check([self._key("stopped")]):
                 done, reason = json.loads(self._board.get(self._key("stopped")))
                 return done, reason
@@ -148,13 +152,13 @@ class _Watch:
         elif "begin" in message and worker.rank == 0:
             line, self._has_begun = self._lines[message["begin"]], True
             self._deadline = time.monotonic() + line.seconds(self._of.kind)
-            self._began(line)
+            self._audience.began(line)
         elif "ended" in message:
             worker.ended = message["ended"]
         elif "line" in message:
             self._done, self._has_begun = self._done + 1, False
             self._deadline = time.monotonic() + _START_SECONDS
-            self._told(self._lines[message["line"]], Finding.model_validate(message["finding"]))
+            self._audience.told(self._lines[message["line"]], Finding.model_validate(message["finding"]))
         elif "finished" in message:
             worker.is_finished = True
 

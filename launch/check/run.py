@@ -60,7 +60,7 @@ def _run(
     started = time.monotonic()
     with scratch_folder() as folder:
         assignment = Assignment(ranks, own, local_ranks, kind, job.config.model_dump_json(), address, folder)
-        run_lines(assignment, lines, board, taken.began, taken.told)
+        run_lines(assignment, lines, board, taken)
     if 0 not in own:
         return None
     document = CheckDocument(
@@ -91,6 +91,9 @@ class _Taken:
     def began(self, line: Line) -> None:
         self._since = time.monotonic()
         self._progress.stage(line.name)
+
+    def alive(self) -> None:
+        self._progress.alive()
 
     def told(self, line: Line, finding: Finding) -> None:
         seconds = round(time.monotonic() - self._since, 1)

@@ -204,6 +204,12 @@ def _crash(patch: Patch) -> None:
     patch.setattr(copies, "measure", lambda *given: os.kill(os.getpid(), 11))
 
 
+def _endless(patch: Patch) -> None:
+    from launch.check.lines import copies
+
+    patch.setattr(copies, "measure", lambda *given: time.sleep(1000))
+
+
 def _raises(patch: Patch) -> None:
     from launch.check.lines import copies
 
@@ -232,4 +238,4 @@ FAULTS = {
     "a rank that decides alone": Fault("layout cfg 2", _decides_alone, ("differ",), 2),
     "no agreement": Fault("layout cfg 2", _no_agreement, ("differ", "another decision", "tokens"), 2),
 }
-CRASH = Fault("copies", _crash, ("SIGSEGV",))
+OTHERS = {"crash": Fault("copies", _crash, ("SIGSEGV",)), "endless": Fault("copies", _endless, ("did not end",))}

@@ -17,6 +17,8 @@ from parallel.place import Place
 from parallel.ranks import Ranks, leave
 from tests.support.check_faults import FAULTS
 
+CHECK_INJECTED = Path(__file__).with_name("check_injected")
+
 
 def small_config(ranks: int = 1) -> JobConfig:
     """The configuration that a check gives to its workers."""

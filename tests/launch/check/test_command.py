@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.support.check_faults import FAULTS
-from tests.support.shell import INJECTED, ROOT, Refused, Shell, finish
+from tests.support.check_site import CHECK_INJECTED
+from tests.support.shell import ROOT, Refused, Shell, finish
 
 pytestmark = pytest.mark.timeout(300)
-CHECK_INJECTED = INJECTED.with_name("check_injected")
 
 
 def check(shell: Shell, *arguments: str, fault: str = "", expected: int = 0) -> tuple[dict[str, Any], str, str]:
@@ -91,6 +91,12 @@ def test_the_command_finds_a_fault(name: str, shell: Shell) -> None:
     report, _, _ = check(shell, f"--only={fault.line}", f"--ranks={fault.ranks}", fault=name, expected=1)
     (line,) = (line for line in report["lines"] if line["name"] == fault.line)
     assert line["state"] == "falls short" and any(word in line["reason"] for word in fault.words), line
+
+
+@pytest.mark.slow
+def test_the_command_finds_that_the_wrong_rank_is_blamed(shell: Shell) -> None:
+    report, _, _ = check(shell, "--only=stopped", "--ranks=2", fault="wrong rank", expected=1)
+    assert "rank 1 was stopped, and the error does not name it" in report["lines"][0]["reason"], report
 
 
 @pytest.mark.slow

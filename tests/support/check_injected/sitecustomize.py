@@ -1,9 +1,10 @@
 """Python imports this in every process whose PYTHONPATH holds this folder: LOCKSTEP_CHECK_FAULT names the fault of
-tests/support/check_faults.py that the engine gets, once it is imported."""
+tests/support/check_faults.py that the engine gets once it is imported, or is "wrong rank": a launcher blames the first
+rank for what the second one did."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -13,14 +14,33 @@ class _Patch:
     setattr = staticmethod(setattr)
 
 
+def _install(engine: Any) -> None:
+    from tests.support.check_faults import FAULTS, OTHERS
+
+    patch: Any = _Patch
+    if fault := (FAULTS | OTHERS).get(os.environ["LOCKSTEP_CHECK_FAULT"]):
+        fault.install(patch)
+
+
+def _blame_the_first(failures: Any) -> None:
+    from dataclasses import replace
+
+    find = failures.root_cause
+    if os.environ["LOCKSTEP_CHECK_FAULT"] == "wrong rank":
+        failures.root_cause = lambda *given, **others: replace(find(*given, **others), rank=0)
+
+
+_CHANGES: dict[str, Callable[[Any], None]] = {"engine.engine": _install, "launch.process.failures": _blame_the_first}
+
+
 class _Finder:
-    """Installs the fault after the engine's module has run."""
+    """Changes a module after it has run."""
 
     @classmethod
     def find_spec(
         cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "engine.engine":
+        if name not in _CHANGES:
             return None
         spec = PathFinder.find_spec(name, path, target)
         assert spec is not None and spec.loader is not None
@@ -28,10 +48,7 @@ class _Finder:
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            from tests.support.check_faults import CRASH, FAULTS
-
-            patch: Any = _Patch
-            (FAULTS | {"crash": CRASH})[os.environ["LOCKSTEP_CHECK_FAULT"]].install(patch)
+            _CHANGES[name](module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
