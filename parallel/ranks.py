@@ -102,15 +102,28 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
     if world_size != degrees.world_size:
         raise ValueError(f"The parallel degrees {degrees} need {degrees.world_size} ranks, but {world_size} started.")
 
-    from parallel import xdit
+    import parallel.xdit  # noqa: F401  (before the limit on time runs: it takes seconds)
 
     choose_interface()
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout, meeting = timedelta(seconds=timeout_seconds), Meeting(rank, world_size, timeout_seconds)
     dist.init_process_group(backend, store=meeting.store, timeout=timeout, rank=rank, world_size=world_size)
+    ranks = make_groups(degrees, rank, device, backend)
+    set_timeouts(timeout_seconds)  # xDiT's groups start with torch's default of many minutes
+    return ranks
+
+
+def make_groups(degrees: Degrees, rank: int, device: torch.device, backend: str) -> Ranks:
+    """Build xDiT's groups in torch's default process group, which has to have been joined; collective over all ranks.
+
+    Args:
+        backend: of the default process group.
+    """
+    from parallel import xdit
+
     xdit.run_on(device)
     with xdit.without_idle_groups(degrees.replica_size):
-        xdit.init_distributed_environment(rank=rank, world_size=world_size, backend=backend)
+        xdit.init_distributed_environment(rank=rank, world_size=degrees.world_size, backend=backend)
         xdit.initialize_model_parallel(
             data_parallel_degree=degrees.data,
             classifier_free_guidance_degree=degrees.cfg,
@@ -119,7 +132,6 @@ def join(degrees: Degrees, device: torch.device, timeout_seconds: float) -> Rank
             ring_degree=degrees.ring,
             backend=backend,
         )
-    set_timeouts(timeout_seconds)  # xDiT's groups start with torch's default of many minutes
     return Ranks(
         degrees,
         rank,

@@ -25,6 +25,7 @@ __all__ = [
     "collectives_begun",
     "cpu_flash_attention",
     "default_store",
+    "fake_store",
     "job_store",
     "local_slices",
     "set_group_timeouts",
@@ -70,6 +71,13 @@ def collectives_begun() -> int:
     same order, so one with fewer than the others is behind them."""
     groups: list[Any] = list(_world.pg_map)
     return sum(group._get_sequence_number_for_group() for group in groups)
+
+
+def fake_store() -> dist.Store:
+    """A store for torch's `fake` backend, which is registered with it."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    return FakeStore()
 
 
 def local_slices(tensor: DTensor) -> tuple[slice, ...]:
