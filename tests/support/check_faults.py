@@ -146,6 +146,7 @@ def _leaking_cache(patch: Patch) -> None:
             left.append(self._caches)
 
     patch.setattr(Controller, "__init__", leaking)
+    patch.setattr(Controller, "release", lambda self: None)
 
 
 def _corrupted_weight(patch: Patch) -> None:

@@ -11,13 +11,17 @@ from launch.check.site import Site
 from launch.check.video import config_for, loaded, make, relative_error, request_of
 
 _KILLED_IN_STEP = 7
+_THRESHOLD = 0.5
 
 
 def killed_and_resumed(site: Site) -> Finding:
     """A process is killed in its eighth step; another one goes on, and its latents are those of a run that was left
     alone, bit for bit."""
     config = config_for(site)
-    config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every": 1})})
+    often = config.checkpoint.model_copy(update={"every": 1})
+    # most steps after the kill are then skipped, so that they depend on what the checkpoint holds of the cache
+    cache = config.cache.model_copy(update={"threshold": _THRESHOLD})
+    config = config.model_copy(update={"checkpoint": often, "cache": cache})
     checkpoints = site.folder / "checkpoints"
     order = {"config": config.model_dump_json(), "folder": str(checkpoints), "step": _KILLED_IN_STEP}
     process = start(site, ["-m", "launch.check.lines.killed"], stdin=json.dumps(order))
