@@ -74,6 +74,7 @@ def test_ctrl_c_ends_all_processes(shell: Shell, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("ls-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_check_leaves_nobody(shell: Shell) -> None:
     process = shell.lockstep("check", "--only=stopped", "--ranks=2")
     deadline = time.monotonic() + 60
