@@ -26,28 +26,28 @@ class Fault:
 
 
 def _wrong_log_sum_exp(patch: Patch) -> None:
-    from parallel import torch_private
+    from parallel import kernel_calls
 
-    kernel = torch_private.cpu_flash_attention()
+    kernel = kernel_calls.cpu_flash_attention()
 
     def wrong(*tensors: Any, **others: Any) -> Any:
         out, log_sum_exp, *rest = kernel(*tensors, **others)
         return (out, log_sum_exp + 0.01, *rest)
 
-    patch.setattr(torch_private, "cpu_flash_attention", lambda: wrong)
+    patch.setattr(kernel_calls, "cpu_flash_attention", lambda: wrong)
 
 
 def _broken_kernel(patch: Patch) -> None:
     """The last key of an odd length is left out."""
-    from parallel import torch_private
+    from parallel import kernel_calls
 
-    kernel = torch_private.cpu_flash_attention()
+    kernel = kernel_calls.cpu_flash_attention()
 
     def broken(query: Any, key: Any, value: Any, *others: Any) -> Any:
         kept = key.shape[2] - key.shape[2] % 2
         return kernel(query, key[:, :, :kept], value[:, :, :kept], *others)
 
-    patch.setattr(torch_private, "cpu_flash_attention", lambda: broken)
+    patch.setattr(kernel_calls, "cpu_flash_attention", lambda: broken)
 
 
 def _rounded(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ from launch.check.large_model import LargeModel, large_model
 from launch.check.limits import STEP_SHARE_OF_PEAK
 from launch.check.site import Site
 from parallel.degrees import Degrees
+from parallel.kernels import KernelName, choose_kernel
+from parallel.kernels import Site as Place
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +51,7 @@ def _run(model: LargeModel, ranks: Any) -> tuple[int, float]:
     from parallel.sharding import plan_shards
 
     adapter = PARTS.adapter(model.transformer(ranks.device))
-    attention = install_sequence_attention(adapter.transformer, ranks, False)
+    attention = install_sequence_attention(adapter.transformer, ranks, _kernel(ranks.device, model.dtype))
     latents = torch.randn(model.latents_shape, device=ranks.device)
     shards = plan_shards(adapter.num_tokens(latents.shape), ranks)
     attention.begin(shards, CollectiveMeter())
@@ -66,6 +68,14 @@ def _run(model: LargeModel, ranks: Any) -> tuple[int, float]:
         seconds.append(time.perf_counter() - started)
     assert out.hidden_states.shape[1] == shards.length
     return shards.length, median(seconds[1:])
+
+
+def _kernel(device: torch.device, dtype: torch.dtype) -> KernelName:
+    """The one that "auto" means here."""
+    from parallel.found_kernels import capability_of, find_kernels
+
+    site = Place(device.type, str(dtype).removeprefix("torch."), capability=capability_of(device))
+    return choose_kernel("auto", site, find_kernels(device.type)).kernel
 
 
 def _flops(model: LargeModel) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launch.check.finding import Finding, judged
 from launch.check.limits import ATTENTION_ERROR, KERNEL_SHARE_OF_PEAK, LOG_SUM_EXP_ERROR
@@ -91,33 +91,28 @@ def shortfalls(found: Sequence[Measured], kind: str, peak: float) -> list[str]:
 
 
 def kernels(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Kernel]]:
-    """By name: torch's own choice, and those of the engine that return the log-sum-exp."""
+    """By name: what torch takes by itself, and each kernel of ``runtime.attention`` that this machine has, in the form
+    that attention over ranks calls."""
     from torch.nn import functional
 
-    yield "sdpa", lambda q, k, v: (functional.scaled_dot_product_attention(q, k, v), None)
-    if device.type == "cpu":
-        from parallel.torch_private import cpu_flash_attention
+    from parallel.found_kernels import capability_of, find_kernels
+    from parallel.kernel_calls import kernel_over_ranks
+    from parallel.kernels import KERNELS, complaint_about
+    from parallel.kernels import Site as Place
 
-        yield "cpu flash", cpu_flash_attention()
-        return
-    from parallel import xdit
-
-    kinds = xdit.AttentionBackendType
-    flash3 = xdit.PACKAGES_CHECKER.packages_info.get("has_flash_attn_3", False)
-    flash = xdit.PACKAGES_CHECKER.packages_info.get("has_flash_attn", False)
-    wanted = {"flash": kinds.SDPA_FLASH, "efficient": kinds.SDPA_EFFICIENT, "cudnn": getattr(kinds, "CUDNN", None)}
-    wanted |= {"flash-attn 2": kinds.FLASH if flash else None, "flash-attn 3": kinds.FLASH_3 if flash3 else None}
-    for name, kind in wanted.items():
-        if kind in xdit.ATTENTION_FUNCTION_REGISTRY:
-            yield name, _registered(xdit.ATTENTION_FUNCTION_REGISTRY[kind])
+    yield "torch's choice", lambda query, key, value: (functional.scaled_dot_product_attention(query, key, value), None)
+    found = find_kernels(device.type)
+    alone = Place(device.type, str(dtype).removeprefix("torch."), capability=capability_of(device))
+    in_a_ring = replace(alone, ring=2)
+    for name in KERNELS:
+        if complaint_about(name, alone, found) is None:
+            kernel = kernel_over_ranks(name, device, dtype)
+            yield name, kernel if complaint_about(name, in_a_ring, found) is None else _without_log_sum_exp(kernel)
 
 
-def _registered(function: Any) -> Kernel:
-    def kernel(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor | None]:
-        out, log_sum_exp = function(query, key, value, dropout_p=0.0, is_causal=False)
-        return out, log_sum_exp.narrow(-1, 0, query.shape[2])  # some round the length up
-
-    return kernel
+def _without_log_sum_exp(kernel: Kernel) -> Kernel:
+    """The same of a kernel that no ring takes, whose log-sum-exp is too coarse."""
+    return lambda query, key, value: (kernel(query, key, value)[0], None)
 
 
 def measure(name: str, kernel: Kernel, shape: Shape, device: torch.device, dtype: torch.dtype) -> Measured:
