@@ -49,7 +49,15 @@ class ModelConfig(Section):
     single_files: dict[Literal["transformer", "transformer_2", "vae"], str] = Field(
         {},
         description="Weights in their original format (Wan's and HunyuanVideo's own, or as ComfyUI repacks them): for "
-        "`transformer`, `transformer_2` or `vae` the file, or the `.index.json` of several; all else is in `path`.",
+        "`transformer`, `transformer_2` or `vae` the file, or the `.index.json` of several; all else is in `path`. "
+        "In fp8 too, and for transformers as `.gguf`.",
+    )
+    quantize: Literal["none", "int8", "fp8"] = Field(
+        "none",
+        description="Hold the matrices of attention and feed-forward in the blocks in one byte a number, with a scale "
+        "for each row (torchao, of the extra `quantize`); embeddings, norms, modulation, biases and the head stay in "
+        "`dtype`. With fp8, activations are rounded to float8 as well on GPUs that multiply it (sm89 and later), in "
+        "bfloat16. A transformer that is published in fp8 is kept as it is, and with none it is dequantised.",
     )
     loras: tuple[LoraConfig, ...] = Field(
         (),

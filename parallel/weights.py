@@ -115,10 +115,16 @@ def list_blocks(module: nn.Module) -> list[nn.Module]:
 
 def parameter_bytes(module: nn.Module) -> int:
     """Bytes of parameters that this rank holds while nothing is gathered, with the padding of uneven shards."""
-    return sum(
-        parameter.to_local().untyped_storage().nbytes() if isinstance(parameter, DTensor) else parameter.nbytes
-        for parameter in module.parameters()
-    )
+    return sum(tensor_bytes(parameter) for parameter in module.parameters())
+
+
+def tensor_bytes(tensor: Tensor) -> int:
+    """Bytes that this rank holds of a tensor: of its part, and of all tensors that a quantised one is made of."""
+    if isinstance(tensor, DTensor):
+        return tensor.to_local().untyped_storage().nbytes()
+    if hasattr(tensor, "__tensor_flatten__"):  # torch's protocol; by itself such a tensor counts as if it were plain
+        return sum(tensor_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.nbytes
 
 
 def layers_outside(blocks: Sequence[nn.Module], module: nn.Module) -> list[nn.Module]:

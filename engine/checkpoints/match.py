@@ -119,6 +119,8 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
         settings_beside = Path(lora["path"]).with_name("adapter_config.json")  # peft's; a folder's hash has them
         lora["settings"] = content_hash(settings_beside) if settings_beside.is_file() else None
         lora["path"] = fingerprint(lora["path"])
+    if model.quantize == "none":
+        del settings["quantize"]  # checkpoints and calibrations that are older than the key go on
     files = {name: fingerprint(path) for name, path in model.single_files.items()}
     return settings | {"files": fingerprint(model.path), "single_files": files}
 

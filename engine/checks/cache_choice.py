@@ -20,6 +20,8 @@ from engine.models.facts import ModelFacts
 from engine.models.published import known_names
 from engine.request import GenerationRequest
 
+_PRECISION = "model.quantize "
+"""A calibration holds for weights of another precision as well, which gets a note."""
 _PLAIN_REQUEST = {"negative_prompt": "", "image": False, "last_image": False}
 """The request that is assumed for a calibration file without the entry ``request``."""
 
@@ -61,7 +63,7 @@ def choose_cache(config: Config, request: GenerationRequest, facts: ModelFacts) 
         settings, reason = for_quality(cache, quality, names)
         cache = cache.changed(settings)
         reasons.append(f"quality {quality}: {reason}")
-    reasons += _carried_over(cache, names, request.sampling)
+    reasons += [*_carried_over(cache, names, request.sampling), *_other_precision(config, cache, names)]
     if reasons:
         cache = cache.changed({"chosen": "; ".join(reasons)})
     return Choice(cache, reasons)
@@ -105,7 +107,8 @@ def why_not_calibrated(config: Config, request: GenerationRequest, facts: ModelF
     except ValueError as error:
         raise InvalidInput(str(error)) from None
     now = calibrated_for(config, request.sampling) | {"request": calibrated_request(request)}
-    if changed := differences({"request": _PLAIN_REQUEST} | seen, now):
+    changed = differences({"request": _PLAIN_REQUEST} | seen, now)
+    if changed := [line for line in changed if not line.startswith(_PRECISION)]:
         return changed[0]
     return "the model has two transformers" if facts.boundary_timestep is not None else None
 
@@ -155,6 +158,24 @@ def _carried_over(cache: CacheConfig, names: Sequence[str], sampling: SamplingCo
     if here.guidance != measured.guidance:
         rules.append("guidance is not accounted for")
     return [f"{said}: {', '.join(rules)}"]
+
+
+def _other_precision(config: Config, cache: CacheConfig, names: Sequence[str]) -> list[str]:
+    """A note, if the calibration that is used was made with weights of another precision."""
+    if cache.calibration is None or not uses_calibration(cache, names):
+        return []
+    from dicache.calibration.file import read_calibration
+
+    try:
+        model = read_calibration(cache.calibration).made_with["model"]
+    except (ValueError, KeyError):
+        return []  # refused later, in a sentence of its own
+    made, here = model.get("quantize", "none"), config.model.quantize
+    if made == here:
+        return []
+    return [
+        f"{cache.calibration} was made with model.quantize {made}, and this run has {here}: the errors differ a bit"
+    ]
 
 
 def _given(cache: CacheConfig) -> set[str]:

@@ -15,6 +15,7 @@ from engine.checks.memory import check_memory, check_offload, offload_notes
 from engine.checks.model import check_added_weights, check_device, check_size
 from engine.checks.notes import image_notes, request_notes
 from engine.checks.outputs import check_outputs
+from engine.checks.quantised import check_packages, check_quantised
 from engine.checks.request import check_request
 from engine.checks.room import check_room
 from engine.config_file import AnyConfig
@@ -78,6 +79,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         check_replicas(degrees, len(tasks))
     check_offload(config, degrees)
     check_single_files(config, facts, degrees.replica_size)
+    quantised = check_quantised(config, facts, degrees.replica_size)
     check_lora_files(config, facts)
     notes = request_notes(config, request, facts) if request else []
     if _writes_files(place, degrees):
@@ -89,7 +91,8 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         choice = choose_cache(config, request, facts)
         config, reasons = config.model_copy(update={"cache": choice.cache}), choice.reasons
         check_cache(config, request, facts)
-    notes += check_added_weights(config, facts)
+    check_packages(config)
+    notes += [*quantised, *check_added_weights(config, facts)]
     if not place.elsewhere and _writes_files(place, degrees):
         check_room(config, tasks, facts, degrees)
     if not place.elsewhere:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from engine.components.dequantising import is_in_fp8, load_dequantised
 from engine.errors import RankFailure
 from engine.models.weights import weight_variant
 
@@ -27,6 +28,9 @@ def load_module(kind: Any, path: str, component: str, dtype: torch.dtype) -> Any
     Raises:
         RankFailure: a file cannot be loaded; one sentence.
     """
+    if is_in_fp8(path, component):
+        with loading(component, path):
+            return load_dequantised(kind, path, component, dtype).eval()
     variant = weight_variant(path, component)
     return load_component(kind.from_pretrained, path, subfolder=component, variant=variant, dtype=dtype).eval()
 

@@ -1,30 +1,27 @@
 """Loads weights in their original format, converted as diffusers' single-file loader does."""
 
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.components.empty import empty_component
 from engine.components.files import load_module, loading
 from engine.components.parts import parts_of
+from engine.components.reading import read_files
+from engine.components.stored import StoredWeights, entry, renamed, shape_of, split_scales
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.fit import misfit
+from engine.models.fp8 import Fp8Names, find_fp8
 from engine.models.prefixes import OwnNames, own_names
 from engine.models.quantised import check_plain, is_empty
-from engine.models.single_files import files_of, is_safetensors
+from engine.models.single_files import files_of, is_gguf_file, is_safetensors
+from engine.models.weights import weight_files
 from parallel.diffusers_private import ignored_keys
-
-_WRAPPED = ("state_dict", "module", "model")  # keys under which training scripts save the weights
-_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def load_weights(kind: Any, config: Config, subfolder: str, dtype: torch.dtype) -> Any:
@@ -41,20 +38,36 @@ def load_weights(kind: Any, config: Config, subfolder: str, dtype: torch.dtype) 
         return load_module(kind, config.model.path, subfolder, dtype)
     with loading(subfolder, path):
         module = empty_component(kind, config.model.path, subfolder, dtype)
-        weights, _ = _own_part(_read(files_of(path)), subfolder, module)
-        weights = _converted(kind, weights, module)
+        stored = stored_weights(kind, config, subfolder, module)
         # not placed by kind.from_single_file, which casts what is kept in float32 too: norms, tables of positions
-        for name, parameter in module.named_parameters():
-            weights[name] = weights[name].to(parameter.dtype)
-        module.load_state_dict(weights, assign=True)
+        dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+        module.load_state_dict({name: stored.plain(name, dtypes[name]) for name in dtypes}, assign=True)
     return module.eval()
+
+
+def stored_weights(kind: Any, config: Config, subfolder: str, empty: nn.Module) -> StoredWeights:
+    """The weights of a component as its files hold them, from ``model.single_files`` or the model's folder.
+
+    Args:
+        empty: the component on the meta device; the weights have its names.
+
+    Raises:
+        ValueError: a tensor is missing, has another shape, or is not the module's; a phrase that names it.
+    """
+    path = config.model.single_files.get(subfolder)  # type: ignore[call-overload]
+    if path is None:
+        held = read_files(weight_files(config.model.path, subfolder))
+        weights = {name: tensor for name, tensor in held.items() if not is_empty(name, entry(tensor))}
+    else:
+        weights, _ = _own_part(read_files(files_of(path)), subfolder, empty)
+    return _converted(kind, weights, empty)
 
 
 def check_fit(config: Config, facts: ModelFacts) -> list[str]:
     """Refuse files whose tensors are not those of the component. Reads names and shapes alone.
 
     Returns:
-        A line for each file that holds parts of other components, which are not used.
+        A line for each file that holds something that is not used, or is not kept as it is.
 
     Raises:
         InvalidInput: one sentence that names the file and the first tensors.
@@ -64,9 +77,11 @@ def check_fit(config: Config, facts: ModelFacts) -> list[str]:
         kind = parts.kind(subfolder)
         try:
             empty = empty_component(kind, config.model.path, subfolder, torch.float32)
-            weights, found = _own_part(_read(files_of(path), torch.device("meta")), subfolder, empty)
-            if not path.endswith(".index.json") and not is_safetensors(Path(path)):
-                check_plain({name: _entry(tensor) for name, tensor in weights.items()}, path)
+            weights, found = _own_part(read_files(files_of(path), hollow=True), subfolder, empty)
+            header = {name: entry(tensor) for name, tensor in weights.items()}
+            if not path.endswith(".index.json") and not is_safetensors(Path(path)) and not is_gguf_file(path):
+                check_plain(header, path)
+            notes += _fp8_notes(config, path, find_fp8(header))
             _converted(kind, weights, empty)
         except InvalidInput:
             raise
@@ -82,76 +97,38 @@ def check_fit(config: Config, facts: ModelFacts) -> list[str]:
     return notes
 
 
-def _read(files: list[Path], device: torch.device | None = None) -> dict[str, Tensor]:
-    """The tensors of all files under their original names; mapped rather than read, or without data on "meta".
-
-    Raises:
-        ValueError: two files hold a tensor of the same name, or a pickled file holds something else; a phrase.
-    """
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        held = _unpickled(file) if not is_safetensors(file) else _mapped(file) if device is None else _hollow(file)
-        if twice := next((name for name in held if name in weights), None):
-            raise ValueError(f"{twice} is in two of the files")
-        weights |= held
-    return weights if device is None else {name: tensor.to(device) for name, tensor in weights.items()}
-
-
-def _mapped(file: Path) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = load_file(file)
-    return weights
-
-
-def _hollow(file: Path) -> dict[str, Tensor]:
-    with safe_open(file, framework="pt") as source:
-        return {
-            name: torch.empty(source.get_slice(name).get_shape(), device="meta")
-            for name in source.keys()  # noqa: SIM118  it is no dictionary
-        }
-
-
-def _unpickled(file: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"it cannot be unpickled safely: {error}") from None
-    while isinstance(content, Mapping) and (inner := next((key for key in _WRAPPED if key in content), None)):
-        content = content[inner]
-    if isinstance(content, Mapping):
-        tables = [value for value in content.values() if _is_table(value)]
-        if len(tables) == 1:  # under another key, beside a step number or the like
-            content = tables[0]
-    if not _is_table(content):
-        raise ValueError("it holds no plain table of tensors")
-    return dict(content)
-
-
-def _is_table(content: Any) -> bool:
-    return isinstance(content, Mapping) and all(isinstance(value, Tensor) for value in content.values())
-
-
-def _entry(tensor: Tensor) -> dict[str, Any]:
-    """As the header of a safetensors file has it."""
-    return {"dtype": _DTYPES.get(tensor.dtype, str(tensor.dtype)), "shape": tuple(tensor.shape)}
+def _fp8_notes(config: Config, path: str, found: Fp8Names) -> list[str]:
+    notes = []
+    if found.input_scales:
+        notes.append(
+            f"of {path} the {len(found.input_scales)} scales of inputs ({found.input_scales[0]}, ...) are not used: "
+            "activations are not rounded, or with scales of their own"
+        )
+    if found.weights and config.model.quantize == "none":
+        notes.append(f"{path} is in fp8 and is dequantised; model.quantize=fp8 keeps it as it is")
+    return notes
 
 
 def _own_part(weights: dict[str, Tensor], subfolder: str, empty: nn.Module) -> tuple[dict[str, Tensor], OwnNames]:
     """The tensors of the component, without prefixes; empty ones and markers are dropped."""
-    full = {name: tensor for name, tensor in weights.items() if not is_empty(name, _entry(tensor))}
+    full = {name: tensor for name, tensor in weights.items() if not is_empty(name, entry(tensor))}
     found = own_names(full, subfolder, {name.partition(".")[0] for name in empty.state_dict()})
     return {short: full[name] for name, short in found.own.items()}, found
 
 
-def _converted(kind: Any, weights: dict[str, Tensor], empty: nn.Module) -> dict[str, Tensor]:
+def _converted(kind: Any, weights: dict[str, Tensor], empty: nn.Module) -> StoredWeights:
     """The weights under diffusers' names, which are exactly those of ``empty``.
 
     Raises:
         ValueError: a tensor is missing, has another shape, or is not the module's; a phrase that names it.
     """
     wanted = empty.state_dict()
-    if 2 * len(wanted.keys() & weights.keys()) < len(wanted):  # else the names are diffusers' own, but for some
-        weights = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"](checkpoint=weights)
+    stored = split_scales(weights)
+    if 2 * len(wanted.keys() & stored.tensors.keys()) < len(wanted):  # else the names are diffusers' own, but for some
+        conversion = SINGLE_FILE_LOADABLE_CLASSES[kind.__name__]["checkpoint_mapping_fn"]
+        stored = renamed(stored, lambda tensors: conversion(checkpoint=tensors))
     shapes = {name: tensor.shape for name, tensor in wanted.items()}
-    if problem := misfit({name: tensor.shape for name, tensor in weights.items()}, shapes, ignored_keys(kind)):
+    held = {name: shape_of(tensor) for name, tensor in stored.tensors.items()}
+    if problem := misfit(held, shapes, ignored_keys(kind)):
         raise ValueError(problem)
-    return {name: weights[name] for name in wanted}
+    return StoredWeights({name: stored.tensors[name] for name in wanted}, stored.scales)

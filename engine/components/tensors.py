@@ -20,7 +20,7 @@ from engine.models.folder import read_json
 from engine.models.harmless import HARMLESS
 from engine.models.quantised import is_empty
 from engine.models.sums import check_sums
-from engine.models.weights import read_tensors, weight_files
+from engine.models.weights import fp8_of, read_tensors, weight_files
 from parallel.diffusers_private import ignored_keys
 
 _LAYERS = re.compile(r"num_(\w+_)?(layers|blocks)")
@@ -62,7 +62,9 @@ def check_component(kind: Any, path: str, component: str) -> None:
     Raises:
         InvalidInput: as of :func:`check_tensors`.
     """
-    held = {name: entry for name, entry in read_tensors(path, component).items() if not is_empty(name, entry)}
+    stored = read_tensors(path, component)
+    beside = fp8_of(stored).beside
+    held = {name: entry for name, entry in stored.items() if not is_empty(name, entry) and name not in beside}
     shapes = {name: tuple(entry["shape"]) for name, entry in held.items()}
     folder = Path(path) / component
     _check_numbers(folder, read_json(folder / "config.json"), len(held))

@@ -1,16 +1,23 @@
 """Loads a transformer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from engine.components.dequantising import is_in_fp8
 from engine.components.dtypes import transformer_dtype
 from engine.components.empty import empty_component
 from engine.components.files import loading
-from engine.components.single_files import load_weights
+from engine.components.loras.adding import add_loras
+from engine.components.loras.plan import Plan
+from engine.components.quantising.loading import fill_compact
+from engine.components.quantising.torchao_weights import Scheme, scheme_for
+from engine.components.single_files import load_weights, stored_weights
 from engine.config import Config
 from engine.models.quantised import MARKER
+from engine.models.single_files import is_gguf_file
 from engine.models.weights import weight_files
 from parallel.diffusers_private import ignored_keys
 from parallel.ranks import Ranks
@@ -25,22 +32,47 @@ def load_transformer(
     subfolder: str = "transformer",
     straight: bool = False,
     group: dist.ProcessGroup | None = None,
+    loras: Sequence[Plan] = (),
 ) -> Any:
-    """The transformer in a subfolder of the model, a ``kind`` in evaluation mode, on the CPU.
+    """The transformer in a subfolder of the model, with its adapters: a ``kind`` in evaluation mode, on the CPU.
 
     Args:
-        device: on which it will run; it decides the dtype.
-        straight: read it to the device, and cast it there; not where it comes from a single file.
+        device: on which it will run; it decides the dtype, and quantises weights.
+        straight: read it to the device, and cast it there; of one that is quantised or published in float8 the matrices
+            alone, and not where it comes from a single file.
         group: with ``straight`` the ranks of the machine, of which one reads for all. Collective over them.
 
     Raises:
-        RankFailure: a file cannot be loaded.
+        RankFailure: a file cannot be loaded, or an adapter cannot be added.
     """
     dtype = transformer_dtype(config, device)
-    if straight and subfolder not in config.model.single_files:
+    scheme = scheme_for(config.model.quantize, device, dtype)
+    file = config.model.single_files.get(subfolder)  # type: ignore[call-overload]
+    if scheme is not None or (file and is_gguf_file(file)):
+        home = device if straight else torch.device("cpu")
+        return _load_compact(config, device, kind, subfolder, scheme, loras, home)
+    if straight and not file and not is_in_fp8(config.model.path, subfolder):
         transformer = _load_straight(config, device, kind, subfolder, dtype, group)
     else:
         transformer = load_weights(kind, config, subfolder, dtype)
+    add_loras(transformer, loras, subfolder)
+    return transformer.eval()
+
+
+def _load_compact(
+    config: Config,
+    device: torch.device,
+    kind: Any,
+    subfolder: str,
+    scheme: Scheme | None,
+    loras: Sequence[Plan],
+    home: torch.device,
+) -> Any:
+    file = config.model.single_files.get(subfolder)  # type: ignore[call-overload]
+    with loading(subfolder, file or config.model.path):
+        transformer = empty_component(kind, config.model.path, subfolder, transformer_dtype(config, device))
+        stored = stored_weights(kind, config, subfolder, transformer)
+    fill_compact(transformer, stored, scheme, loras, subfolder, device, home)
     return transformer.eval()
 
 

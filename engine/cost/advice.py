@@ -7,15 +7,15 @@ from contextlib import suppress
 from dataclasses import replace
 from math import inf, prod
 
-from engine.config import ModelConfig
 from engine.cost.job import Job
 from engine.cost.memory import VideoSize, room
+from engine.cost.quantised import bytes_per_parameter
+from engine.cost.shape import shape_of_model
 from parallel.config import ParallelConfig
 from parallel.place import Place
 from parallel.placement import find_placement
 
 _MOST_RANKS = 64
-_QUANTISED_BYTES = 1.0
 _LEAST_SHARE = 0.1  # of the pixels that were asked for
 
 Setting = tuple[str, Job]
@@ -74,9 +74,11 @@ def _offloaded(job: Job) -> Iterator[Setting]:
 
 
 def _quantised(job: Job) -> Iterator[Setting]:
+    parameters = job.model.parameters["transformer"]
+    quantised = bytes_per_parameter(shape_of_model(job.model), parameters, "int8", job.block_bytes)
     # sharded weights are not quantised
-    if "quantize" in ModelConfig.model_fields and job.weight_bytes > _QUANTISED_BYTES and not job.is_sharded:
-        yield "model.quantize=int8", replace(job, weight_bytes=_QUANTISED_BYTES)
+    if job.weight_bytes > quantised and not job.is_sharded:
+        yield "model.quantize=int8", replace(job, weight_bytes=quantised)
 
 
 def _more_ranks(job: Job) -> Iterator[Setting]:

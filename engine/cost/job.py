@@ -7,6 +7,8 @@ from typing import Literal
 
 from engine.config import Config, SamplingConfig
 from engine.cost.memory import CACHED_TENSORS, Memory, Offload, VideoSize, estimate, fits
+from engine.cost.quantised import weight_bytes
+from engine.cost.shape import shape_of_model
 from engine.models.catalog import PublishedModel
 from engine.models.facts import ModelFacts
 from engine.models.published import row_of
@@ -92,8 +94,9 @@ def job_of(
     """
     sampling = sampling or config.sampling
     block = _bytes_of(config.model.dtype, _NARROW if on_card else _WIDE)
+    row = model or row_of(config, facts)
     return Job(
-        model or row_of(config, facts),
+        row,
         (sampling.frames, sampling.height, sampling.width),
         facts.num_branches(sampling.guidance),
         degrees,
@@ -101,7 +104,7 @@ def job_of(
         config.runtime.offload,
         cached_tensors=0 if config.cache.method == "none" else CACHED_TENSORS,
         block_bytes=block,
-        weight_bytes=block,
+        weight_bytes=weight_bytes(config.model, shape_of_model(row), row.parameters["transformer"], block),
         encoder_bytes=_bytes_of(config.model.text_encoder_dtype, block),
         vae_bytes=_bytes_of(config.model.vae_dtype, _WIDE),
     )

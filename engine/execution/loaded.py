@@ -188,10 +188,10 @@ def load_experts(
             weights = turn = None
             if sharded:
                 transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
+                add_loras(transformer, loras, subfolder)
             else:
-                straight = mover is not None and keep is None
-                transformer = load_transformer(config, ranks.device, parts.transformer, subfolder, straight, group)
-            add_loras(transformer, loras, subfolder)
+                kind, straight = parts.transformer, mover is not None and keep is None
+                transformer = load_transformer(config, ranks.device, kind, subfolder, straight, group, loras)
             if keep is not None and mover is not None:
                 turns.append(turn := keep(transformer, mover))
             elif not sharded:

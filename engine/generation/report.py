@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from engine.components.dtypes import resolved_dtypes
+from engine.components.quantising.described import count_numbers, describe_quantised
 from engine.execution.loaded import LoadedModel
 from engine.execution.versions import describe_versions
 from engine.generation.metrics import RankUsage
 from engine.generation.step_log import StepLog
 from engine.models.facts import ModelFacts
 from engine.request import GenerationRequest
-from parallel.weights import list_blocks
 
 SCHEMA = 1
 
@@ -60,9 +60,10 @@ def describe_model(
         "pipeline": facts.pipeline,
         "blocks": facts.num_layers,
         "heads": facts.num_heads,
-        "parameters": sum(parameter.numel() for t in transformers for parameter in t.parameters()),
+        "parameters": count_numbers(transformers),
         "boundary_timestep": facts.boundary_timestep,
         "dtype": block_dtype(transformers[0]),
+        "quantised": describe_quantised(transformers),
         "loras": list(loras),
     }
 
@@ -95,7 +96,7 @@ def describe_output(latents: Tensor, videos: Sequence[dict[str, Any]]) -> dict[s
 
 def block_dtype(transformer: nn.Module) -> str:
     """The dtype of the blocks' arithmetic, "float32" or "bfloat16"."""
-    return str(next(list_blocks(transformer)[0].parameters()).dtype).removeprefix("torch.")
+    return str(transformer.dtype).removeprefix("torch.")
 
 
 def describe_device(device: torch.device) -> str:

@@ -1,7 +1,8 @@
 """Recognises quantised weights by their configuration and by the names and dtypes of tensors, without reading them.
 
-Lockstep runs weights in float32, bfloat16 or float16. Loaded as if they were plain, quantised weights would make a
-video of noise: their scales are tensors of their own, which no model has under those names.
+Lockstep runs weights in float32, bfloat16 or float16, dequantises those in float8 (:mod:`engine.models.fp8`), and runs
+GGUF files. Loaded as if they were plain, quantised weights would make a video of noise: their scales are tensors of
+their own, which no model has under those names.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import InvalidInput
+from engine.models.fp8 import find_fp8
 
 PLAIN_DTYPES = ("F64", "F32", "BF16", "F16")
 """As safetensors names them."""
-_ADVICE = "use the model in bf16, fp16 or fp32, since Lockstep runs no quantised weights"
+_ADVICE = "use the model in bf16, fp16, fp32 or plain fp8, or a transformer as a GGUF file"
 
 # how each tool names the tensors beside its quantised weights; more telling names come first
 _TOOLS = (
@@ -72,7 +74,7 @@ def check_configuration(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def check_plain(tensors: Mapping[str, Any], where: Path | str) -> None:
-    """Refuse tensors that are not plain weights.
+    """Refuse tensors that are neither plain weights nor in float8 as :func:`engine.models.fp8.find_fp8` knows it.
 
     Args:
         tensors: ``dtype`` and ``shape`` by name, as in the header of a safetensors file.
@@ -82,6 +84,11 @@ def check_plain(tensors: Mapping[str, Any], where: Path | str) -> None:
         InvalidInput: one sentence that names the first tensors, and how many more there are.
     """
     whole = {name: entry for name, entry in tensors.items() if not is_empty(name, entry)}
+    try:
+        fp8 = find_fp8(whole)
+    except ValueError as error:
+        raise InvalidInput(f"{where} holds quantised weights (fp8 with scales: {error}): {_ADVICE}.") from None
+    whole = {name: entry for name, entry in whole.items() if name not in fp8.weights | fp8.beside}
     odd = [name for name, entry in whole.items() if not _is_plain(name, entry)]
     beside = {name: tool for name in whole if (tool := quantising_tool(name))}
     if not odd and not beside:

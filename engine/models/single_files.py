@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from engine.config import Config
 from engine.errors import InvalidInput
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_header, read_index
+from engine.models.fp8 import check_marks
 from engine.models.prefixes import split_parts
 from engine.models.quantised import check_plain
 
@@ -58,19 +60,31 @@ def is_safetensors(file: Path) -> bool:
     return file.suffix in _SAFETENSORS
 
 
+def read_names(path: str, component: str) -> dict[str, Any]:
+    """``dtype`` and ``shape`` by name of the tensors in safetensors files that may belong to a component.
+
+    Raises:
+        InvalidInput: a file is missing or damaged.
+    """
+    return {name: entry for file in files_of(path) for name, entry in _own_header(file, component).items()}
+
+
+def is_gguf_file(file: Path | str) -> bool:
+    """Whether a file is in the GGUF format, by its name."""
+    return Path(file).suffix == ".gguf"
+
+
 def _check_file(file: Path, component: str) -> None:
     if is_safetensors(file):
-        header = read_header(file, _ADVICE)
-        own, _ = split_parts(header, component)  # other parts are not loaded
-        check_plain({name: header[name] for name in own}, file)
-    elif file.suffix == ".gguf":
-        raise InvalidInput(
-            f"model.single_files names {file}, but Lockstep runs no GGUF files, which are quantised: use the file in "
-            "safetensors, in bf16, fp16 or fp32."
-        )
+        own = _own_header(file, component)
+        check_plain(own, file)
+        check_marks(file, own)
+    elif is_gguf_file(file):
+        _check_gguf(file, component)
     elif file.suffix not in _PICKLED:
         raise InvalidInput(
-            f"model.single_files names {file}, which ends neither in .safetensors nor in {', '.join(_PICKLED)}: "
+            f"model.single_files names {file}, which ends neither in .safetensors or .gguf nor in "
+            f"{', '.join(_PICKLED)}: "
             "name a file of weights."
         )
     elif not file.is_file():
@@ -82,3 +96,24 @@ def _check_file(file: Path, component: str) -> None:
             raise InvalidInput(f"The weights {file} cannot be read ({error.strerror}): {_ADVICE}.") from None
         if not whole:
             raise InvalidInput(f"The weights {file} are cut short, damaged or not what torch.save writes: {_ADVICE}.")
+
+
+def _own_header(file: Path, component: str) -> dict[str, Any]:
+    header = read_header(file, _ADVICE)
+    own, _ = split_parts(header, component)  # other parts are not loaded
+    return {name: header[name] for name in own}
+
+
+def _check_gguf(file: Path, component: str) -> None:
+    if component == "vae":
+        raise InvalidInput(
+            f"model.single_files names {file} for the vae, but only transformers are run from GGUF files: use the VAE "
+            "in safetensors."
+        )
+    try:
+        with file.open("rb") as stream:
+            whole = stream.read(4) == b"GGUF"
+    except OSError as error:
+        raise InvalidInput(f"The weights {file} cannot be read ({error.strerror}): {_ADVICE}.") from None
+    if not whole:
+        raise InvalidInput(f"The weights {file} are no GGUF file: {_ADVICE}.")

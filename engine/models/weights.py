@@ -11,7 +11,8 @@ from typing import Any
 
 from engine.errors import InvalidInput
 from engine.models.folder import read_header, read_index, read_json
-from engine.models.quantised import check_configuration, check_plain
+from engine.models.fp8 import Fp8Names, check_marks, find_fp8
+from engine.models.quantised import check_configuration, check_plain, is_empty
 
 _DIFFUSERS = ("transformer", "transformer_2", "vae")
 _ADVICE = "download the model again"
@@ -103,7 +104,20 @@ def check_weights(model_path: str | Path, component: str) -> None:
         raise InvalidInput(f"{folder / 'config.json'} names {named} as its weights: rename them, and remove that key.")
     if (folder / "adapter_config.json").is_file():
         raise InvalidInput(f"{folder} is a PEFT adapter, and no {component}: merge it into the model that it is for.")
-    check_plain(read_tensors(model_path, component), folder)
+    held = read_tensors(model_path, component)
+    check_plain(held, folder)
+    if fp8_of(held).marks:
+        for file in weight_files(model_path, component):
+            check_marks(file, read_header(file, _ADVICE))
+
+
+def fp8_of(held: Mapping[str, Any]) -> Fp8Names:
+    """What of the tensors of :func:`read_tensors` is in float8.
+
+    Raises:
+        ValueError: as of :func:`engine.models.fp8.find_fp8`; not for tensors that :func:`check_weights` has passed.
+    """
+    return find_fp8({name: entry for name, entry in held.items() if not is_empty(name, entry)})
 
 
 def _listed(file: Path) -> dict[Path, list[str]]:
@@ -136,8 +150,8 @@ def _found_instead(folder: Path, wanted: str) -> str:
     for file in files:
         if file.endswith(".gguf"):
             return (
-                f", but {file} is there, and Lockstep runs no GGUF files, which are quantised: use the model's "
-                "safetensors in bf16, fp16 or fp32"
+                f", but the GGUF file {file} is there: name it in model.single_files if it is a transformer; other "
+                "parts are needed in safetensors"
             )
         if _SHARD.fullmatch(file):
             return f", and {file} has no {wanted}.index.json beside it: {_ADVICE}"

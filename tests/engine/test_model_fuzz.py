@@ -132,7 +132,10 @@ def test_300_damaged_copies_of_the_small_model(tmp_path: Path) -> None:
 def same_shape(folder: Path, case: Case) -> bool:
     tensors = load_file(file_of(folder, case.component))
     after = changed(tensors, case).get(case.tensor)
-    return after is not None and (after.shape, after.dtype) == (tensors[case.tensor].shape, tensors[case.tensor].dtype)
+    if after is None or after.shape != tensors[case.tensor].shape:
+        return False
+    # a tensor in fp8 without a scale is a model in fp8, which is dequantised
+    return after.dtype in (tensors[case.tensor].dtype, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_markers_and_empty_tensors_are_ignored(elements: int, model: Path, expec
     ("beside", "words"),
     [
         ({"blocks.0.ffn.0.scale_weight": torch.ones(1)}, ["fp8 with scales", "blocks.0.ffn.0.scale_weight"]),
-        ({"blocks.0.ffn.0.weight": FP8}, ["blocks.0.ffn.0.weight as F8_E4M3", "quantised"]),
+        ({"blocks.0.ffn.0.weight": FP8}, ["blocks.0.ffn.net.0.proj.weight has the shape [2, 2]"]),
         ({"stray": torch.ones(1)}, ["stray is unknown to this model"]),
         ({"other.stray": torch.ones(1)}, ["other.stray is unknown to this model"]),
         ({"net.net.blocks.0.modulation": torch.ones(1)}, ["net.blocks.0.scale_shift_table is unknown"]),

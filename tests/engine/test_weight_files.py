@@ -53,19 +53,22 @@ def every(*changes: Change) -> Change:
 W, FP8 = ("F32", [2, 2]), ("F8_E4M3", [2, 2])
 BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 REFUSED: dict[str, tuple[Change, list[str]]] = {
-    "fp8 with scales as ComfyUI writes them": (
-        put(ENCODER, a__weight=FP8, a__scale_weight=("F32", []), b__weight=W, scaled_fp8=("F8_E4M3", [0])),
-        ["a.weight as F8_E4M3", "a.scale_weight", "fp8 with scales", "bf16, fp16 or fp32"],
+    "fp8 with two scales for a weight": (
+        put(VAE, a__weight=FP8, a__weight_scale=("F32", []), a__scale_weight=("F32", [])),
+        ["a.weight_scale", "a.scale_weight", "both scale a.weight", "bf16, fp16, fp32 or plain fp8"],
     ),
-    "fp8 with a scale for each channel": (
-        put(VAE, a__weight=FP8, a__weight_scale=("F32", [2, 1])),
-        ["a.weight as F8_E4M3", "weight_scale"],
+    "fp8 with as many scales as columns": (
+        put(VAE, a__weight=("F8_E4M3", [2, 3]), a__weight_scale=("F32", [3])),
+        ["a.weight_scale", "[3]", "neither one scale nor one a row"],
+    ),
+    "fp8 with a scale in whole numbers": (put(VAE, a__weight=FP8, a__weight_scale=("U8", [2])), ["weight_scale as U8"]),
+    "a layer that ComfyUI describes, but not as JSON": (
+        put(VAE, a__weight=FP8, a__comfy_quant=("U8", [2])),
+        ["a.comfy_quant says no JSON"],
     ),
     "fp8 with a scale for each block": (put(VAE, a__weight=FP8, a__weight_scale_inv=W), ["weight_scale_inv"]),
     "scales without anything in fp8": (put(VAE, a__weight=W, a__scale_input=("F32", [])), ["a.scale_input"]),
-    "one fp8 tensor among others": (put(VAE, a__weight=FP8, b__weight=W), ["a.weight as F8_E4M3", "quantised"]),
-    "many fp8 tensors": (put(VAE, **{f"t{i}": FP8 for i in range(9)}), ["t0 as F8_E4M3", "and 7 more"]),
-    "e5m2": (put(VAE, a__weight=("F8_E5M2", [2])), ["F8_E5M2"]),
+    "many tensors in whole numbers": (put(VAE, **{f"t{i}": ("I8", [2]) for i in range(9)}), ["t0 as I8", "and 7 more"]),
     "mxfp scales": (put(VAE, a__weight=("F8_E8M0", [2])), ["F8_E8M0"]),
     "whole numbers": (put(VAE, a__weight=("I8", [2])), ["a.weight as I8"]),
     "truth values": (put(VAE, a__weight=("BOOL", [2])), ["a.weight as BOOL"]),
@@ -80,7 +83,7 @@ REFUSED: dict[str, tuple[Change, list[str]]] = {
     "compressed-tensors": (put(ENCODER, a__weight_packed=("I32", [2])), ["compressed-tensors"]),
     "quanto": (put(ENCODER, a__weight___data=("I8", [2]), a__weight___scale=("F32", [2])), ["quanto"]),
     "Nunchaku": (put(ENCODER, a__qweight=("I8", [2]), a__wscales=("BF16", [2])), ["as I8", "quantised"]),
-    "in one shard of two": (put("transformer/model-2.safetensors", b=FP8), ["transformer", "b as F8_E4M3"]),
+    "in one shard of two": (put("transformer/model-2.safetensors", b=("I8", [2])), ["transformer", "b as I8"]),
     "a configuration of bitsandbytes": (
         settings("text_encoder/config.json", quantization_config=BNB),
         ["text_encoder/config.json", "quantised (bitsandbytes)"],
@@ -161,6 +164,13 @@ ACCEPTED: dict[str, Change] = {
     "float16": put(VAE, a=("F16", [2])),
     "bfloat16 beside float32": put(VAE, a=("BF16", [2]), b=W),
     "float64": put(VAE, a=("F64", [2])),
+    "fp8": put(VAE, a__weight=FP8, b__weight=W),
+    "fp8 of the other kind": put(VAE, a__weight=("F8_E5M2", [2])),
+    "fp8 in one shard of two": put("transformer/model-2.safetensors", b=FP8),
+    "fp8 with scales as ComfyUI writes them": put(
+        ENCODER, a__weight=FP8, a__scale_weight=("F32", []), b__weight=W, scaled_fp8=("F8_E4M3", [0])
+    ),
+    "fp8 with a scale for each row": put(VAE, a__weight=FP8, a__weight_scale=("F32", [2, 1])),
     "an empty marker": put(VAE, a=("F16", [2]), scaled_fp8=("F8_E4M3", [0])),
     "a marker of two numbers": put(VAE, a=("F16", [2]), scaled_fp8=("F8_E4M3", [2])),
     "an empty tensor": put(VAE, a=W, b=("U8", [0])),

@@ -4,8 +4,10 @@ ranks and sharding need no support for adapters."""
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -55,25 +57,55 @@ def _other_expert(plan: Plan) -> list[str]:
     return [f"it is named for {named.pop()} noise, but is added to {plan.lora.transformer}, which is for {here} noise"]
 
 
-def add_loras(transformer: Any, plans: Sequence[Plan], subfolder: str) -> None:
-    """Add the adapters that are meant for a transformer to its weights, one after the other.
+def add_loras(
+    transformer: Any,
+    plans: Sequence[Plan],
+    subfolder: str,
+    changing: Callable[[Collection[str]], AbstractContextManager[Any]] = lambda names: nullcontext(),
+) -> None:
+    """Add the adapters that are meant for a transformer to its weights: block by block, in each block one adapter after
+    the other.
 
     Args:
         transformer: loaded, whole or with this rank's part of its weights, which makes DoRA and replaced weights
             collective over the ranks that share it; it keeps its layers and dtypes.
         subfolder: of the transformer in the model's folder.
+        changing: a context in which the named parameters of a block are changed.
 
     Raises:
         RankFailure: an adapter cannot be read, or it or the weights that it makes are not finite.
     """
-    for plan in plans:
-        if plan.lora.transformer == subfolder:
-            with (
-                loading("LoRA", plan.lora.path, "check the file, or leave it out of model.loras"),
-                safe_open(plan.file, framework="pt") as source,
-            ):
-                for change in plan.changes:
-                    _add(transformer, change, plan.lora.scale, source)
+    advice = "check the file, or leave it out of model.loras"
+    changes = [(plan, change) for plan in plans if plan.lora.transformer == subfolder for change in plan.changes]
+    with ExitStack() as files:
+        sources = {}
+        for plan, _ in changes:
+            if plan.file not in sources:
+                with loading("LoRA", plan.lora.path, advice):
+                    sources[plan.file] = files.enter_context(safe_open(plan.file, framework="pt"))
+        changes.sort(key=lambda entry: _block_of(entry[1]))
+        for _, group in groupby(changes, key=lambda entry: _block_of(entry[1])):
+            in_block = list(group)
+            with changing({name for _, change in in_block for name in _names_of(change)}):
+                for plan, change in in_block:
+                    with loading("LoRA", plan.lora.path, advice):
+                        _add(transformer, change, plan.lora.scale, sources[plan.file])
+
+
+def changed_names(plans: Sequence[Plan], subfolder: str) -> set[str]:
+    """The parameters of a transformer that its adapters may change."""
+    here = (plan for plan in plans if plan.lora.transformer == subfolder)
+    return {name for plan in here for change in plan.changes for name in _names_of(change)}
+
+
+def _names_of(change: LayerChange) -> set[str]:
+    pieces = change.layer.pieces
+    return {piece.weight for piece in pieces} | {piece.bias for piece in pieces if piece.bias is not None}
+
+
+def _block_of(change: LayerChange) -> tuple[str, ...]:
+    """What stands before the number of a block in the names of its parameters, and the number."""
+    return tuple(change.layer.name.split(".")[:2])
 
 
 def describe_loras(plans: Sequence[Plan]) -> list[dict[str, Any]]:
