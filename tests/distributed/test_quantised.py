@@ -46,7 +46,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> list[Config]:
         ("model.quantize=fp8", f"model.single_files={{transformer: {scaled}}}"),
         (f"model.single_files={{transformer: {packed}}}",),
     )
-    return [tiny_config("sampling.steps=8", *overrides) for overrides in how]
+    return [tiny_config("cache.threshold=0.3", *overrides) for overrides in how]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def alone(configs: list[Config]) -> list[Made]:
 def test_two_ranks_make_what_one_makes(degrees: Degrees, gang: Gang, configs: list[Config], alone: list[Made]) -> None:
     by_rank = gang.run(make, degrees, configs, timeout_seconds=110)
     for number, (latents, schedule) in enumerate(alone):
-        assert {action for _, _, action in schedule} > {"skip"}
+        assert "skip" in {action for _, _, action in schedule}
         assert by_rank[0][number][1] == schedule
         for results in by_rank:
             assert difference(results[number][0], latents) <= 1e-5

@@ -153,6 +153,14 @@ def test_safetensors_by_its_short_name(model: Path, expected: Tensors, tmp_path:
     assert load_alike(model, tmp_path / "wan.sft", expected) == []
 
 
+def test_a_list_of_blocks_is_no_prefix() -> None:
+    """Of HunyuanVideo's 860 tensors 480 are in double_blocks."""
+    names = [*(f"double_blocks.{i}.{j}" for i in range(20) for j in range(24)), *(f"img_in.{j}" for j in range(380))]
+    assert set(own_names(names, "transformer", {"transformer_blocks"}).own.values()) == set(names)
+    wrapped = [f"model.{name}" for name in names]
+    assert set(own_names(wrapped, "transformer", {"transformer_blocks"}).own.values()) == set(names)
+
+
 def test_names_of_the_component_are_never_taken_for_a_prefix() -> None:
     """A file that has lost all but the blocks is reported as such, not as one with other names."""
     found = own_names(["blocks.0.a", "blocks.1.a"], "transformer", {"blocks", "head"})
