@@ -32,9 +32,9 @@ def check_quantised(config: Config, facts: ModelFacts, replica_size: int) -> lis
             f"model.quantize is {model.quantize}, but torch cannot share out torchao's weights: use "
             "parallel.shard_weights=false, or model.quantize=none."
         )
-    for component, path in model.single_files.items():
+    for named, path in model.single_files.items():
         if is_gguf_file(path):
-            _check_gguf(config, component, path)
+            _check_gguf(config, named, path)
     notes = []
     for component, where, found, in_folder in _in_fp8(config, facts):
         if model.quantize == "int8" and component in facts.transformers:
