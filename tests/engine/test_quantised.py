@@ -23,6 +23,8 @@ from engine.components.quantising.layers import quantised_names
 from engine.components.quantising.torchao_weights import Scheme, quantised, scheme_for
 from engine.components.transformer import load_transformer
 from engine.config import Config
+from engine.cost.advice import _settings
+from engine.cost.job import job_of
 from engine.cost.quantised import bytes_per_parameter
 from engine.cost.shape import read_shape, shape_of_model
 from engine.engine import Engine, Result
@@ -32,6 +34,7 @@ from engine.models.facts import read_facts
 from engine.progress import Progress
 from engine.request import make_request
 from launch.sweep.metrics import psnr
+from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.engine.test_loras import LAYERS, write_lora
 from tests.support.checkpoints import write_tiny_checkpoint
@@ -217,3 +220,14 @@ def test_a_calibration_of_another_precision_gets_a_note(tmp_path: Path) -> None:
     other = replace(read_facts(config.model.path))
     asked = tiny_config(f"cache.calibration={file}", "sampling.shift=5", "model.quantize=fp8")
     assert "sampling.shift" in str(why_not_calibrated(asked, make_request(["x"], "", 0, asked.sampling), other))
+
+
+def test_the_memory_of_a_job_knows_of_it() -> None:
+    """By computation; HunyuanVideo's modulation stays in bfloat16."""
+    for name, whole, small in (("Wan 2.1 T2V 14B", 28.6, 14.5), ("HunyuanVideo", 25.6, 16.6)):
+        model = next(model for model in CATALOG if model.name == name)
+        for quantize, expected in (("none", whole), ("int8", small), ("fp8", small)):
+            config = tiny_config(f"model.quantize={quantize}", "model.dtype=bfloat16", "runtime.offload=none")
+            job = job_of(config, model.facts, Degrees(), on_card=True, model=model)
+            assert job.memory(80e9).transformer / 1e9 == pytest.approx(expected, abs=0.06), (name, quantize)
+            assert ("model.quantize" in "".join(words for words, _ in _settings(job))) == (quantize == "none")
