@@ -43,8 +43,21 @@ class ModelConfig(Section):
     text_encoder_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the text encoders; auto is the transformer's."
     )
-    vae_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of the VAE; auto is float32."
+    vae_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Arithmetic of the VAE. auto is on CUDA that of diffusers' examples, float32 for Wan and float16 "
+        "for HunyuanVideo, and float32 on the CPU.",
+    )
+    vae_tiling: bool | Literal["auto"] = Field(
+        "auto",
+        description="Decode and encode frames in overlapping tiles of 256×256 pixels, as diffusers does after "
+        "`vae.enable_tiling()`: less memory, and seams that are blended. auto does so with HunyuanVideo, as diffusers' "
+        "examples do, and with Wan where the card is too small for whole frames.",
+    )
+    vae_channels_last: bool = Field(
+        False,
+        description="Keep the VAE's convolutions in the memory format channels_last_3d, which cuDNN takes without "
+        "reordering; other kernels run, which round differently.",
     )
     single_files: dict[Literal["transformer", "transformer_2", "vae"], str] = Field(
         {},
@@ -171,6 +184,16 @@ class RuntimeConfig(Section):
         description="What of the transformers waits in the host's memory on CUDA. none: nothing; experts: of Wan 2.2 "
         "A14B's two the one that does not run; blocks: every block, of which the next one comes while one runs, for "
         "cards that do not hold the model; auto is none where both experts fit, else experts.",
+    )
+    tf32: bool = Field(
+        True,
+        description="On CUDA float32 convolutions, which are the VAE's, round what they multiply to TF32 (10 bits of "
+        "mantissa), as torch does by default; false is slower and exact to float32. Matrix products never use TF32.",
+    )
+    cudnn_benchmark: bool = Field(
+        False,
+        description="Let cuDNN time its convolution kernels for each new shape and keep the fastest. Ranks and runs "
+        "may then take different ones, whose results differ by rounding.",
     )
     audit: bool = Field(
         False,

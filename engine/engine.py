@@ -21,6 +21,7 @@ from engine.config import Config
 from engine.denoise.loop import OnVelocity
 from engine.denoise.predictor import Observer
 from engine.errors import InvalidInput
+from engine.execution.convolutions import set_convolutions
 from engine.execution.devices import mixed_devices_note
 from engine.execution.loaded import LoadedModel, load_job, load_model
 from engine.execution.out_of_memory import naming_stage
@@ -85,6 +86,7 @@ class Engine:
         ranks = join(config.parallel.degrees, pick_device(config.runtime.device), config.runtime.load_timeout_seconds)
         if (line := mixed_devices_note(ranks)) is not None:
             progress.note(line)
+        set_convolutions(config.runtime)
         progress.stage("load")
         with naming_stage("load", lambda: load_job(config, ranks), ranks.device):
             model = load_model(config, ranks, progress)
@@ -108,7 +110,8 @@ class Engine:
         loaded = self._model.config
         if changed := differences(loaded.model.model_dump(mode="json"), config.model.model_dump(mode="json")):
             raise InvalidInput(f"Another model is loaded than the configuration asks for: model.{changed[0]}.")
-        runtime = {name: getattr(loaded.runtime, name) for name in ("device", "attention", "offload")}
+        kept_from_loading = ("device", "attention", "offload", "tf32", "cudnn_benchmark")
+        runtime = {name: getattr(loaded.runtime, name) for name in kept_from_loading}
         kept = {"parallel": loaded.parallel, "runtime": config.runtime.model_copy(update=runtime)}
         model = replace(self._model, config=config.model_copy(update=kept), load_seconds=0.0)
         return Engine(model, progress or self._progress, self._lists, self._noted)

@@ -36,6 +36,46 @@ class Agreed:
     control: Control
 
 
+class Verdict:
+    """Whether something is finite on all ranks of the replica. What it takes is begun at once, and may go on while the
+    rank does other work."""
+
+    def __init__(self, finite: Tensor, ranks: Ranks, meter: CollectiveMeter) -> None:
+        """Collective over the replica.
+
+        Args:
+            finite: bool scalar on the ranks' device, whether this rank's values are finite.
+        """
+        self._ranks, self._meter = ranks, meter
+        self._flags = (~finite).double().reshape(1)
+        self._work: dist.Work | None = None
+        if ranks.replica_group is not None:
+            own, self._flags = self._flags, self._flags.new_empty(ranks.replica_size)
+            self._own = own  # kept until it is sent
+            self._work = dist.all_gather_single(self._flags, own, group=ranks.replica_group, async_op=True)
+            meter.count("vae_agreement", own, ranks.replica_size - 1)
+
+    def wait(self) -> None:
+        """Wait for the other ranks."""
+        if self._work is not None:
+            with self._meter.lap("vae_agreement"):
+                self._work.wait()
+            self._work = None
+
+    def require_finite(self, what: str, advice: str) -> None:
+        """Wait for the other ranks, and raise an error on every one of them if something is not finite on some rank.
+
+        Args, Raises: as of :func:`require_finite`.
+        """
+        self.wait()
+        where = ""
+        if self._ranks.replica_group is not None:
+            bad = (self._ranks.first_in_replica + i for i in self._flags.nonzero().flatten().tolist())
+            where = f" on rank {', '.join(map(str, bad))}"
+        if self._flags.any():
+            raise NotFiniteError(f"{what} are not finite{where}: {advice}.")
+
+
 def require_finite(finite: Tensor, what: str, advice: str, ranks: Ranks, meter: CollectiveMeter) -> None:
     """Raise an error on every rank of the replica if something is not finite on some rank; collective over the replica.
     An error on one rank alone would leave the others waiting for it.
@@ -48,17 +88,7 @@ def require_finite(finite: Tensor, what: str, advice: str, ranks: Ranks, meter: 
     Raises:
         NotFiniteError: on all ranks alike.
     """
-    flags = (~finite).double().reshape(1)
-    where = ""
-    if ranks.replica_group is not None:
-        gathered = flags.new_empty(ranks.replica_size)
-        with meter.lap("vae_agreement"):
-            dist.all_gather_single(gathered, flags, group=ranks.replica_group)
-        meter.count("vae_agreement", flags, ranks.replica_size - 1)
-        flags = gathered
-        where = f" on rank {', '.join(str(ranks.first_in_replica + i) for i in flags.nonzero().flatten().tolist())}"
-    if flags.any():
-        raise NotFiniteError(f"{what} are not finite{where}: {advice}.")
+    Verdict(finite, ranks, meter).require_finite(what, advice)
 
 
 class Agreement:

@@ -65,6 +65,11 @@ class RowExchange:
         """Frames follow that are cut as ``strips`` says; ``meter`` counts the bytes sent."""
         self._strips, self._meter = strips, meter
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether one rank has all rows, so that layers run as they are, with the kernels that they run with then."""
+        return self._strips.num_holders == 1
+
     def extend(self, strip: Tensor, above: bool = True, below: bool = True) -> Tensor:
         """Add the neighbours' nearest rows to a strip, or zeros at the upper and lower edge of the frame.
 

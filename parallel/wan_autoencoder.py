@@ -69,6 +69,9 @@ class StripCausalConv3d(nn.Module):
         Args:
             cache_x: the strip's last input frames before ``x``.
         """
+        if self._exchange.is_alone:
+            alone: Tensor = self.conv(x, cache_x)
+            return alone
         left, right, _, _, frames_before, _ = causal_padding(self.conv)  # diffusers pads outside of the convolution
         if cache_x is not None:
             # the halos of the cached frames are sent again: kept here, they would outlive the request
@@ -88,6 +91,9 @@ class StripConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[frames, channels, rows, width] → [frames, channels, rows, width]"""
+        if self._exchange.is_alone:
+            alone: Tensor = self.conv(x)
+            return alone
         padding = (0, int(self.conv.padding[1]))
         return F.conv2d(self._exchange.extend(x), self.conv.weight, self.conv.bias, self.conv.stride, padding)
 
@@ -116,6 +122,9 @@ class StripAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, frames, rows, width] → [batch, channels, frames, rows, width]"""
+        if self._exchange.is_alone:
+            alone: Tensor = self.block(x)
+            return alone
         frames = x.transpose(1, 2)
         batch_and_time, channels = frames.shape[:2], frames.shape[2]
         qkv = self.block.to_qkv(self.block.norm(frames.flatten(0, 1)))

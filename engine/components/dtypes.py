@@ -3,8 +3,9 @@
 import torch
 
 from engine.config import Config
+from engine.models.families import Family
 
-_NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def transformer_dtype(config: Config, device: torch.device) -> torch.dtype:
@@ -17,16 +18,16 @@ def text_encoder_dtype(config: Config, device: torch.device) -> torch.dtype:
     return _NAMED.get(config.model.text_encoder_dtype, transformer_dtype(config, device))
 
 
-def vae_dtype(config: Config) -> torch.dtype:
-    """``model.vae_dtype``; "auto" is float32, as in the published examples."""
-    return _NAMED.get(config.model.vae_dtype, torch.float32)
+def vae_dtype(config: Config, device: torch.device, family: Family) -> torch.dtype:
+    """``model.vae_dtype``; "auto" is on CUDA that of the published examples, and float32 elsewhere."""
+    return _NAMED.get(config.model.vae_dtype, _NAMED[family.vae_dtype] if device.type == "cuda" else torch.float32)
 
 
-def resolved_dtypes(config: Config, device: torch.device) -> dict[str, str]:
+def resolved_dtypes(config: Config, device: torch.device, family: Family) -> dict[str, str]:
     """The dtype of each component by its configuration key, for the report."""
     dtypes = {
         "dtype": transformer_dtype(config, device),
         "text_encoder_dtype": text_encoder_dtype(config, device),
-        "vae_dtype": vae_dtype(config),
+        "vae_dtype": vae_dtype(config, device, family),
     }
     return {key: str(dtype).removeprefix("torch.") for key, dtype in dtypes.items()}

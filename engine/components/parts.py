@@ -57,6 +57,17 @@ class VideoDecoder(Protocol):
         """
         ...
 
+    def shares(self, latents: Tensor) -> dict[str, Any]:
+        """Which ranks decode what, for the report; collective over the replica.
+
+        Args:
+            latents: as of :meth:`decode`; only their shape matters.
+
+        Returns:
+            cut: "rows" or "tiles". per_rank: rows of the latents, or tiles, of each rank of the replica.
+        """
+        ...
+
 
 class ImageConditioner(Protocol):
     """The image encoder and VAE encoder of a family; on each rank of a replica whose model takes images."""

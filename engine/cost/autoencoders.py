@@ -1,8 +1,8 @@
 """FLOPs of a VAE, counted by torch while it runs on the meta device, where tensors have shapes and no data.
 
 A Wan VAE takes one latent frame after the other, and from the third on all cost the same: a long video is counted from
-three frames and four. With several ranks each has its rows' share. A HunyuanVideo VAE runs on the first rank alone, on
-CUDA in overlapping tiles: each size of a tile is run once, and counted as often as it occurs.
+three frames and four. With several ranks each has its rows' share. A HunyuanVideo VAE runs in overlapping tiles, which
+ranks share: each size of a tile is run once, and counted as often as it occurs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def autoencoder_flops(
         config: the VAE's ``config.json``; a key that is left out has the default of diffusers' class.
         latents: channels, frames, rows and columns, as ``ModelFacts.latents_shape`` gives them.
         way: to pixels, or from the pixels of a video of the same size.
-        tiled: HunyuanVideo: in tiles, as on CUDA; whole, as on the CPU, if False.
+        tiled: HunyuanVideo: in tiles; whole, as with ``model.vae_tiling=false``, if False.
     """
     text = json.dumps({key: value for key, value in config.items() if not key.startswith("_")}, sort_keys=True)
     frames = latents[1]
@@ -38,6 +38,22 @@ def autoencoder_flops(
         few, one_more = (_trace(kind, text, _with_frames(latents, FEW_FRAMES + i), way, False) for i in (0, 1))
         return few + (frames - FEW_FRAMES) * (one_more - few)
     return _trace(kind, text, latents, way, tiled and kind != "wan")
+
+
+def wan_bytes_per_pixel(config: Mapping[str, Any], element_bytes: int = 4) -> int:
+    """Bytes alive at once for each pixel of the rows that a rank decodes with a Wan VAE, the weights not among them.
+
+    Those of the two published kinds (``decode_bytes_per_pixel`` of the catalog), which tests trace, times the width of
+    the decoder's last layers: all its layers have multiples of that.
+
+    Args:
+        config: the VAE's.
+        element_bytes: of a number of the arithmetic.
+    """
+    if config.get("is_residual"):
+        width = (config.get("decoder_base_dim") or config["base_dim"]) / (config.get("patch_size") or 1) ** 2
+        return int(21_700 / 64 * width * element_bytes / 4)
+    return int(19_600 / 96 * config.get("base_dim", 96) * element_bytes / 4)
 
 
 @cache

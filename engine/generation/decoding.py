@@ -58,6 +58,7 @@ def decode_videos(
         # known to all before the first frame, since a decoding that has begun runs to its end
         staged, error = _stage(path, files) if model.is_first else (None, None)
         agree_on(error, path.parent, model)
+        shares = model.autoencoder.shares(sample)
         with closing(_decoded(model, sample, total, metrics)) as chunks:
             if staged is not None:
                 frames_hash = FramesHash()
@@ -71,7 +72,7 @@ def decode_videos(
             deque(chunks, maxlen=0)
         agree_on(error, path.parent, model)
         if staged is not None:
-            videos.append(written | {"bytes": staged.stat().st_size})
+            videos.append(written | {"bytes": staged.stat().st_size, "decoded": shares})
     return videos
 
 

@@ -31,7 +31,7 @@ def describe_request(model: LoadedModel, request: GenerationRequest) -> dict[str
         "seed": request.seed,
         "image": _text(request.image),
         "last_image": _text(request.last_image),
-        "model": config.model.model_dump(mode="json") | resolved_dtypes(config, model.ranks.device),
+        "model": config.model.model_dump(mode="json") | resolved_dtypes(config, model.ranks.device, model.facts.family),
         "sampling": request.sampling.model_dump(),
         "cache": config.cache.model_dump(mode="json"),
         "parallel": asdict(model.ranks.degrees) | {"shard_weights": model.experts[0].weights is not None},

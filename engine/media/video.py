@@ -19,6 +19,8 @@ from parallel.ranks import Ranks
 
 # ITU-T H.273: BT.709 primaries, transfer function and matrix, each with the number 1; 16 to 235 for luma
 _BT709, _LIMITED_RANGE = 1, 1
+NOT_FINITE = ("The decoded frames", "check the VAE's weights, or decode with model.vae_dtype=float32")
+"""What may not be finite, and what to do then."""
 
 
 def write_video(chunks: Iterable[Tensor], path: Path, fps: float, height: int, width: int) -> None:
@@ -126,8 +128,7 @@ def require_finite_frames(frames: Tensor | None, ranks: Ranks, meter: Collective
         NotFiniteError: on all ranks alike.
     """
     finite = torch.ones((), dtype=torch.bool, device=ranks.device) if frames is None else frames.isfinite().all()
-    advice = "check the VAE's weights, or decode with model.vae_dtype=float32"
-    require_finite(finite, "The decoded frames", advice, ranks, meter)
+    require_finite(finite, *NOT_FINITE, ranks, meter)
 
 
 def to_uint8(video: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from engine.models import layer_names
 from engine.models.layer_names import LayerNames
@@ -38,6 +38,7 @@ class Family:
     chats: bool = False  # the first tokenizer needs a chat template for prompts
     schedulers: tuple[str, ...] = ("unipc", "euler")
     max_text_tokens: int = 512
+    vae_dtype: Literal["float32", "float16"] = "float32"  # on CUDA, as diffusers' examples load it
     shards_text_encoder: bool = True  # with parallel.shard_weights; else the first rank holds it whole
     signals: tuple[str, ...] = ()  # names that Adapter.signal takes
     text_stream: bool = False  # its blocks change the text along with the video
@@ -130,6 +131,7 @@ HUNYUAN_VIDEO = Family(
     tokenizers=("tokenizer", "tokenizer_2"),
     schedulers=("euler",),
     max_text_tokens=256,
+    vae_dtype="float16",
     shards_text_encoder=False,
     layer_names=layer_names.HUNYUAN_VIDEO,
     single_files=("transformer",),
@@ -166,6 +168,7 @@ HUNYUAN_VIDEO_15 = Family(
     chats=True,
     schedulers=("euler",),
     max_text_tokens=1000,
+    vae_dtype="float16",
     shards_text_encoder=False,
     layer_names=layer_names.HUNYUAN_VIDEO_15,
     signals=("modulated_input",),

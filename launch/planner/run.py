@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.errors import InvalidInput
+from engine.models.families import Family
 from launch.jobs.config import JobConfig
 from launch.planner.assemble import assemble
 from launch.planner.calibration import calibrate
@@ -64,7 +65,7 @@ def make_plan(config: JobConfig, options: PlanOptions) -> Planned:
     _check(options)
     cluster = parse_cluster(options.cluster, options.link)
     workload = make_workload(config, options.skip_share)
-    software = _software(config, options, cluster)
+    software = _software(config, options, cluster, workload.facts.family)
     if not cluster.is_cpu:
         cluster.card.peak_flops(options.precision)
     measured = calibrate(options.calibrate, config, cluster, software) if options.calibrate else None
@@ -92,19 +93,21 @@ def make_plan(config: JobConfig, options: PlanOptions) -> Planned:
     return Planned(question, cluster, choice, configured, rows, document, notes)
 
 
-def _software(config: JobConfig, options: PlanOptions, cluster: Cluster) -> Software:
+def _software(config: JobConfig, options: PlanOptions, cluster: Cluster, family: Family) -> Software:
     """What the configuration and the options say of dtypes and kernels."""
     model = config.model
     single = model.dtype == "float32" or cluster.is_cpu
     if single and options.precision != "bf16":
         raise InvalidInput(f"--precision is {options.precision}, but model.dtype is float32: leave one of the two out.")
+    by_itself = "float32" if cluster.is_cpu else family.vae_dtype
+    vae = by_itself if model.vae_dtype == "auto" else model.vae_dtype
     kernel: Kernel | Literal["auto"] = "flash2" if config.runtime.attention == "flash" else "auto"
     return Software(
         precision=options.precision,
         kernel=options.attention or kernel,
         fused=options.fused,
         dtype="float32" if single else "bfloat16",
-        vae="bfloat16" if model.vae_dtype == "bfloat16" else "float32",
+        vae="float32" if vae == "float32" else "bfloat16",  # float16 is as fast
         offload=config.runtime.offload,
         streamed_blocks=config.runtime.offload == "blocks" and not cluster.is_cpu,
     )

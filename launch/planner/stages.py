@@ -12,6 +12,7 @@ from launch.planner.steps import Plan
 from launch.planner.workload import Workload
 
 _CONVOLUTIONS = 33  # of 3 x 3 in the decoder of Wan's VAE
+_TILE_STRIDE, _CHUNK_STRIDE = 192, 3  # pixels from one tile to the next, and latent frames: HunyuanVideo's
 _LOAD_BANDWIDTH = 1e9  # bytes a second: reading, casting and copying by one rank
 _IMPORT_SECONDS = 15.0
 
@@ -40,11 +41,18 @@ def find_decoder(workload: Workload) -> Decoder:
 
 
 def decode_share(workload: Workload, plan: Plan) -> float:
-    """The part of a video that one rank decodes: a strip of whole latent rows, or all of it."""
-    if not plan.software.decode_shared or workload.facts.family != WAN:
+    """The part of a video that one rank decodes: with Wan a strip of whole latent rows, else its tiles."""
+    if not plan.software.decode_shared:
         return 1.0
-    rows = workload.facts.latents_shape(*workload.model.video)[2]
-    return -(-rows // plan.degrees.replica_size) / rows
+    _, frames, rows, columns = workload.facts.latents_shape(*workload.model.video)
+    if workload.facts.family == WAN:
+        parts = rows
+    else:
+        stride = _TILE_STRIDE // workload.facts.vae_scale_spatial
+        parts = -(-rows // stride) * -(-columns // stride)
+        if workload.shape.kind == "hunyuan_video":
+            parts *= -(-frames // _CHUNK_STRIDE)
+    return -(-parts // plan.degrees.replica_size) / parts
 
 
 def around_denoising(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
@@ -62,7 +70,7 @@ def around_denoising(workload: Workload, plan: Plan, speeds: Speeds) -> Parts:
         host_copies=host_copied_bytes(workload, plan)
         / (speeds.copy_bandwidth if copies_back else speeds.host_bandwidth),
     )
-    if share < 1:
+    if share < 1 and workload.facts.family == WAN:
         parts["decode"] += _halo_exchanges(workload) * plan.cluster.inside.latency_seconds
     if workload.facts.image_input == "channels" and decoder.encode_flops:
         ratio = decoder.encode_flops / decoder.flops

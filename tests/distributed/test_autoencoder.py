@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanCausalConv3d
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
 from engine.components.wan.autoencoder import WanAutoencoder
 from engine.config import Config
 from engine.engine import Engine
@@ -32,6 +27,7 @@ from parallel.ranks import Ranks
 from parallel.rows import plan_strips
 from parallel.wan_autoencoder import spread_rows
 from tests.support.gang import Gang
+from tests.support.live_tensors import LiveBytes
 from tests.support.slow import all_slow_but
 from tests.support.small_model import PROMPT, ROOT, tiny_config
 
@@ -165,25 +161,6 @@ def test_bytes_are_those_of_the_theory(gang: Gang) -> None:
         assert sent == [convolution, downsampling, attention, gather]
 
 
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside have held at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._storages = {key: (ref, size) for key, (ref, size) in self._storages.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
-        return out
-
-
 def peak_bytes(ranks: Ranks, kind: str, lengths: tuple[int, ...]) -> list[tuple[int, int]]:
     """The most bytes held while decoding latents of each length, and those of encoding as many frames."""
     vae = make_vae(kind)
@@ -230,6 +207,9 @@ class Watched:
         for frames in self._autoencoder.decode(latents, meter):
             self.frames.append(frames)
             yield frames
+
+    def shares(self, latents: Tensor) -> dict[str, Any]:
+        return self._autoencoder.shares(latents)
 
 
 def make_video(ranks: Ranks, config: Config, output: Path | None) -> tuple[Tensor | None, dict[str, Any] | None, int]:
@@ -309,30 +289,6 @@ def decode_what_is_not_finite(ranks: Ranks, value: float, spoilt_rank: int, rows
     except NotFiniteError as error:
         return str(error)
     return "no error"
-
-
-def decode_on_the_first_rank(ranks: Ranks, value: float) -> str:
-    """As above, with a VAE of HunyuanVideo, which the first rank alone has."""
-    autoencoder = object.__new__(HunyuanAutoencoder)
-    frames = torch.zeros(1, 3, 5, 8, 8)
-    frames[0, 2, 4, 7, 7] = value
-    config = SimpleNamespace(scaling_factor=1.0, temporal_compression_ratio=4)
-    vae = SimpleNamespace(config=config, dtype=torch.float32, decode=lambda latents, return_dict: (frames,))
-    vars(autoencoder).update(_ranks=ranks, _device=ranks.device, _vae=vae if ranks.replica_rank == 0 else None)
-    try:
-        return str(sum(map(len, autoencoder.decode(torch.zeros(4, 2, 1, 1), CollectiveMeter()))))
-    except NotFiniteError as error:
-        return str(error)
-
-
-@pytest.mark.parametrize("degrees", [Degrees(ring=3), Degrees(data=3)], ids=str)
-def test_the_first_ranks_verdict_reaches_all(gang: Gang, degrees: Degrees) -> None:
-    """Replicas are on their own: each has a first rank."""
-    for value in (math.nan, math.inf):
-        words = gang.run(decode_on_the_first_rank, degrees, value, timeout_seconds=30)
-        assert all("decoded frames are not finite" in line and "model.vae_dtype" in line for line in words)
-        assert len(set(words)) == 1
-    assert gang.run(decode_on_the_first_rank, degrees, 1.0) == (["5", "0", "0"] if degrees.data == 1 else ["5"] * 3)
 
 
 @pytest.mark.parametrize(("value", "spoilt_rank", "rows"), [(math.nan, 1, 5), (math.inf, 0, 5), (-math.inf, 1, 2)])

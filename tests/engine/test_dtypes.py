@@ -1,21 +1,24 @@
 """Each component computes in the dtype that the configuration gives it."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoPipeline, WanPipeline
 from torch import Tensor
 
 from engine.components.dtypes import resolved_dtypes
-from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_autoencoder import load_hunyuan_autoencoder
 from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
 from engine.components.wan.autoencoder import WanAutoencoder, load_wan_autoencoder
 from engine.components.wan.prompt_encoder import WanPromptEncoder
 from engine.config import Config
 from engine.engine import Engine
 from engine.execution.loaded import load_model
+from engine.models.families import FAMILIES, WAN, Family
 from engine.progress import Progress
 from engine.request import make_request
 from parallel.degrees import Degrees
@@ -47,12 +50,25 @@ def hunyuan(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["dtype=float32"], "cuda", ["float32", "float32", "float32"]),
         (["dtype=float32", "text_encoder_dtype=bfloat16"], "cpu", ["float32", "bfloat16", "float32"]),
         (["text_encoder_dtype=float32", "vae_dtype=bfloat16"], "cuda", ["bfloat16", "float32", "bfloat16"]),
+        (["vae_dtype=float16"], "cpu", ["float32", "float32", "float16"]),
     ],
 )
 def test_what_is_left_open(overrides: list[str], device: str, expected: list[str]) -> None:
     config = tiny_config("model.dtype=auto", *(f"model.{override}" for override in overrides))
     keys = ("dtype", "text_encoder_dtype", "vae_dtype")
-    assert resolved_dtypes(config, torch.device(device)) == dict(zip(keys, expected, strict=True))
+    assert resolved_dtypes(config, torch.device(device), WAN) == dict(zip(keys, expected, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_the_vae_has_the_dtype_of_diffusers_examples(family: Family) -> None:
+    """HunyuanVideo's pipelines are loaded in float16 there, all but the transformer; Wan's VAE in float32."""
+    (pipeline,) = [name for name, of_name in FAMILIES.items() if of_name is family][:1]
+    module = inspect.getmodule(getattr(diffusers, pipeline))
+    example = module.EXAMPLE_DOC_STRING
+    published = "float32" if "AutoencoderKLWan.from_pretrained" in example else "float16"
+    assert f"torch_dtype=torch.{published}" in example
+    for device, expected in (("cuda", published), ("cpu", "float32")):
+        assert resolved_dtypes(tiny_config(), torch.device(device), family)["vae_dtype"] == expected
 
 
 def test_a_run_with_three_dtypes(wan: Path) -> None:
@@ -133,7 +149,7 @@ def test_the_vae_of_wan_in_bfloat16(gang: Gang, wan: Path) -> None:
 def test_the_vae_of_hunyuan_in_bfloat16(hunyuan: Path) -> None:
     latents = torch.randn(4, 2, 4, 6, generator=torch.Generator().manual_seed(3))
     config = tiny_config(f"model.path={hunyuan}", "model.vae_dtype=bfloat16")
-    frames = torch.cat(list(HunyuanAutoencoder(config, Ranks()).decode(latents, CollectiveMeter())))
+    frames = torch.cat(list(load_hunyuan_autoencoder(config, Ranks()).decode(latents, CollectiveMeter())))
     vae = AutoencoderKLHunyuanVideo.from_pretrained(hunyuan / "vae", dtype=torch.bfloat16)
     with torch.inference_mode():
         expected = vae.decode(latents[None].bfloat16() / vae.config.scaling_factor).sample[0]

@@ -6,7 +6,7 @@ import av
 import pytest
 import torch
 
-from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_autoencoder import load_hunyuan_autoencoder
 from engine.components.hunyuan_video.image_to_video import HunyuanVideoImagePromptEncoder
 from engine.errors import RankFailure
 from engine.media.video import drop_frames
@@ -119,7 +119,7 @@ def test_decoding_gives_the_pipelines_frames(
     request = asked(config, files["lying"], LONG)
     (latents,), (expected,) = pipeline_video(config, request), pipeline_video(config, request, "np")
     assert len(expected) == (21 if kind == CONCAT else 25)
-    decoded = HunyuanAutoencoder(config, Ranks()).decode(latents, CollectiveMeter())
+    decoded = load_hunyuan_autoencoder(config, Ranks()).decode(latents, CollectiveMeter())
     frames = torch.cat(list(drop_frames(decoded, read_facts(models[kind]).dropped_frames)))
     assert frames.shape == expected.shape
     assert expected.std() > 0.01, "a flat picture would hide mistakes"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.checks.preflight import preflight
-from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_autoencoder import load_hunyuan_autoencoder
 from engine.config import Config
 from engine.engine import Engine, Result
 from engine.errors import InvalidInput
@@ -79,7 +79,7 @@ def test_decoding_gives_the_pipelines_frames(model: Path) -> None:
     config = configured(model, "sampling.frames=25")  # 7 latent frames: more than one of diffusers' pieces of time
     expected = pipeline_video(config, asked(config, [LONG]), "np")[0]
     latents = generate(Ranks(), config, [LONG]).latents
-    chunks = list(HunyuanAutoencoder(config, Ranks()).decode(latents[0], CollectiveMeter()))
+    chunks = list(load_hunyuan_autoencoder(config, Ranks()).decode(latents[0], CollectiveMeter()))
     assert len(chunks) > 1, "the file is written as the frames come"
     frames = torch.cat(chunks)
     assert frames.shape == expected.shape and frames.dtype == torch.uint8

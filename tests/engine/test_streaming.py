@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,9 @@ class Counting:
             self._chunks.append(weakref.ref(frames))
             self.alive.append(sum(chunk() is not None for chunk in self._chunks))
             yield frames
+
+    def shares(self, latents: Tensor) -> dict[str, Any]:
+        return self._autoencoder.shares(latents)
 
 
 def test_a_request_holds_two_chunks_at_most(tmp_path: Path) -> None:

@@ -143,10 +143,11 @@ def test_experts_that_stay_together_count_twice_and_those_that_do_not_are_copied
     assert predict(work, replace(small, shard_weights=True)).parts_off["host_copies"] < copies[1]
 
 
-def test_only_wan_shares_its_decoding_and_whole_rows() -> None:
+def test_ranks_share_whole_rows_or_tiles() -> None:
     plan = Plan(parse_cluster("1x8xH100"), CFG_U4, LOCKSTEP)
     assert decode_share(workload(), plan) == 12 / 90
-    assert decode_share(workload("HunyuanVideo"), plan) == 1
+    assert decode_share(workload("HunyuanVideo"), plan) == 39 / 308
+    assert decode_share(workload("HunyuanVideo 1.5 T2V 720p"), plan) == 4 / 28
     assert decode_share(workload(), replace(plan, software=Software(decode_shared=False))) == 1
 
 

@@ -3,7 +3,7 @@
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
 from transformers import CLIPTextModel, LlamaModel
 
-from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_autoencoder import load_hunyuan_autoencoder
 from engine.components.hunyuan_video.prompt_encoder import HunyuanVideoPromptEncoder
 from engine.components.parts import Parts
 from engine.components.samplers import make_hunyuan_scheduler
@@ -15,7 +15,7 @@ PARTS = Parts(
     encoders={"text_encoder": LlamaModel, "text_encoder_2": CLIPTextModel},
     adapter=HunyuanVideoAdapter,
     prompt_encoder=HunyuanVideoPromptEncoder,
-    video_decoder=HunyuanAutoencoder,
+    video_decoder=load_hunyuan_autoencoder,
     image_conditioner=None,
     make_scheduler=make_hunyuan_scheduler,
 )

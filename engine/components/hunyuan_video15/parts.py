@@ -5,7 +5,7 @@ from functools import partial
 from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
 from transformers import Qwen2_5_VLTextModel, SiglipVisionModel, T5EncoderModel
 
-from engine.components.hunyuan_autoencoder import HunyuanAutoencoder
+from engine.components.hunyuan_autoencoder import load_hunyuan_autoencoder
 from engine.components.hunyuan_video15.images import HunyuanVideo15ImageConditioner
 from engine.components.hunyuan_video15.prompt_encoder import HunyuanVideo15PromptEncoder
 from engine.components.parts import Parts
@@ -29,7 +29,7 @@ PARTS = Parts(
     },
     adapter=_adapt,
     prompt_encoder=HunyuanVideo15PromptEncoder,
-    video_decoder=partial(HunyuanAutoencoder, kind=AutoencoderKLHunyuanVideo15),
+    video_decoder=partial(load_hunyuan_autoencoder, kind=AutoencoderKLHunyuanVideo15),
     image_conditioner=HunyuanVideo15ImageConditioner,
     make_scheduler=make_hunyuan_scheduler,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -9,32 +10,48 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, pa
 from torch import Tensor, nn
 
 from engine.components.dtypes import vae_dtype
+from engine.components.memory_format import to_channels_last
 from engine.components.residence import Residence, at_home
 from engine.components.single_files import load_weights
+from engine.components.wan.tiles import count_decode_tiles, decode_tiles, encode_tiles, needs_tiles
 from engine.config import Config
 from engine.media.video import require_finite_frames, to_uint8
+from engine.models.families import WAN
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from parallel.rows import plan_strips
+from parallel.rows import Strips, plan_strips
 from parallel.wan_autoencoder import spread_rows
 
 
 def load_wan_autoencoder(config: Config, ranks: Ranks, residence: Residence | None = None) -> "WanAutoencoder":
     """The VAE of the model; its halves are on the device while they work."""
-    vae = load_weights(AutoencoderKLWan, config, "vae", vae_dtype(config))
-    return WanAutoencoder(vae.eval(), ranks, residence)
+    vae = load_weights(AutoencoderKLWan, config, "vae", vae_dtype(config, ranks.device, WAN))
+    if config.model.vae_channels_last:
+        to_channels_last(vae)
+    return WanAutoencoder(vae.eval(), ranks, config.model.vae_tiling, residence)
 
 
 class WanAutoencoder:
-    """A Wan VAE whose frames are cut into strips of rows, one for each rank of the replica.
+    """A Wan VAE whose frames are cut into strips of rows, one for each rank of the replica, or into tiles.
 
     Every rank has all weights, calls the same methods in the same order, and exhausts each iterator before the next
-    call. Videos are processed one latent frame at a time, so memory does not grow with their length.
+    call. Strips are processed one latent frame at a time, so memory does not grow with the length of the video.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, ranks: Ranks, residence: Residence | None = None) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKLWan,
+        ranks: Ranks,
+        tiling: bool | Literal["auto"] = False,
+        residence: Residence | None = None,
+    ) -> None:
+        """
+        Args:
+            tiling: in tiles; auto where strips are too much for the card.
+        """
         self._vae = vae
         self._ranks = ranks
+        self._tiling = tiling
         self._exchange = spread_rows(vae, ranks)
         residence = at_home(ranks.device, residence)
         self._decoding, self._encoding = residence.settle(_Decoder(vae)), residence.settle(_Encoder(vae))
@@ -48,13 +65,19 @@ class WanAutoencoder:
             meter: counts the bytes sent.
 
         Returns:
-            On the replica's first rank uint8 frames [frames, height, width, 3] on the CPU, one latent frame after the
-            other: 1 frame for the first, 4 for each of the others. On the other ranks nothing is yielded: their work is
-            done when the iterator ends.
+            On the replica's first rank uint8 frames [frames, height, width, 3] on the CPU. In strips one latent frame
+            after the other: 1 frame for the first, 4 for each of the others. On the other ranks nothing is yielded:
+            their work is done when the iterator ends.
 
         Raises:
             NotFiniteError: some rank has decoded to NaN or infinity; on all ranks alike.
         """
+        if self._is_tiled(latents):
+            self._exchange.begin(Strips((1,)), meter)  # each rank has all rows of its tiles
+            decoder = _Decoder(self._vae)
+            with self._decoding.on_device():
+                yield from decode_tiles(self._vae, decoder, self._unscaled(latents), self._ranks, meter)
+            return
         with closing(self._strips(latents, meter)) as strips:
             for _ in range(latents.shape[1]):
                 strip = next(strips, None)  # None on a rank without rows, which waits for the verdict all the same
@@ -78,12 +101,27 @@ class WanAutoencoder:
         self._exchange.begin(strips, meter)
         if strips.height == 0:
             return
-        mean, std = self._statistics(self._ranks.device, self._vae.dtype)
         decoder = _Decoder(self._vae)
         with self._decoding.on_device():
-            # divide by the reciprocal, as diffusers does: a product rounds differently in the last bit
-            for video in decoder(strips.cut(latents)[None].to(std) / (1.0 / std) + mean):
+            for video in decoder(self._unscaled(strips.cut(latents))):
                 yield video[0]
+
+    def shares(self, latents: Tensor) -> dict[str, Any]:
+        """As :meth:`engine.components.parts.VideoDecoder.shares`."""
+        if self._is_tiled(latents):
+            return {"cut": "tiles", "per_rank": count_decode_tiles(self._vae, latents[None], self._ranks)}
+        return {"cut": "rows", "per_rank": list(plan_strips(latents.shape[-2], self._ranks).heights)}
+
+    def _is_tiled(self, latents: Tensor) -> bool:
+        if self._tiling == "auto":
+            return needs_tiles(self._vae, latents.shape, self._ranks)
+        return self._tiling
+
+    def _unscaled(self, latents: Tensor) -> Tensor:
+        """[channels, frames, height, width] as the transformer makes them → [1, ...] as the decoder takes them."""
+        mean, std = self._statistics(self._ranks.device, self._vae.dtype)
+        # divide by the reciprocal, as diffusers does: a product rounds differently in the last bit
+        return latents[None].to(std) / (1.0 / std) + mean
 
     @torch.inference_mode()
     def encode(self, video: Tensor, meter: CollectiveMeter) -> Tensor:
@@ -108,9 +146,15 @@ class WanAutoencoder:
                 f"A video of {frames} frames and {width}×{height} pixels cannot be encoded: this VAE needs "
                 f"{temporal}n+1 frames and multiples of {spatial} pixels."
             )
-        strips = plan_strips(height // spatial, self._ranks)
-        self._exchange.begin(strips, meter)
         device = self._ranks.device
+        strips = plan_strips(height // spatial, self._ranks)
+        if self._is_tiled(video[..., ::spatial, ::spatial]):
+            self._exchange.begin(Strips((1,)), meter)
+            encoder = _Encoder(self._vae)
+            with self._encoding.on_device():
+                latents = encode_tiles(self._vae, encoder, video[None], self._ranks, meter)
+            return self._scaled(latents)
+        self._exchange.begin(strips, meter)
         if strips.height:
             encoder = _Encoder(self._vae)
             with self._encoding.on_device():
@@ -119,8 +163,13 @@ class WanAutoencoder:
         else:
             shape = (1, config.z_dim, (frames - 1) // temporal + 1, 0, width // spatial)
             latents = torch.empty(shape, dtype=self._vae.dtype, device=device)
-        latents = self._exchange.gather_for_all("vae_gather", latents).float()
-        mean, std = self._statistics(device, latents.dtype)
+        return self._scaled(self._exchange.gather_for_all("vae_gather", latents))
+
+    def _scaled(self, latents: Tensor) -> Tensor:
+        """[1, ...] as the encoder makes them → float32 [channels, frames, height, width] as the transformer takes
+        them."""
+        latents = latents.float()
+        mean, std = self._statistics(latents.device, latents.dtype)
         return ((latents - mean) * (1.0 / std))[0]
 
     def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -139,14 +188,18 @@ class _Decoder(nn.Module):
         self.post_quant_conv, self.decoder = vae.post_quant_conv, vae.decoder
         self._patch_size = vae.config.patch_size or 1
 
-    def forward(self, latents: Tensor) -> Iterator[Tensor]:
+    def forward(self, latents: Tensor, packed: bool = False) -> Iterator[Tensor]:
         """[1, channels, frames, height, width] → pixels for one latent frame after the other; [-1, 1] are black and
-        white."""
+        white.
+
+        Args:
+            packed: leave the pixels as the VAE packs them, several in the channels of one.
+        """
         cache = _empty_cache(self.decoder)
         hidden = self.post_quant_conv(latents)
         for i, frame in enumerate(hidden.split(1, dim=2)):
             patches = self.decoder(frame, feat_cache=cache, feat_idx=[0], first_chunk=i == 0)
-            yield unpatchify(patches, self._patch_size)
+            yield patches if packed else unpatchify(patches, self._patch_size)
 
 
 class _Encoder(nn.Module):

@@ -1,0 +1,142 @@
+"""The Wan VAE in overlapping tiles, for cards that are too small for whole frames.
+
+A tile passes through the VAE with all frames of its video, one latent frame after the other, so what causal
+convolutions remember, half of the memory of a frame, is that of one tile. Tiles are those of diffusers'
+``vae.enable_tiling()``, the ranks of a replica share them out, and the picture is that of diffusers bit for bit.
+Finished rows of tiles are kept as uint8 in the host's memory, which grows with the length of the video.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from torch import Tensor, nn
+
+from engine.components.tiling import Grid, decode_grid, encode_grid
+from engine.cost.autoencoders import wan_bytes_per_pixel
+from engine.cost.memory import fits
+from engine.media.video import NOT_FINITE, to_uint8
+from parallel.broadcast import broadcast_from_first, objects_of_all
+from parallel.meter import CollectiveMeter
+from parallel.ranks import Ranks
+from parallel.rows import plan_strips
+from parallel.tiles import Shape, count_tiles, shared_tiles
+
+
+def needs_tiles(vae: AutoencoderKLWan, latents: tuple[int, ...], ranks: Ranks) -> bool:
+    """Whether strips of whole rows, with what this process holds already, would be too much for a rank's card.
+    Collective over the replica, on CUDA; never on the CPU.
+
+    Args:
+        latents: their shape, [..., height, width].
+    """
+    if ranks.device.type != "cuda":
+        return False
+    scale = vae.config.scale_factor_spatial
+    rows, width = plan_strips(latents[-2], ranks).height * scale, latents[-1] * scale
+    weights = sum(parameter.nbytes for parameter in vae.parameters())
+    strip = wan_bytes_per_pixel(vae.config, vae.dtype.itemsize) * rows * width
+    held = torch.cuda.memory_allocated(ranks.device)
+    memory = torch.cuda.get_device_properties(ranks.device).total_memory
+    return any(objects_of_all(not fits(held + weights + strip, memory), ranks))
+
+
+def decode_tiles(
+    vae: AutoencoderKLWan, decoder: nn.Module, latents: Tensor, ranks: Ranks, meter: CollectiveMeter
+) -> Generator[Tensor, None, None]:
+    """Decode one sample; collective. The layers of the VAE have to be told that a rank has all rows.
+
+    Args:
+        decoder: called with (latents, packed=True); yields pixels as the VAE packs them for one latent frame after the
+            other.
+        latents: [1, channels, frames, height, width] as the decoder takes them.
+
+    Returns:
+        On the first rank uint8 frames [frames, height, width, 3] on the CPU, in the end.
+
+    Raises:
+        NotFiniteError: some rank has decoded to NaN or infinity; on all ranks alike.
+    """
+    grid = _decode_grid(vae, latents)
+    places = grid.tiles
+
+    def decode_tile(number: int) -> Tensor:
+        rows, columns = places[number]
+        return torch.cat(list(decoder(latents[..., rows, columns], packed=True)), dim=2)
+
+    tiles = shared_tiles(_decoded(vae, latents, grid), vae.dtype, decode_tile, *NOT_FINITE, ranks, meter)
+    if ranks.replica_rank == 0:
+        patch = vae.config.patch_size or 1
+        rows_of_frames = [to_uint8(unpatchify(row, patch)[0]).cpu() for row in grid.join(tiles)]
+        video = torch.cat(rows_of_frames, dim=-2)
+        for frames in video.split(vae.config.scale_factor_temporal, dim=1):
+            yield frames.permute(1, 2, 3, 0).contiguous()
+    deque(tiles, maxlen=0)  # on other ranks none come, but are made and sent
+
+
+def count_decode_tiles(vae: AutoencoderKLWan, latents: Tensor, ranks: Ranks) -> list[int]:
+    """How many tiles each rank decodes. Latents as of :func:`decode_tiles`."""
+    return count_tiles(_decoded(vae, latents, _decode_grid(vae, latents)), ranks.replica_size)
+
+
+def encode_tiles(
+    vae: AutoencoderKLWan, encoder: nn.Module, video: Tensor, ranks: Ranks, meter: CollectiveMeter
+) -> Tensor:
+    """Encode one video; collective. The layers of the VAE have to be told that a rank has all rows.
+
+    Args:
+        encoder: called with an iterator over the pixels for one latent frame after the other; gives the mean of the
+            posterior.
+        video: [1, 3, frames, height, width] in [-1, 1], equal on every rank, on the CPU or the device.
+
+    Returns:
+        The mean of the posterior [1, channels, latent frames, latent height, latent width], on every rank.
+
+    Raises:
+        NotFiniteError: some rank has encoded to NaN or infinity; on all ranks alike.
+    """
+    config = vae.config
+    patch, temporal = config.patch_size or 1, config.scale_factor_temporal
+    frames, height, width = video.shape[2:]
+    grid = encode_grid(vae, height // patch, width // patch, config.scale_factor_spatial // patch)
+    places = grid.tiles
+
+    def pieces(number: int) -> Iterator[Tensor]:
+        rows, columns = (slice(side.start * patch, side.stop * patch) for side in places[number])
+        for piece in video[..., rows, columns].split([1] + [temporal] * ((frames - 1) // temporal), dim=2):
+            yield piece.to(ranks.device, vae.dtype)
+
+    scale = config.scale_factor_spatial // patch
+    shapes = [
+        (1, config.z_dim, (frames - 1) // temporal + 1, *((side.stop - side.start) // scale for side in place))
+        for place in places
+    ]
+
+    def encode_tile(number: int) -> Tensor:
+        tile: Tensor = encoder(pieces(number))
+        return tile.contiguous()
+
+    what, advice = "The encoded images", "check the VAE's weights, or use a wider dtype with model.vae_dtype"
+    tiles = shared_tiles(shapes, vae.dtype, encode_tile, what, advice, ranks, meter)
+    latents = [{"latents": torch.cat(list(grid.join(tiles)), dim=-2)}] if ranks.replica_rank == 0 else None
+    deque(tiles, maxlen=0)
+    (everywhere,) = broadcast_from_first(latents, ranks, meter)
+    return everywhere["latents"]
+
+
+def _decode_grid(vae: AutoencoderKLWan, latents: Tensor) -> Grid:
+    height, width = latents.shape[-2:]
+    return decode_grid(vae, height, width, vae.config.scale_factor_spatial, vae.config.patch_size or 1)
+
+
+def _decoded(vae: AutoencoderKLWan, latents: Tensor, grid: Grid) -> list[Shape]:
+    """The shapes of the decoded tiles, packed."""
+    config: Any = vae.config
+    scale = config.scale_factor_spatial // (config.patch_size or 1)
+    frames = (latents.shape[-3] - 1) * config.scale_factor_temporal + 1
+    return [
+        (1, config.out_channels, frames, *((side.stop - side.start) * scale for side in place)) for place in grid.tiles
+    ]
