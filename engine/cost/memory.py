@@ -17,8 +17,8 @@ with, for N ranks in a replica of which S share a sequence and C branches:
   guidance branch of the rank, 2 bytes a number.
 - step: the most that is alive inside a block, counted in such tensors, and a probe for each branch of the rank.
 - VAE and decode: 4 bytes a parameter (float32), and the activations of its layers. With Wan N ranks share them as
-  strips of rows. With HunyuanVideo they are those of one tile of 256 x 256 pixels (in 1.5 with all frames) and twice
-  the finished video, on the first rank alone. Encoding given images takes less.
+  strips of rows. With HunyuanVideo they are those of one tile of 256 x 256 pixels (in 1.5 with all frames), and on the
+  first rank twice the finished video. Encoding given images takes less.
 
 Encoders and VAE stay on the card between requests where it has room for them beside all else.
 
