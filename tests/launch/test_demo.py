@@ -20,7 +20,8 @@ def test_every_machine_takes_the_demo(devices: int, ranks: int, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     command = arguments(devices)
     assert f"--ranks={ranks}" in command
-    check_device(load_config(CONFIG), ranks)  # which refuses ranks that would share a device
+    laid_out = load_config(CONFIG, [f"parallel.ulysses={ranks}", "parallel.ring=1"])
+    check_device(laid_out, ranks)  # which refuses ranks that would share a device
 
 
 def test_the_command_says_what_it_draws_on() -> None:
