@@ -21,6 +21,10 @@ FORMAT = 2
 FORMAT_KEY = "checkpoint format"
 """The key of :data:`FORMAT` in :func:`must_match`; the first version had none."""
 
+_NEWER_KEYS = ("quantize", "vae_tiling", "vae_channels_last")
+"""Keys of the model section that are left out at their default, so that checkpoints and calibrations that are older than
+they are go on."""
+
 
 def must_match(config: Config, request: GenerationRequest, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The values that must be equal, by section, as plain JSON values; needs no torch.
@@ -119,8 +123,9 @@ def describe_model(model: ModelConfig) -> dict[str, Any]:
         settings_beside = Path(lora["path"]).with_name("adapter_config.json")  # peft's; a folder's hash has them
         lora["settings"] = content_hash(settings_beside) if settings_beside.is_file() else None
         lora["path"] = fingerprint(lora["path"])
-    if model.quantize == "none":
-        del settings["quantize"]  # checkpoints and calibrations that are older than the key go on
+    for name in _NEWER_KEYS:
+        if settings[name] == ModelConfig.model_fields[name].default:
+            del settings[name]
     files = {name: fingerprint(path) for name, path in model.single_files.items()}
     return settings | {"files": fingerprint(model.path), "single_files": files}
 

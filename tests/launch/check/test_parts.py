@@ -175,7 +175,7 @@ def test_a_line_that_never_ends_has_fallen_short(tmp_path: Path, monkeypatch: py
     heard = Heard()
     assignment = Assignment(1, [0], 1, "cpu", small_config().model_dump_json(), "127.0.0.1", tmp_path)
     run_lines(assignment, lines, OwnBoard(), heard)
-    assert heard.findings["copies"].reason == "it did not end within 1 s; rank 0 had not done its part"
+    assert heard.findings["copies"].reason.startswith("it did not end within 1 s")
     assert heard.findings["links"].state is State.NOT_HERE
 
 
