@@ -22,8 +22,8 @@ FORMAT_KEY = "checkpoint format"
 """The key of :data:`FORMAT` in :func:`must_match`; the first version had none."""
 
 _NEWER_KEYS = ("quantize", "vae_tiling", "vae_channels_last")
-"""Keys of the model section that are left out at their default, so that checkpoints and calibrations that are older than
-they are go on."""
+"""Keys of the model section that are left out at their default, so that checkpoints and calibrations go on that are
+older."""
 
 
 def must_match(config: Config, request: GenerationRequest, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
