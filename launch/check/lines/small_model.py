@@ -44,7 +44,7 @@ def in_a_row(site: Site) -> Finding:
     """The same request after another one gives the same bits: nothing of the cache is left."""
     config = config_for(site)
     # without a warm-up, whose steps would replace what another request has left before it is used
-    cache = config.cache.model_copy(update={"threshold": 0.5, "warmup_ratio": 0.0})
+    cache = config.cache.changed({"threshold": 0.5, "warmup_ratio": 0.0})
     config = config.model_copy(update={"cache": cache})
     with loaded(config) as engine:
         request = request_of(config)
