@@ -142,11 +142,10 @@ def _leaking_cache(patch: Patch) -> None:
         start(self, *given, **others)
         if left:
             self._caches = left[0]
-        else:
-            left.append(self._caches)
 
     patch.setattr(Controller, "__init__", leaking)
-    patch.setattr(Controller, "release", lambda self: None)
+    # not those that are made to check a configuration, whose settings are others
+    patch.setattr(Controller, "release", lambda self: left.append(self._caches))
 
 
 def _corrupted_weight(patch: Patch) -> None:

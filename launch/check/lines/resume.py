@@ -20,7 +20,7 @@ def killed_and_resumed(site: Site) -> Finding:
     config = config_for(site)
     often = config.checkpoint.model_copy(update={"every": 1})
     # most steps after the kill are then skipped, so that they depend on what the checkpoint holds of the cache
-    cache = config.cache.model_copy(update={"threshold": _THRESHOLD})
+    cache = config.cache.changed({"threshold": _THRESHOLD})
     config = config.model_copy(update={"checkpoint": often, "cache": cache})
     checkpoints = site.folder / "checkpoints"
     order = {"config": config.model_dump_json(), "folder": str(checkpoints), "step": _KILLED_IN_STEP}

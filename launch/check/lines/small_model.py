@@ -27,7 +27,7 @@ def float32(site: Site) -> Finding:
 def bfloat16(site: Site) -> Finding:
     """In bfloat16 the latents are finite, and near the stored ones of float32."""
     config = config_for(site, dtype="bfloat16")
-    config = config.model_copy(update={"cache": config.cache.model_copy(update={"threshold": 0.0})})
+    config = config.model_copy(update={"cache": config.cache.changed({"threshold": 0.0})})
     with loaded(config) as engine:
         made = make(engine, request_of(config))
     exact = config_for(site).model_copy(update={"cache": config.cache})
