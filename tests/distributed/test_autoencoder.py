@@ -27,7 +27,7 @@ from parallel.ranks import Ranks
 from parallel.rows import plan_strips
 from parallel.wan_autoencoder import spread_rows
 from tests.support.gang import Gang
-from tests.support.live_tensors import LiveBytes
+from tests.support.live_tensors import LiveTensors
 from tests.support.slow import all_slow_but
 from tests.support.small_model import PROMPT, ROOT, tiny_config
 
@@ -167,11 +167,11 @@ def peak_bytes(ranks: Ranks, kind: str, lengths: tuple[int, ...]) -> list[tuple[
     autoencoder = WanAutoencoder(vae, ranks)
     peaks = []
     for num_frames in lengths:
-        with LiveBytes() as decoding:
+        with LiveTensors() as decoding:
             for _ in autoencoder.decode(torch.randn(vae.config.z_dim, num_frames, 4, 4), CollectiveMeter()):
                 pass
         video = torch.zeros(3, 4 * num_frames - 3, 32, 32)
-        with LiveBytes() as encoding:
+        with LiveTensors() as encoding:
             autoencoder.encode(video, CollectiveMeter())
         peaks.append((decoding.peak, encoding.peak - video.nbytes))  # the caller's, whatever its length
     return peaks

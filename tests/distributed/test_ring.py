@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from parallel import attention as attending
 from parallel.attention import install_sequence_attention
 from parallel.degrees import Degrees
+from parallel.fake_ranks import one_rank_of
 from parallel.lengths import split_evenly
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.ring import attend_in_ring
 from parallel.sharding import Shards, pad_to_longest, plan_shards, shard
-from tests.support.fake_ranks import one_rank_of
 from tests.support.gang import Gang
 from tests.support.live_tensors import LiveTensors, fake_tensors
 
@@ -100,7 +100,7 @@ def peak_bytes(degrees: Degrees, num_tokens: int, monkeypatch: pytest.MonkeyPatc
     model = WanTransformer3DModel(
         num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, text_dim=8, freq_dim=8, ffn_dim=8, num_layers=1
     )
-    with one_rank_of(degrees) as ranks, fake_tensors(torch.bfloat16):
+    with one_rank_of(degrees, 0, torch.device("cpu")) as ranks, fake_tensors(torch.bfloat16):
         attention = install_sequence_attention(model, ranks)
         shards = plan_shards(num_tokens, ranks)
         attention.begin(shards, CollectiveMeter())

@@ -28,7 +28,7 @@ from parallel.ranks import Ranks, set_timeouts
 from parallel.tiles import share_out, shared_tiles
 from tests.support.gang import Gang
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
-from tests.support.live_tensors import LiveBytes
+from tests.support.live_tensors import LiveTensors
 from tests.support.small_model import tiny_config
 from tests.support.vaes import SCALE, make_hunyuan_vae, random_latents
 
@@ -145,7 +145,7 @@ def peak_bytes(ranks: Ranks, lengths: tuple[int, ...]) -> list[int]:
     peaks = []
     for length in lengths:
         latents = random_latents(length, 11, 14)
-        with LiveBytes() as live:
+        with LiveTensors() as live:
             for _ in autoencoder.decode(latents, CollectiveMeter()):
                 pass
         peaks.append(live.peak)

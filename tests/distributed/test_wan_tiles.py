@@ -19,7 +19,7 @@ from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from tests.distributed.test_autoencoder import make_vae
 from tests.support.gang import Gang
-from tests.support.live_tensors import LiveBytes
+from tests.support.live_tensors import LiveTensors
 
 KINDS = ["small", "wan 2.1"]
 
@@ -77,7 +77,7 @@ def decode_peak(tiled: bool, frames: int) -> int:
     vae = make_tiled_vae("wan 2.1")
     autoencoder = WanAutoencoder(vae, Ranks(), tiled)
     latents = torch.randn(vae.config.z_dim, frames, 22, 30, generator=torch.Generator().manual_seed(0))
-    with LiveBytes() as live:
+    with LiveTensors() as live:
         for _ in autoencoder.decode(latents, CollectiveMeter()):
             pass
     return live.peak

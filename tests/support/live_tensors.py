@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -15,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 class LiveTensors(TorchDispatchMode):
     """Counts the bytes of all tensors that operations inside make, from when they are made until they are freed."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module | None = None) -> None:
         """
         Args:
             module: its weights are not counted.
         """
         super().__init__()
-        tensors = (*module.parameters(), *module.buffers())
+        tensors = (*module.parameters(), *module.buffers()) if module is not None else ()
         self._known = {tensor.untyped_storage()._cdata for tensor in tensors}
         self._now = 0
         self.peak = 0
@@ -45,25 +44,6 @@ class LiveTensors(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self._now -= size
         self._known.discard(key)
-
-
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside have held at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
-        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                storage = leaf.untyped_storage()
-                self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._storages = {key: (ref, size) for key, (ref, size) in self._storages.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
-        return out
 
 
 @contextmanager
