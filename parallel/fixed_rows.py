@@ -131,11 +131,13 @@ def complaint_about_places(transformer: nn.Module) -> str | None:
     generator = torch.Generator().manual_seed(0)
     tried = set()
     for layer in transformer.modules():
-        if not isinstance(layer, nn.Linear) or (size := tuple(layer.weight.shape)) in tried:
+        if not isinstance(layer, nn.Linear) or (size := (layer.out_features, layer.in_features)) in tried:
             continue
         tried.add(size)
         rows = ROWS[layer.weight.device.type]
-        tokens = torch.randn(rows, size[1], generator=generator).to(layer.weight)
+        # of GGUF files the weight is bytes, and the layer says in which dtype it multiplies
+        dtype = getattr(layer, "compute_dtype", layer.weight.dtype)
+        tokens = torch.randn(rows, size[1], generator=generator).to(layer.weight.device, dtype)
         shift = rows // 3 + 1
         with torch.no_grad():
             moved, expected = layer(tokens.roll(shift, dims=0)), layer(tokens).roll(shift, dims=0)
