@@ -22,12 +22,10 @@ def encode_flops(ran: Ran) -> int:
     return by_kind[ran.shape.kind](ran)
 
 
-def decode_flops(ran: Ran, tiled: bool) -> int:
+def decode_flops(ran: Ran) -> int:
     """The VAE's decoder, for all videos of a request; all ranks together, without what strips of rows compute twice.
-
-    Args:
-        tiled: HunyuanVideo: in tiles, which decode some pixels twice.
-    """
+    HunyuanVideo's tiles decode some pixels twice, which counts."""
+    tiled = ran.config.model.vae_tiling is not False
     return len(ran.request.prompts) * autoencoder_flops(ran.shape.kind, _config(ran, "vae"), _latents(ran), tiled=tiled)
 
 

@@ -32,18 +32,17 @@ def count_flops(ran: Ran) -> Mapping[str, float]:
     return {kind: float(flops) for kind, flops in counted.items()}
 
 
-def count_stages(ran: Ran, by_kind: Mapping[str, float], tiled: bool) -> Mapping[str, float]:
+def count_stages(ran: Ran, by_kind: Mapping[str, float]) -> Mapping[str, float]:
     """Of ``encode``, ``denoise`` and ``decode``. A stage is left out where a configuration lacks a size.
 
     Args:
         by_kind: of the denoise steps.
-        tiled: whether HunyuanVideo's VAE works in tiles, which decode some pixels twice.
     """
     stages = {"denoise": sum(by_kind.values())}
     with suppress(KeyError):
         stages["encode"] = float(encode_flops(ran))
     with suppress(KeyError):
-        stages["decode"] = float(decode_flops(ran, tiled))
+        stages["decode"] = float(decode_flops(ran))
     return stages
 
 
@@ -53,7 +52,6 @@ def count_all(
     request: GenerationRequest,
     rows: Sequence[Mapping[str, Any]],
     texts: Sequence[TextLengths],
-    tiled: bool,
 ) -> Counted | None:
     """Of one video.
 
@@ -61,7 +59,6 @@ def count_all(
         config: with nothing left open.
         rows: the steps of the run report.
         texts: of every lane, as the first rank has measured them.
-        tiled: as of :func:`count_stages`.
 
     Returns:
         None for HunyuanVideo where the lengths of its texts are not known.
@@ -70,4 +67,4 @@ def count_all(
     if ran is None:
         return None
     by_kind = count_flops(ran)
-    return Counted(by_kind, count_stages(ran, by_kind, tiled))
+    return Counted(by_kind, count_stages(ran, by_kind))

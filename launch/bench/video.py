@@ -59,8 +59,7 @@ class VideoMaker:
         made = None
         if result.report is not None:
             steps, texts = result.report["steps"], result.measurements.texts
-            tiled = ranks.device.type == "cuda"
-            flops = count_all(config, self._engine.model.facts, request, steps, texts, tiled)
+            flops = count_all(config, self._engine.model.facts, request, steps, texts)
             made = VideoMade(result.report["output"]["latents_sha256"], flops)
         record = VideoRecord(
             variant=self._variant.name,

@@ -49,8 +49,7 @@ class Measured:
             stages["total"] += self.decode_seconds
         made = None
         if report is not None:
-            tiled = model.ranks.device.type == "cuda"
-            flops = count_all(self.config, model.facts, self.request, report["steps"], measured.texts, tiled)
+            flops = count_all(self.config, model.facts, self.request, report["steps"], measured.texts)
             made = VideoMade(report["output"]["latents_sha256"], flops)
         return VideoRecord(
             variant, self.number, self.prompt, self.request.seed, replace(measured, stage_seconds=stages), made=made

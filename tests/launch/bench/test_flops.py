@@ -84,7 +84,7 @@ def test_the_flops_of_a_video_are_those_that_torch_counts(
     measured = generation.measurements()
     assert measured is not None
     rows = generation.report(generation.collect_usage(), latents, [])["steps"]
-    flops = count_all(model.config, model.facts, request, rows, measured.texts, tiled=False)
+    flops = count_all(model.config, model.facts, request, rows, measured.texts)
     assert flops is not None
     assert sum(flops.by_kind.values()) == flops.by_stage["denoise"]
     assert flops.by_stage == pytest.approx(by_stage, rel=0.01)
@@ -94,4 +94,4 @@ def test_without_the_lengths_of_its_texts_hunyuan_video_is_not_guessed(tmp_path:
     config, request = hunyuan(tmp_path)
     facts = load_model(config, Ranks()).facts
     row = {"step": 0, "sample": 0, "branch": "cond", "action": "compute", "timestep": 999.0}
-    assert count_all(config, facts, request, [row], (), tiled=False) is None
+    assert count_all(config, facts, request, [row], ()) is None
