@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 
 from engine.config import Config, SamplingConfig
 from engine.cost.advice import advise
 from engine.cost.card import card_bytes
-from engine.cost.job import Job, job_of, on_other_layout
+from engine.cost.job import Job, job_of
 from engine.errors import InvalidInput, MachineUnfit
 from engine.models.facts import ModelFacts
 from engine.models.published import row_of
@@ -31,7 +32,7 @@ def memory_check(
 
     def has_room(degrees: Degrees) -> bool:
         has_card = _has_card(config)
-        job = on_other_layout(job_for(has_card), degrees)
+        job = replace(job_for(has_card), degrees=degrees)
         if has_card:
             return job.fits(card_bytes(look=False))
         if place.elsewhere:
@@ -51,7 +52,7 @@ def check_memory(config: Config, sampling: SamplingConfig, facts: ModelFacts, de
     """
     if not _has_card(config):
         return
-    job = on_other_layout(_job(config, facts, sampling, True), degrees)
+    job = replace(_job(config, facts, sampling, True), degrees=degrees)
     index = 0 if place.is_launcher else int(os.environ.get("LOCAL_RANK", "0"))
     card = card_bytes(index, look=not place.is_launcher)
     if not job.fits(card):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import Config, SamplingConfig
@@ -108,11 +108,6 @@ def job_of(
         encoder_bytes=_bytes_of(config.model.text_encoder_dtype, block),
         vae_bytes=_bytes_of(config.model.vae_dtype, _WIDE),
     )
-
-
-def on_other_layout(job: Job, degrees: Degrees) -> Job:
-    """The same job on other ranks."""
-    return replace(job, degrees=degrees)
 
 
 def _bytes_of(dtype: str, automatic: int) -> int:

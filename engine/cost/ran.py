@@ -47,7 +47,7 @@ class Ran:
     @property
     def images(self) -> int:
         """Given: none, the first, or the first and the last."""
-        return (self.request.image is not None) + (self.request.last_image is not None)
+        return _count_images(self.request)
 
     @property
     def steps(self) -> tuple[LaneSteps, ...]:
@@ -109,6 +109,10 @@ def read_run(
     )
 
 
+def _count_images(request: GenerationRequest) -> int:
+    return (request.image is not None) + (request.last_image is not None)
+
+
 def scheme_of(ran: Ran) -> Scheme:
     """The segments into which the run's cache divides the blocks."""
     return _scheme(ran.config, ran.facts, ran.request, ran.shape, ran.lanes)
@@ -149,7 +153,7 @@ def _inputs(
 ) -> tuple[LaneInputs, ...]:
     sampling = request.sampling
     tokens = prod(facts.token_grid(sampling.frames, sampling.height, sampling.width))
-    images = (request.image is not None) + (request.last_image is not None)
+    images = _count_images(request)
     if not shape.joint:
         lane = lane_inputs(shape, tokens, prompt=0, max_text=sampling.max_sequence_length, images=images)
         if lane.image:  # a token for each patch and one for the whole image
