@@ -6,7 +6,6 @@ Each layout is started once and makes the videos of all cases. To add a model is
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +23,8 @@ from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
 from tests.support.parity import difference, pipeline_video
-from tests.support.pictures import write_pictures
 from tests.support.small_model import ROOT
-from tests.support.tiny_models import TINY_MODELS
+from tests.support.tiny_models import TINY_MODELS, TinyFolders
 
 LAYOUTS = (Degrees(ulysses=2), Degrees(ring=2), Degrees(ulysses=2, ring=2), Degrees(cfg=2, ulysses=2))
 PLAIN = ("cache.method=none", "sampling.steps=3")
@@ -88,22 +86,16 @@ def runs_on(name: str, degrees: Degrees) -> bool:
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """The two configurations of a case and its two requests."""
-    folder = tmp_path_factory.mktemp("models")
-    pictures = write_pictures(folder)
-
-    @functools.cache
-    def write(model: str) -> Path:
-        return TINY_MODELS[model].write(folder / model)
+    folders = TinyFolders(tmp_path_factory.mktemp("models"))
 
     @functools.cache
     def asked(name: str) -> Any:
         case = CASES[name]
-        tiny = TINY_MODELS[case.model]
-        images = pictures[: tiny.images if case.images is None else case.images]
+        images = folders.images(case.model, case.images)
         negative = "a square" if is_guided(name) else ""
         recipe = ROOT / "configs" / MODELS[case.model].recipe
-        overrides = [*tiny.overrides(write(case.model)), *case.overrides]
-        cached = (f"cache.threshold={tiny.threshold}", *CACHED)
+        overrides = [*folders.overrides(case.model), *case.overrides]
+        cached = (f"cache.threshold={TINY_MODELS[case.model].threshold}", *CACHED)
         configs = [load_config(recipe, [*overrides, *cache]) for cache in (PLAIN, cached)]
         return *configs, *(make_request(case.prompts, negative, 11, config.sampling, *images) for config in configs)
 

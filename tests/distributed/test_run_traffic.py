@@ -22,10 +22,9 @@ from engine.request import GenerationRequest, make_request
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
-from tests.support.pictures import write_pictures
 from tests.support.slow import all_slow_but
 from tests.support.small_model import ROOT
-from tests.support.tiny_models import TINY_MODELS
+from tests.support.tiny_models import TinyFolders
 
 FLOAT32 = NumberBytes(blocks=4, texts=4, vae=4)
 SHARDED = "parallel.shard_weights=true"
@@ -89,20 +88,14 @@ def make(ranks: Ranks, config: Config, request: GenerationRequest, video: Path) 
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Asked]:
-    folder = tmp_path_factory.mktemp("models")
-    pictures = write_pictures(folder)
-
-    @functools.cache
-    def write(model: str) -> Path:
-        return TINY_MODELS[model].write(folder / model)
+    folders = TinyFolders(tmp_path_factory.mktemp("models"))
 
     @functools.cache
     def ask(name: str) -> Asked:
         case = CASES[name]
-        tiny = TINY_MODELS[case.model]
-        overrides = (*tiny.overrides(write(case.model)), "sampling.steps=8", *case.overrides)
+        overrides = (*folders.overrides(case.model), "sampling.steps=8", *case.overrides)
         config = load_config(ROOT / "configs" / MODELS[case.model].recipe, list(overrides))
-        images = pictures[: tiny.images if case.images is None else case.images]
+        images = folders.images(case.model, case.images)
         return config, make_request(case.prompts, "", 11, config.sampling, *images)
 
     return ask

@@ -12,6 +12,7 @@ from tests.support.checkpoints import write_published_wan
 from tests.support.hunyuan15_checkpoint import write_hunyuan15_checkpoint
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
 from tests.support.hunyuan_image_checkpoint import write_hunyuan_image_checkpoint
+from tests.support.pictures import write_pictures
 
 
 @dataclass(frozen=True)
@@ -55,3 +56,22 @@ TINY_MODELS = {
     "HunyuanVideo 1.5 I2V 480p": _hunyuan15(images=1),
     "HunyuanVideo 1.5 I2V 720p": _hunyuan15(images=1),
 }
+
+
+class TinyFolders:
+    """Reduced models in folders of their own, each written when it is first asked for, and images to give to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pictures = write_pictures(folder)
+        self._written: dict[str, Path] = {}
+
+    def overrides(self, name: str) -> tuple[str, ...]:
+        """What makes the model's recipe run on it, as :meth:`TinyModel.overrides`."""
+        if name not in self._written:
+            self._written[name] = TINY_MODELS[name].write(self._folder / name)
+        return TINY_MODELS[name].overrides(self._written[name])
+
+    def images(self, name: str, count: int | None = None) -> tuple[Path, ...]:
+        """The first images of a request, as many as the model takes where no count is given."""
+        return self._pictures[: TINY_MODELS[name].images if count is None else count]
