@@ -15,6 +15,7 @@ from queue import Queue
 from typing import Any
 
 from launch.process.signals import PARENT_PID
+from launch.process.threads import count_cores
 from launch.ranks.local import checkout_environment
 
 
@@ -70,9 +71,8 @@ def start_worker(of: Assignment, rank: int, number: int) -> Worker:
 
 def _environment(of: Assignment, rank: int) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in (PARENT_PID, "TORCHELASTIC_ERROR_FILE")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // of.local_ranks))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, count_cores() // of.local_ranks))),
         **kept,
         **checkout_environment(),
         "RANK": str(rank),

@@ -20,7 +20,7 @@ from launch.jobs.config import JobConfig
 from launch.process.failures import Failure, describe
 from launch.process.hangs import RankState, stack_of
 from launch.process.quiet import quiet_libraries
-from launch.process.threads import spin_briefly
+from launch.process.threads import count_cores, spin_briefly
 from parallel.control import Control
 from parallel.place import Place
 
@@ -61,8 +61,7 @@ class RankActor:
         """Where this actor is."""
         context = ray.get_runtime_context()
         gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return ActorInfo(context.get_node_id(), ray.util.get_node_ip_address(), gpus, cores)
+        return ActorInfo(context.get_node_id(), ray.util.get_node_ip_address(), gpus, count_cores())
 
     def become_rank(self, assignment: RankAssignment, carried: Mapping[str, str], address: str) -> Outcome:
         """Set up the environment of a rank, and import what takes seconds. Rank 0 opens the store for the rendezvous.

@@ -1,6 +1,11 @@
-"""How the CPU threads of torch behave beside other work."""
+"""How many CPU threads torch has, and how they behave beside other work."""
 
 import os
+
+
+def count_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def spin_briefly() -> None:

@@ -16,6 +16,7 @@ from launch.process.failures import print_failure, root_cause
 from launch.process.pausing import PauseRequest, order_pause
 from launch.process.scratch import scratch_folder
 from launch.process.signals import PARENT_PID, Interrupted
+from launch.process.threads import count_cores
 from launch.ranks.torchrun import escape_for_elastic
 from launch.screens.console import restore_terminal
 
@@ -88,11 +89,10 @@ def _elastic_signals() -> str:
 
 def _environment(ranks: int) -> dict[str, str]:
     """What the ranks inherit beyond our own environment."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {
         PARENT_PID: str(os.getpid()),
         # ranks that each use all cores slow one another down
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // ranks))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, count_cores() // ranks))),
     }
     return environment | checkout_environment()
 
