@@ -66,6 +66,11 @@ def set_attention_kernel(transformer: nn.Module, kernel: KernelName, one_of_torc
             processor._attention_backend = backend
 
 
+def copy_attention_backend(source: Any, target: Any) -> None:
+    """Let an attention processor use the kernel that was chosen for another one."""
+    target._attention_backend = source._attention_backend
+
+
 def local_kernel(kernel: KernelName) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The attention that blocks run after :func:`set_attention_kernel`: query, key and value [batch, heads, tokens,
     head_dim] → [batch, heads, queries, head_dim]."""

@@ -13,6 +13,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
+from parallel.diffusers_private import copy_attention_backend
 from parallel.sharding import Shards, shard
 
 
@@ -48,7 +49,9 @@ def drop_masks(transformer: nn.Module) -> None:
     of 121 frames. Text without padding needs none.
     """
     for block in transformer.transformer_blocks:  # type: ignore[union-attr]
-        block.attn.set_processor(JointAttentionProcessor())
+        processor = JointAttentionProcessor()
+        copy_attention_backend(block.attn.processor, processor)
+        block.attn.set_processor(processor)
 
 
 class JointAttentionProcessor:
