@@ -320,8 +320,8 @@ class ReadingMeter:
         self.bytes = 0
         self.largest: Counter[str] = Counter()
 
-    def __call__(self, file: Path, framework: str) -> "ReadingMeter":
-        self._file = safe_open(file, framework=framework)
+    def __call__(self, file: Path, framework: str, device: str = "cpu") -> "ReadingMeter":
+        self._file = safe_open(file, framework=framework, device=device)
         return self
 
     def __enter__(self) -> "ReadingMeter":

@@ -231,7 +231,7 @@ def test_no_new_options() -> None:
     names += ["output", "report", "latents", "fallback", "audit", "set"]
     ray = ["launcher", "ray-address"]
     group = typer.main.get_command(app)
-    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config", "plan", "bench"}
+    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config", "plan", "bench", "check"}
     queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause", "retry", "prune"}
     assert set(group.commands) == commands | queue | {"cluster"}  # type: ignore[attr-defined]
     cluster = group.commands["cluster"].commands  # type: ignore[attr-defined]
@@ -249,6 +249,7 @@ def test_no_new_options() -> None:
         (group.commands["sweep"], [*sweep, "ranks", *ray, "set"]),  # type: ignore[attr-defined]
         (group.commands["plan"], plan),  # type: ignore[attr-defined]
         (group.commands["bench"], [*bench, "ranks", *ray, "set", "compare", "slower-by", "report"]),  # type: ignore[attr-defined]
+        (group.commands["check"], ["ranks", "report", "only", *ray]),  # type: ignore[attr-defined]
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
         (group.commands["config"], ["set"]),  # type: ignore[attr-defined]
