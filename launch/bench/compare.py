@@ -22,7 +22,7 @@ from launch.bench.noise import SPEED_DRIFT, WAITS_DRIFT, Ratio, paired, separate
 
 SLOWER_BY = 0.02
 """A share that a machine's noise hides from everybody but a benchmark, and that adds up over releases."""
-_GATES = ("a video", "denoise")
+_GATES, _STEP = ("a video", "denoise"), "a step"
 _WAITS = " with its waits, over without"
 
 
@@ -80,8 +80,8 @@ def _times(a: Measured, b: Measured, pair: samples.Pair, in_turns: bool) -> Iter
         if all(values):
             yield _time_row(name, "s", values, found)
     if _on_processors(a) and _on_processors(b):
-        for name in _GATES:
-            figure = samples.with_waits(typical.get(name, name))
+        waits = {name: samples.with_waits(typical.get(name, name)) for name in _GATES}
+        for name, figure in (waits | {_STEP: samples.step_with_waits}).items():
             if (logs := pair.logs(figure)) is not None:
                 found = _ratio(pair, figure, in_turns, WAITS_DRIFT)
                 each_typical = [math.exp(float(np.nanmedian(each))) for each in logs]
@@ -166,11 +166,12 @@ def _concluded(
 ) -> Comparison:
     by_name = {row.name: row for row in rows}
     slower = []
-    for gate in _GATES:
+    for gate in (*_GATES, _STEP):
         for name in (gate, gate + _WAITS):
             row = by_name.get(name)
             # what waits more and is faster in all has won by it
-            won = gate in by_name and by_name[gate].verdict == "faster"
+            all_of_it = by_name.get("denoise" if gate == _STEP else gate)
+            won = all_of_it is not None and all_of_it.verdict == "faster"
             if row is not None and row.verdict == "slower" and (row.ratio or 0) > 1 + slower_by and not won:
                 slower.append(name)
     a, b = names

@@ -53,6 +53,9 @@ class Sample(Part):
         description="Of `seconds`, by the same stages: neither at work on the processor nor ready to be, so asleep or "
         "waiting for a disk, device or rank; least over the ranks, of denoising step by step. Empty as above.",
     )
+    step_idle_seconds: list[float] = Field(
+        [], description="The same of each denoise step, as `step_seconds`. Empty as above."
+    )
     reference_seconds: float | None = Field(
         None,
         description="Of a fixed transformer block, timed just before the video: how fast the machine was; largest over "

@@ -109,8 +109,15 @@ def idle_seconds(ranks: Sequence[Occupancy], stages: Sequence[str]) -> dict[str,
         return {}
     least = {stage: min(rank.idle.get(stage, 0.0) for rank in ranks) for stage in stages if stage != "total"}
     if "denoise" in least:
-        least["denoise"] = sum(map(min, zip(*(rank.step_idle for rank in ranks), strict=True)))
+        least["denoise"] = sum(step_idle_seconds(ranks))
     return least | {"total": sum(least.values())} if "total" in stages else least
+
+
+def step_idle_seconds(ranks: Sequence[Occupancy]) -> list[float]:
+    """By denoise step, the least over the ranks of a replica. Empty where a rank does not know."""
+    if not all(rank.is_known for rank in ranks):
+        return []
+    return list(map(min, zip(*(rank.step_idle for rank in ranks), strict=True)))
 
 
 class ReferenceWork:

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from engine.generation.measurements import RankMeasurements, StepMeasurements, late_seconds
 from launch.bench.document import Flops, Measured, RankRow, Sample, Skew, Spread, StepSeconds
-from launch.bench.machine import idle_seconds, queued_seconds
+from launch.bench.machine import idle_seconds, queued_seconds, step_idle_seconds
 from launch.bench.records import RankRecord, VariantName, VideoMade, VideoRecord
 from launch.bench.spread import spread
 from parallel.degrees import Degrees
@@ -158,6 +158,7 @@ def _sample(video: Video) -> Sample:
         latents_sha256=video.made.latents_sha256,
         queued_seconds=queued_seconds(occupancies, STAGES) if occupancies else {},
         idle_seconds=idle_seconds(occupancies, STAGES) if occupancies else {},
+        step_idle_seconds=step_idle_seconds(occupancies) if occupancies else [],
         reference_seconds=max(references, default=None),
     )
 

@@ -70,8 +70,9 @@ interval leaves out 1. The exit code is 1 where a video or its denoising is slow
   by twice the deviation of the rounds. What is left is wide on a machine that drifts.
 - **Waits are compared apart.** `with its waits, over without` is a stage's time over that without its waits: 1 where it
   never sleeps or waits for a disk. The speed of the machine is not in it, so that a wait of a few per cent is seen in
-  two runs too. A run that waits more and is faster in all is not called slower. On a GPU the ranks' threads wait for
-  it by nature, and there are no such rows.
+  two runs too. Of `a step` it is the median over all steps, which a pause of a virtual machine does not change. A run
+  that waits more and is faster in all is not called slower. On a GPU the ranks' threads wait for it by nature, and
+  there are no such rows.
 - Five rounds or more are needed to know the noise. One round is not judged.
 """
 

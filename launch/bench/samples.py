@@ -50,9 +50,21 @@ def with_waits(stage: str) -> Figure:
         taken = sample.seconds.get(stage, 0.0)
         if idle is None or taken <= 0:
             return None
-        return taken / max(taken - idle, 1e-3 * taken)
+        return _over_work(taken, idle)
 
     return figure
+
+
+def step_with_waits(sample: Sample) -> float | None:
+    """The same of a denoise step, the median over all steps. A pause of the whole machine, which looks like a wait, is
+    in few of them."""
+    steps = zip(sample.step_seconds, sample.step_idle_seconds, strict=False)
+    found = [_over_work(taken, idle) for taken, idle in steps if taken > 0]
+    return median(found) if found else None
+
+
+def _over_work(taken: float, idle: float) -> float:
+    return taken / max(taken - idle, 1e-3 * taken)
 
 
 def _speed(sample: Sample, at_reference_speed: bool) -> float:

@@ -83,6 +83,7 @@ class Machine:
                         latents_sha256="0" * 64,
                         queued_seconds=dict.fromkeys((*STAGES, "total"), 0.0),
                         idle_seconds=idle,
+                        step_idle_seconds=(busy * sleep).tolist(),
                         reference_seconds=0.005 * float(np.exp(seen)) if reference else None,
                     )
                 )

@@ -89,6 +89,25 @@ def test_a_sleep_is_told_on_a_machine_whose_runs_differ_by_a_tenth(seed: int) ->
     assert not compare(*runs(seed)).is_slower
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_pauses_of_the_machine_hide_no_sleep_in_the_steps(seed: int) -> None:
+    """A virtual machine that gets no processor looks as if the build waited; that is so in few of the steps."""
+    random = np.random.default_rng(seed)
+
+    def paused(found: BenchDocument) -> BenchDocument:
+        for sample in found.samples:
+            step, seconds = int(random.integers(len(sample.step_seconds))), float(random.exponential(0.2))
+            for times in (sample.step_seconds, sample.step_idle_seconds):
+                times[step] += seconds
+            for stages in (sample.seconds, sample.idle_seconds):
+                stages["denoise"] += seconds
+                stages["total"] += seconds
+        return found
+
+    assert compare(*map(paused, runs(seed, sleep=0.05))).slower == ["a step with its waits, over without"]
+    assert not compare(*map(paused, runs(seed))).is_slower
+
+
 def test_what_waits_more_and_is_faster_in_all_has_won() -> None:
     machine = Machine(np.random.default_rng(0), between_rounds=0.002, noise=0.002)
     found = compare(document(machine.measured()), document(machine.measured(work=0.7, sleep=0.05)))

@@ -34,7 +34,7 @@ def test_the_exit_code_says_whether_b_is_slower(folders: tuple[Path, Path], tmp_
     out = stream.getvalue()
     assert "B is slower beyond the noise: denoise with its waits, over without, by 5.0%" in out
     written = json.loads(report.read_text())
-    assert written["slower"] == ["a video with its waits, over without", "denoise with its waits, over without"]
+    assert written["slower"] == [f"{name} with its waits, over without" for name in ("a video", "denoise", "a step")]
     assert {"name", "ratio", "low", "high", "verdict"} <= written["rows"][0].keys()
     assert compare_results(a, b, 0.1, None, io.StringIO()) == 0
     assert compare_results(b, a, 0.02, None, io.StringIO()) == 0

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from launch.bench.machine import Moment, Occupancy, ReferenceWork, idle_seconds, queued_seconds
+from launch.bench.machine import Moment, Occupancy, ReferenceWork, idle_seconds, queued_seconds, step_idle_seconds
 from launch.bench.spread import spread
 
 
@@ -60,6 +60,7 @@ def test_a_video_is_idle_only_where_all_ranks_are() -> None:
     stages = ("encode", "denoise", "total")
     assert queued_seconds(ranks, stages) == {"encode": 4.0, "denoise": 2.0, "total": 0.0}
     assert idle_seconds(ranks, stages) == {"encode": 0.25, "denoise": 1.5, "total": 1.75}
+    assert step_idle_seconds(ranks) == [1.0, 0.5]
 
 
 def test_occupancy_is_by_stage_and_step() -> None:
