@@ -144,6 +144,8 @@ def test_what_stays_comes_once(two_experts: Path) -> None:
             for _ in range(3):
                 generate(engine)
         copied.append(len(mover.copies))
+        (encoder,) = engine.model.residence._residents[-1]._pieces
+        assert encoder.is_here == stays, "it leaves after use unless there is room"
     assert copied == [3, 1], "the text encoder alone, since nothing is decoded"
 
 
