@@ -26,6 +26,7 @@ from engine.execution.devices import mixed_devices_note
 from engine.execution.loaded import LoadedModel, load_job, load_model
 from engine.execution.out_of_memory import naming_stage
 from engine.execution.tracing import Tracing
+from engine.generation.decoding import limit_waits
 from engine.generation.finishing import Finishing
 from engine.generation.generation import Generation
 from engine.generation.measurements import RankMeasurements
@@ -175,7 +176,7 @@ class Engine:
             self._noted.update(generation.notes_before_loading)
             self._note(generation.notes)
             final = generation.denoise(encoded, on_velocity, observer, noise)
-            set_timeouts(self._model.config.runtime.load_timeout_seconds)  # decoding and writing take longer
+            limit_waits(config.runtime, self._progress)  # decoding and writing take longer
             generation.stop_if_asked("decode")
             document = finishing.run(final, output_bytes(request, outputs, self._model.facts))
             if checkpoints is not None:
@@ -194,7 +195,7 @@ class Engine:
         Returns:
             uint8 [frames, height, width, 3] on the first rank of the replica; None elsewhere.
         """
-        set_timeouts(self._model.config.runtime.load_timeout_seconds)
+        limit_waits(self._model.config.runtime, self._progress)
         self._progress.doing("decode")
         chunks = self._model.autoencoder.decode(latents, CollectiveMeter())
         frames = list(drop_frames(chunks, self._model.facts.dropped_frames))

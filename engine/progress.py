@@ -7,6 +7,11 @@ class Progress:
     They are called in the thread that runs the engine, so they must return quickly.
     """
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody ends the run if this rank does not get on: then ranks may wait for it as long as it does."""
+        return False
+
     def video(self, index: int, count: int) -> None:
         """Video ``index`` (from 0) of a list of ``count`` begins."""
 
@@ -33,7 +38,8 @@ class Progress:
         """A checkpoint of this rank is on the disk; to write it took so long, most of it beside the denoise steps."""
 
     def alive(self) -> None:
-        """This rank waits for a disk, and is well; called at least once a second meanwhile."""
+        """This rank is well: layers of an encoder or a VAE have run, or it waits for a disk, in which it calls this at
+        least once a second."""
 
     def done(self) -> None:
         """All videos of this replica are finished; not called if one fails."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from engine.components.host_copies import Mover, Piece
+from engine.components.signs_of_life import SignsOfLife
 
 
 class Resident:
@@ -38,17 +39,22 @@ class Resident:
 class Residence:
     """Where the parts of one rank are. On the CPU they are where they are used, and nothing is ever copied."""
 
-    def __init__(self, mover: Mover | None = None) -> None:
+    def __init__(self, mover: Mover | None = None, signs: SignsOfLife | None = None) -> None:
         """
         Args:
             mover: copies weights to the device; None where they are there from the beginning.
+            signs: told of all that the parts compute.
         """
         self._mover = mover
+        self._signs = signs
         self._residents: list[Resident] = []
         self.stays = False
 
     def settle(self, *modules: nn.Module) -> Resident:
         """Take over loaded modules. Their weights get a host copy, unless they are where they are used."""
+        if self._signs is not None:
+            for module in modules:
+                self._signs.watch(module)
         pieces = () if self._mover is None else tuple(Piece(module.modules(), self._mover) for module in modules)
         self._residents.append(Resident(pieces, self))
         return self._residents[-1]

@@ -14,6 +14,7 @@ from engine.components.loras.plan import Plan
 from engine.components.parts import ImageConditioner, Parts, PromptEncoder, VideoDecoder, parts_of
 from engine.components.residence import Residence
 from engine.components.samplers import load_scheduler_config
+from engine.components.signs_of_life import SignsOfLife
 from engine.components.tensors import check_files
 from engine.components.transformer import load_sharded_transformer, load_transformer
 from engine.config import Config, SamplingConfig
@@ -138,7 +139,7 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
     if config.runtime.deterministic and not sharded:
         check_places(experts[0].adapter.transformer)
     progress.loading("VAE")
-    residence = Residence(mover)
+    residence = Residence(mover, SignsOfLife(progress.alive, ranks.device))
     autoencoder = parts.video_decoder(config, ranks, residence)
     conditioner = parts.image_conditioner if facts.image_input != "none" else None
     all_encode = sharded and facts.family.shards_text_encoder

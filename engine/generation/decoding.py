@@ -9,13 +9,23 @@ from typing import Any
 
 from torch import Tensor
 
-from engine.config import SamplingConfig
+from engine.config import RuntimeConfig, SamplingConfig
 from engine.execution.loaded import LoadedModel
 from engine.generation.metrics import RequestMetrics
 from engine.media.video import drop_frames, write_video
+from engine.progress import Progress
 from engine.storage.disks import Trouble
 from engine.storage.files import StagedFiles, numbered
 from parallel.broadcast import objects_of_all
+from parallel.ranks import set_timeouts
+
+_WATCHED_WAIT_SECONDS = 86400.0
+
+
+def limit_waits(runtime: RuntimeConfig, progress: Progress) -> None:
+    """Set how long ranks wait for one that decodes or writes. Where somebody watches them, that does not end a wait for
+    a rank that gets on, however long it takes."""
+    set_timeouts(_WATCHED_WAIT_SECONDS if progress.is_watched else runtime.load_timeout_seconds)
 
 
 class WriteFailed(Exception):

@@ -106,6 +106,10 @@ class _Both(Progress):
     def __init__(self, display: Progress, occupancy: Occupancy) -> None:
         self._all = (display, occupancy)
 
+    @property
+    def is_watched(self) -> bool:
+        return any(each.is_watched for each in self._all)
+
     def doing(self, name: str) -> None:
         for each in self._all:
             each.doing(name)

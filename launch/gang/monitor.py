@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from launch.gang.recorder import Status
 from launch.gang.watch import RayWatch
 from launch.jobs.config import JobConfig
 from launch.process.failures import Failure
-from launch.process.hangs import RankState, all_stacks, find_hung, time_limit
+from launch.process.hangs import RankState, all_stacks, find_hung, gets_on, time_limit
 from parallel.control import Control
 
 _LOOK_SECONDS = 0.2
@@ -190,9 +190,18 @@ class Monitor:
         for rank in self._ranks:
             if rank.asked is not None and not states[rank.rank].stack:
                 raise self._silent(rank)
+        stuck = [rank for rank in stuck if not self._waits_for_one_that_gets_on(rank, states)]
+        if not stuck:
+            return
         rank = self._ranks[find_hung({rank.rank: states[rank.rank] for rank in stuck})]
         failure = self._failure(rank, f"it answers from {rank.bundle}, but has not got on for {self._limit(rank):g} s")
         raise GangFailure(replace(failure, traceback=all_stacks(states)), lost=True)
+
+    def _waits_for_one_that_gets_on(self, rank: _MonitoredRank, states: Mapping[int, RankState]) -> bool:
+        size = self._config.parallel.degrees.replica_size
+        first = rank.rank - rank.rank % size
+        hung = find_hung({peer: states[peer] for peer in range(first, first + size)})
+        return hung != rank.rank and gets_on(self._config.runtime, states[hung])
 
     def _limit(self, rank: _MonitoredRank) -> float:
         return time_limit(self._config.runtime, rank.status.phase)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 _INNERMOST = 4
+_DECODING = ("decode", "write")
 _IN_COLLECTIVE = ("torch/distributed/",)
 _IN_HOST_WAIT = ("torch/cuda/", "parallel/agreement.py:", "parallel/audit.py:")
 # what of torch has the host wait for a GPU
@@ -96,6 +97,13 @@ def time_limit(limits: Limits, phase: str) -> float:
     """Seconds that a rank in a phase may wait for the others."""
     steady = phase.startswith("denoise step ") and not phase.startswith("denoise step 0")
     return limits.step_timeout_seconds if steady else limits.load_timeout_seconds
+
+
+def gets_on(limits: Limits, state: RankState) -> bool:
+    """Whether a rank for which others wait may go on: it decodes or writes, which may take longer than they may wait,
+    and has shown within its limit that it is not stuck."""
+    is_idle = state.idle_seconds > time_limit(limits, state.phase)
+    return bool(state.stack) and not is_idle and state.phase.startswith(_DECODING)
 
 
 def where(stack: Sequence[str]) -> str:

@@ -19,6 +19,8 @@ class PhaseKeeper(Progress):
         self.phase = "start"
         self.events = 0
         """Signs of progress until now."""
+        self.has_watch = False
+        """Whether a thread looks whether it gets on."""
         self._display = display
         self._suffix = ""
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -27,6 +29,10 @@ class PhaseKeeper(Progress):
             with suppress(OSError):  # of a full disk for temporary files, which the video does not need
                 # one open file, overwritten in place: a write a step costs microseconds
                 self._descriptor = os.open(Path(file).with_name("phase"), os.O_CREAT | os.O_WRONLY, 0o600)
+
+    @property
+    def is_watched(self) -> bool:
+        return self.has_watch
 
     def video(self, index: int, count: int) -> None:
         self.events += 1

@@ -19,7 +19,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from launch.process.failures import Failure, record, record_state, report_here
-from launch.process.hangs import Limits, RankState, all_stacks, find_hung, somebody_waits, stack_of, time_limit, where
+from launch.process.hangs import (
+    Limits,
+    RankState,
+    all_stacks,
+    find_hung,
+    gets_on,
+    somebody_waits,
+    stack_of,
+    time_limit,
+    where,
+)
 from launch.process.phase import PhaseKeeper
 
 if TYPE_CHECKING:
@@ -52,18 +62,22 @@ class HangWatch:
         self._store: Store | None = None
         self._seen: tuple[int, int] | None = None  # progress and collectives when this rank last got on
         self._since = time.monotonic()
-        self._alarm_seen_at: float | None = None
+        self._token: str | None = None  # of the alarm that was seen last
+        self._alarm_seen_at = 0.0
+        self._gives_alarm = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look_until_ended, name="hang watch", daemon=True)
 
     def __enter__(self) -> Self:
         if len(self._replica) > 1:
+            self._keeper.has_watch = True
             self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._keeper.has_watch = False
         self._ended.set()
 
     def _look_until_ended(self) -> None:
@@ -83,19 +97,22 @@ class HangWatch:
             self._store.set_timeout(timedelta(seconds=_ANSWER_SECONDS))
         seen = (self._keeper.events, collectives_begun())
         if seen != self._seen:
-            self._recover()
+            self._end_alarm()
             self._seen, self._since = seen, time.monotonic()
         state = RankState(self._keeper.phase, time.monotonic() - self._since, stack_of(self._worker), seen[1])
         limit = time_limit(self._limits, state.phase)
         if state.idle_seconds > limit / 2:
             record_state(state)
         is_late = state.idle_seconds > limit
+        self._gives_alarm |= is_late
         token = self._alarm(raise_it=is_late)
+        if token != self._token:
+            if self._token is not None:
+                self._store.delete_key(f"{self._token}/{self._rank}")
+            self._token, self._alarm_seen_at = token, time.monotonic()
         if token is None:
-            self._alarm_seen_at = None
             return
         self._store.set(f"{token}/{self._rank}", json.dumps(asdict(state)))
-        self._alarm_seen_at = self._alarm_seen_at or time.monotonic()
         if is_late:
             self._judge(token)
 
@@ -107,20 +124,22 @@ class HangWatch:
             return self._store.compare_set(key, "", uuid.uuid4().hex).decode()
         return self._store.get(key).decode() if self._store.check([key]) else None
 
-    def _recover(self) -> None:
-        """Take back an alarm that this rank may have given."""
-        if self._store is not None and self._alarm_seen_at is not None:
+    def _end_alarm(self) -> None:
+        """Take an alarm of this rank back, since it gets on, or the rank that it waits for does. It may give another,
+        to which all answer anew."""
+        if self._store is not None and self._gives_alarm:
             self._store.delete_key(f"{_ALARM}/{self._replica[0]}")
-            self._alarm_seen_at = None
+            self._gives_alarm = False
 
     def _judge(self, token: str) -> None:
-        assert self._store is not None and self._alarm_seen_at is not None
+        assert self._store is not None
         answered = [rank for rank in self._replica if self._store.check([f"{token}/{rank}"])]
         if len(answered) < len(self._replica) and time.monotonic() - self._alarm_seen_at < _ANSWER_SECONDS:
             return
         states = {rank: RankState(self._keeper.phase, 0.0, ()) for rank in self._replica}
         states |= {rank: RankState(**json.loads(self._store.get(f"{token}/{rank}"))) for rank in answered}
-        if not somebody_waits(states):
+        if not somebody_waits(states) or gets_on(self._limits, states[find_hung(states)]):
+            self._end_alarm()
             return
         failure = describe_hang(states)
         record(failure)

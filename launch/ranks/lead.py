@@ -87,6 +87,10 @@ class StepsOnly(Progress):
     def __init__(self, outer: Progress) -> None:
         self._outer = outer
 
+    @property
+    def is_watched(self) -> bool:
+        return self._outer.is_watched
+
     def stage(self, name: str) -> None:
         self._outer.doing(name)
 

@@ -8,8 +8,9 @@ import pytest
 
 from engine.progress import Progress
 from launch.gang.monitor import GangFailure, Monitor
-from launch.process.hangs import RankState, find_hung, somebody_waits, stack_of, waits
+from launch.process.hangs import RankState, find_hung, gets_on, somebody_waits, stack_of, waits
 from launch.ranks.hang_watch import describe_hang
+from parallel.degrees import Degrees
 
 LOOP = "/x/engine/denoise/loop.py:40 denoise: prediction = step(latents)"
 AGREES = [LOOP, "/x/parallel/agreement.py:100 agree: rows = self._gather(own_row).tolist()"]
@@ -86,19 +87,48 @@ def test_what_is_said_of_a_hang() -> None:
     assert "rank 0\n  /x/engine/denoise/loop.py:40" in describe_hang(states).traceback
 
 
+LIMITS = SimpleNamespace(step_timeout_seconds=5.0, load_timeout_seconds=5.0)
+
+
+def monitor_of(replica_size: int, patch: pytest.MonkeyPatch, states: dict[int, RankState], **status: float) -> Monitor:
+    """The driver's monitor of ranks that show these states, each with a status."""
+    parallel = SimpleNamespace(degrees=Degrees(len(states) // replica_size, ulysses=replica_size))
+    ray = SimpleNamespace(silence_timeout_seconds=60)
+    config: Any = SimpleNamespace(runtime=LIMITS, ray=ray, parallel=parallel)
+    bundles: Any = [f"node {letter}" for letter in "abcd"[: len(states)]]
+    monitor = Monitor([None] * len(states), bundles, config, Progress(), ray_watch=None)  # type: ignore[arg-type]
+    for rank in monitor._ranks:
+        own = states[rank.rank]
+        told = {"phase": own.phase, "idle_seconds": own.idle_seconds} | status
+        rank.status = SimpleNamespace(**told)  # type: ignore[assignment]
+    patch.setattr(monitor, "_state", lambda rank: states[rank.rank])
+    return monitor
+
+
 @pytest.mark.parametrize("stack", [AGREES, GATHERS, SYNCHRONISES])
 def test_the_driver_of_a_gang_on_ray_names_the_rank_that_the_others_wait_for(
     stack: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = SimpleNamespace(step_timeout_seconds=5.0, load_timeout_seconds=5.0)
-    config: Any = SimpleNamespace(runtime=limits, ray=SimpleNamespace(silence_timeout_seconds=60))
-    bundles: Any = ["node a", "node b", "node c"]
-    monitor = Monitor([None] * 3, bundles, config, Progress(), ray_watch=None)  # type: ignore[arg-type]
-    states = {0: state(stack), 1: state(stack), 2: state(COMPUTES)}
-    for rank in monitor._ranks:
-        rank.status = SimpleNamespace(phase="denoise step 7", idle_seconds=6.0)  # type: ignore[assignment]
-    monkeypatch.setattr(monitor, "_state", lambda rank: states[rank.rank])
+    monitor = monitor_of(3, monkeypatch, {0: state(stack), 1: state(stack), 2: state(COMPUTES)}, idle_seconds=6.0)
     with pytest.raises(
         GangFailure, match="rank 2 failed in denoise step 7: it answers from node c, but has not got on"
     ):
         monitor._find_stuck([0, 1, 2])
+
+
+def decoding(stack: Sequence[str], begun: int, idle_seconds: float) -> RankState:
+    return RankState("decode of video 2", idle_seconds, stack, begun)
+
+
+def test_a_rank_that_decodes_gets_on_as_long_as_it_shows_signs() -> None:
+    assert gets_on(LIMITS, decoding(COMPUTES, 4, 4.0)) and not gets_on(LIMITS, decoding(COMPUTES, 4, 6.0))
+    assert not gets_on(LIMITS, decoding([], 4, 0.0)), "it does not answer"
+    assert not gets_on(LIMITS, state(COMPUTES, 4, 4.0)), "no step takes so long"
+
+
+def test_the_driver_of_a_gang_on_ray_waits_for_a_rank_that_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, gets_on, stuck = decoding(GATHERS, 5, 6.0), decoding(COMPUTES, 4, 0.5), decoding(COMPUTES, 4, 6.0)
+    monitor_of(2, monkeypatch, {0: waits, 1: gets_on})._find_stuck([0, 1])
+    for states in ({0: waits, 1: gets_on, 2: waits, 3: stuck}, {0: gets_on, 1: gets_on, 2: waits, 3: stuck}):
+        with pytest.raises(GangFailure, match="rank 3 failed in decode of video 2: it answers from node d"):
+            monitor_of(2, monkeypatch, states)._find_stuck([0, 1, 2, 3])
