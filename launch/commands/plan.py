@@ -57,11 +57,11 @@ PrecisionName = Annotated[
     typer.Option("--precision", help="Of linear layers. Lockstep has bf16; the others are an assumption of the plan."),
 ]
 KernelName = Annotated[
-    Literal["auto", "flash2", "best", "fp8"],
+    Literal["auto", "flash2", "cudnn", "best", "fp8"],
     typer.Option(
         "--attention",
-        help="The kernel: auto is what Lockstep takes, best the fastest in bf16 that exists for the card, fp8 one in "
-        "8 bits.",
+        help="The kernel: auto is the one of runtime.attention, best the fastest in bf16 that exists for the card, fp8 "
+        "one in 8 bits.",
     ),
 ]
 Fused = Annotated[

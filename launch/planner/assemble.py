@@ -8,6 +8,7 @@ from launch.planner.calibration import Calibration
 from launch.planner.choice import Choice
 from launch.planner.cluster import Cluster
 from launch.planner.document import Configured, Layout, Limits, PlanDocument, Row, Seconds, StepSeconds
+from launch.planner.kernel import kernel_on
 from launch.planner.layouts import Question
 from launch.planner.predict import Prediction
 from launch.planner.scaling import ScaleRow, stops_paying
@@ -52,7 +53,7 @@ def assemble(
         goal=choice.goal.value,
         assumptions={
             "precision": question.software.precision,
-            "attention": question.software.kernel,
+            "attention": _attention(question, cluster, best.plan.degrees.replica_size),
             "elementwise": "fused" if question.software.fused else "eager",
             "skip_share": workload.skipping.source,
             "rates": "measured: " + ", ".join(measured.sources) if measured else "published, with fitted efficiencies",
@@ -103,3 +104,12 @@ def _row(row: ScaleRow) -> Row:
         efficiency=Seconds(cache_off=row.efficiency_off, cache_on=row.efficiency_on),
         videos_per_hour=hourly,
     )
+
+
+def _attention(question: Question, cluster: Cluster, ranks: int) -> str:
+    """The kernel that is wished, and that whose speed was taken."""
+    wish = question.software.kernel
+    if cluster.is_cpu or question.software.dtype == "float32":
+        return wish
+    kernel = kernel_on(cluster.card, wish, ranks)
+    return wish if kernel == wish else f"{wish}, as fast as {kernel}"

@@ -43,8 +43,10 @@ FLOPs and tokens are this rank's (`engine/cost/flops.py`), rates are the card's 
 transfers take latency and bytes over the link that their group crosses. Added are the cache's arithmetic, agreement,
 launches, encoding, copies of weights to the host, decoding, writing. `launch/planner/` has each number with its source.
 
-- The attention kernel is what Lockstep takes: the card's best on one rank, FlashAttention-2 on several. `--attention
-  best` or `fp8`, `--precision fp8` or `fp4` and `--fused` plan for what it does not have yet.
+- The attention kernel is the one that `runtime.attention` gives on the card, on one rank and on many: `auto` is cuDNN's
+  on H100 to B300, and torch's FlashAttention-2 on other cards. FlashAttention-3, which `auto` takes on an H100 where
+  its package is installed, is planned with `--set runtime.attention=flash3`. `--attention best` or `fp8`, `--precision
+  fp8` or `fp4` and `--fused` plan for what Lockstep does not have yet.
 - The share of skipped steps is assumed from the method (a fixed schedule is counted), and the plan says from where;
   `--skip-share` gives another.
 - Efficiency is GPU-seconds of a video on the fewest GPUs that it fits on, over those here; under 50%, more GPUs for one

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from engine.errors import InvalidInput
 from engine.models.families import Family
@@ -23,6 +22,7 @@ from launch.planner.scaling import ScaleRow, scale
 from launch.planner.software import FITTED, Software
 from launch.planner.workload import make_workload
 from parallel.config import ParallelConfig
+from parallel.kernels import Wish
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def _software(config: JobConfig, options: PlanOptions, cluster: Cluster, family:
         raise InvalidInput(f"--precision is {options.precision}, but model.dtype is float32: leave one of the two out.")
     by_itself = "float32" if cluster.is_cpu else family.vae_dtype
     vae = by_itself if model.vae_dtype == "auto" else model.vae_dtype
-    kernel: Kernel | Literal["auto"] = "flash2" if config.runtime.attention == "flash" else "auto"
+    # where layouts must not matter the engine takes torch's own
+    kernel: Wish = "sdpa" if config.runtime.deterministic else config.runtime.attention
     return Software(
         precision=options.precision,
         kernel=options.attention or kernel,

@@ -8,6 +8,8 @@ from typing import Literal
 
 from launch.planner.cards import Kernel, Precision
 from launch.planner.cluster import Cluster
+from launch.planner.kernel import kernel_on
+from parallel.kernels import Wish
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,8 @@ class Software:
 
     precision: Precision = "bf16"
     """Of the linear layers of the blocks."""
-    kernel: Kernel | Literal["auto"] = "auto"
-    """Of attention. auto: on one rank the best that torch has for the card; on several FlashAttention-2, since a ring
-    needs the log-sum-exp, which torch's built-in kernel returns."""
+    kernel: Kernel | Wish = "auto"
+    """Of attention: a speed, or Lockstep's ``runtime.attention`` (launch/planner/kernel.py)."""
     fused: bool = False
     """Norms, activations and sums are compiled into few kernels."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -131,15 +132,14 @@ def find_speeds(cluster: Cluster, software: Software, ranks: int, kind: str, fit
         kind: of the transformer's shape.
 
     Raises:
-        InvalidInput: the card lacks the precision.
+        InvalidInput: the card lacks the precision, or cannot run the attention kernel.
     """
     card = cluster.card
-    kernel = software.kernel
-    if kernel == "auto":
-        kernel = "best" if ranks == 1 else "flash2"
     single = software.dtype == "float32"
     products = card.fp32_flops if single else card.peak_flops(software.precision)
-    attending = _SINGLE_ATTENTION_SHARE * card.fp32_flops if single else card.attention_flops(kernel)
+    attending = _SINGLE_ATTENTION_SHARE * card.fp32_flops
+    if not single:
+        attending = card.attention_flops(kernel_on(card, software.kernel, ranks))
     convolutions = card.bf16_flops * (0.5 if software.vae == "float32" else 1.0)  # TF32 is half of bf16
     return Speeds(
         product_flops=fitted.products * products,

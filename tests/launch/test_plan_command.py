@@ -104,6 +104,7 @@ def test_what_the_configuration_itself_asks_for_is_predicted_too(
         (("--cluster", "1x1xL40S"), "fits on no layout of 1x1xL40S"),
         (("--cluster", "1x8xH100", "--precision", "fp4"), "H100 has no matrix arithmetic for: use one of bf16, fp8"),
         (("--cluster", "1x8xH100", "--skip-share", "1.5"), "--skip-share is 1.5"),
+        (("--cluster", "1x8xB200", "--set", "runtime.attention=flash3"), "flash3, but it does not run on a card of"),
         (("--cluster", "1x2xcpu"), "give --calibrate with a bench.json"),
         (("--cluster", "1x8xH100", "--calibrate", "nowhere.json"), "'nowhere.json', which cannot be read"),
         (("--cluster", "1x8xH100", "--calibrate", RECIPE), "is no result of lockstep bench"),
