@@ -19,6 +19,7 @@ def assemble(
     degrees: Degrees,
     frames: Mapping[VariantName, int],
     made_with: Mapping[str, Any],
+    against: Measured | None = None,
 ) -> BenchDocument:
     """The document of a run.
 
@@ -27,6 +28,7 @@ def assemble(
         degrees: the layout.
         frames: of a finished video of each variant that was measured.
         made_with: what the records do not say: configuration, versions, command.
+        against: what another build has measured by turns.
     """
     measured = {name: measure(name, records, degrees, count) for name, count in frames.items()}
     hosts = list(dict.fromkeys(record.host for record in records))
@@ -40,7 +42,7 @@ def assemble(
         ),
         cache_gain=_gain(records, measured["given"]) if "cache_off" in measured else None,
         cache_off=measured.get("cache_off"),
-        against=measured.get("against"),
+        against=against or measured.get("against"),
     )
 
 

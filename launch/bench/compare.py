@@ -16,7 +16,7 @@ import numpy as np
 from engine.errors import InvalidInput
 from launch.bench import samples
 from launch.bench.comparison import Comparison, Row, Verdict
-from launch.bench.differences import differences, refuse_unlike
+from launch.bench.differences import differences, differences_in_turns, names_in_turns, refuse_unlike
 from launch.bench.document import BenchDocument, Measured
 from launch.bench.noise import SPEED_DRIFT, WAITS_DRIFT, Ratio, paired, separate
 
@@ -48,7 +48,7 @@ def compare(
 
 
 def compare_against(document: BenchDocument, slower_by: float = SLOWER_BY) -> Comparison:
-    """The configuration of a run, B, over that of its `--against`, A, which took turns with it.
+    """A run, B, over the configuration or the build, A, that took turns with it.
 
     Raises:
         InvalidInput: the run had none, or the share is none.
@@ -56,10 +56,13 @@ def compare_against(document: BenchDocument, slower_by: float = SLOWER_BY) -> Co
     _refuse_share(slower_by)
     reference = document.against
     if reference is None:
-        raise InvalidInput("These results have no second configuration to compare with: measure with --against.")
+        raise InvalidInput(
+            "These results have nothing that took turns to compare with: measure with --against or --against-build."
+        )
     pair = samples.Pair.of(reference.samples, document.samples)
     rows = [*_times(reference, document, pair, True), *_counts(reference, document)]
-    return _concluded(rows, ("against", "as configured"), True, _on_noise(rows, pair), slower_by)
+    names = names_in_turns(document)
+    return _concluded(rows, names, True, [*differences_in_turns(document), *_on_noise(rows, pair)], slower_by)
 
 
 def _refuse_share(slower_by: float) -> None:

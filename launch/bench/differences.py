@@ -46,8 +46,40 @@ def _keys(a: BenchDocument, b: BenchDocument) -> Iterator[str]:
         yield f"The layout differs: {_layout(a)} and {_layout(b)}."
 
 
+def names_in_turns(document: BenchDocument) -> tuple[str, str]:
+    """Of what took turns with a run, and of the run, for people."""
+    builds = _section(document.made_with, "builds")
+    if not builds:
+        return "against", "as configured"
+    against, given = (_build_name(_section(builds, key)) for key in ("against", "given"))
+    return against, given
+
+
+def differences_in_turns(document: BenchDocument) -> Iterator[str]:
+    """A line for each difference between two builds that may explain one of the times; none of two configurations."""
+    builds = _section(document.made_with, "builds")
+    if document.against is None or not builds:
+        return
+    versions = _flat(_section(_section(builds, "against"), "versions"))
+    yield from _unlike_versions(versions, _flat(_section(document.made_with, "versions")))
+    made = {(sample.round, sample.prompt): sample.latents_sha256 for sample in document.against.samples}
+    pairs = [(made.get((each.round, each.prompt)), each.latents_sha256) for each in document.samples]
+    if other := sum(a != b for a, b in pairs):
+        yield f"The two builds do not make the same video: {other} of {len(pairs)} have other latents."
+
+
+def _build_name(build: Mapping[str, Any]) -> str:
+    commit, plus, changes = str(build.get("commit") or "").partition("+")
+    known = [f"the build in {build.get('folder')}", str(build.get("version"))]
+    return ", ".join([*known, f"{commit[:12]}{plus}{changes}"] if commit else known)
+
+
 def _versions(a: BenchDocument, b: BenchDocument) -> Iterator[str]:
     given, other = (_flat(_section(each.made_with, "versions")) for each in (a, b))
+    yield from _unlike_versions(given, other)
+
+
+def _unlike_versions(given: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(given.keys() | other.keys()):
         if given.get(name) != other.get(name):
             yield f"The version of {name} differs: {_shown(given.get(name))} and {_shown(other.get(name))}."

@@ -189,14 +189,23 @@ class BenchDocument(Measured):
 
     schema_: Literal[1] = Field(1, alias="schema")
     made_with: dict[str, Any] = Field(
-        description="Resolved configuration, versions, device, hosts, launcher, command, time of the start (UTC)."
+        description="Resolved configuration, versions, device, hosts, launcher, command, time of the start (UTC); of "
+        "`--against-build` both `builds`, `given` and `against`: folder, version and commit."
     )
     startup_seconds: Startup
     cache_gain: CacheGain | None = Field(description="Null where the configuration has no cache.")
     cache_off: Measured | None = Field(
         description="The same videos without the cache, by turns; null where there is none."
     )
-    against: Measured | None = Field(None, description="The configuration of `--against`, by turns; null without.")
+    against: Measured | None = Field(
+        None,
+        description="By turns: `--against`, or this configuration in the build of `--against-build`; null without.",
+    )
     scale: list[ScaleRow] = Field([], description="`--scale`, fewest ranks first.")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def measured(self) -> Measured:
+        """The configuration as given, without what is of the whole run."""
+        return Measured(**{name: getattr(self, name) for name in Measured.model_fields})

@@ -51,7 +51,9 @@ class BenchFolder:
                 if not try_lock(opened.fileno()):
                     raise InvalidInput(f"--output is {str(self.path)!r}, where another bench is at work: wait for it.")
             for file in self._scratch.iterdir():
-                if file != lock:
+                if file.is_dir() and not file.is_symlink():
+                    shutil.rmtree(file, ignore_errors=True)
+                elif file != lock:
                     file.unlink(missing_ok=True)
             closing.callback(shutil.rmtree, self._scratch, ignore_errors=True)
             yield
@@ -63,6 +65,10 @@ class BenchFolder:
             name: without suffix. keep: it stays; else it is removed once it is measured.
         """
         return (self.path / "videos" if keep else self._scratch) / f"{name}.mp4"
+
+    def scratch(self, name: str) -> Path:
+        """Where a file or a folder of that name lies until the run ends."""
+        return self._scratch / name
 
     def write(self, texts: Mapping[str, str]) -> None:
         """Write text files by name, all or none.

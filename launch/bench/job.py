@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +14,15 @@ from engine.checkpoints.match import differences
 from engine.checks.outputs import check_folder
 from engine.errors import InvalidInput
 from engine.execution.versions import describe_versions
-from engine.request import GenerationRequest, Outputs, Task, read_prompts
+from engine.request import GenerationRequest, Outputs, Task
 from launch.bench.folder import BenchFolder
+from launch.bench.options import BenchOptions
 from launch.bench.records import VariantName
-from launch.jobs.by_line import images_of, refuse_checkpoints, tasks_by_line, without_outputs
+from launch.bench.turns.build import Build, find_build, this_build
+from launch.jobs.by_line import images_of, refuse_checkpoints, refuse_replicas, without_outputs
 from launch.jobs.checked import CheckedWork, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from parallel.place import Place
-
-ROUNDS, WARMUP = 5, 1
-# the small model that ships draws these; for another model any words cost the same
-_PROMPTS = (
-    "a red circle moving right on a navy background",
-    "a green square moving up on a gray background",
-    "a blue triangle moving left on a white background",
-    "a yellow circle moving down on a navy background",
-)
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """The arguments of `lockstep bench CONFIG`, without the number of ranks."""
-
-    config: str
-    output: Path
-    prompts_file: Path | None = None
-    rounds: int = ROUNDS
-    warmup: int = WARMUP
-    against: str | None = None
-    trace: bool = False
-    keep_videos: bool = False
-    overrides: Sequence[str] = ()
-    negative_prompt: str = ""
-    image: Path | None = None
-    last_image: Path | None = None
-
-    def tasks(self, config: JobConfig) -> list[Task]:
-        """One for each line of the file of prompts, whose place there is its seed; without a file one for each replica.
-
-        Raises:
-            InvalidInput: the file cannot be read, or a prompt cannot be used.
-        """
-        prompts = (
-            read_prompts(self.prompts_file) if self.prompts_file else islice(cycle(_PROMPTS), config.parallel.data)
-        )
-        return tasks_by_line(prompts, self.negative_prompt, config, Outputs(), self.image, self.last_image)
 
 
 @dataclass(frozen=True)
@@ -69,6 +32,15 @@ class Variant:
     name: VariantName
     config: JobConfig
     requests: Sequence[GenerationRequest]
+
+
+@dataclass(frozen=True)
+class OtherWork:
+    """The same configuration in another build."""
+
+    build: Build
+    arguments: Sequence[str]
+    """Of its `lockstep`, without those that name files of this one's folder."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +59,8 @@ class BenchJob:
     """As it was read."""
     made_with: Mapping[str, Any]
     notes: Sequence[str] = ()
+    other: OtherWork | None = None
+    """What takes turns with all variants."""
 
     @property
     def config(self) -> JobConfig:
@@ -136,6 +110,11 @@ def prepare_bench(options: BenchOptions, place: Place) -> BenchJob:
         raise InvalidInput(f"--rounds is {options.rounds}: measure at least 1 round.")
     if options.warmup < 0:
         raise InvalidInput(f"--warmup is {options.warmup}: use 0 or more videos.")
+    if options.against is not None and options.against_build is not None:
+        raise InvalidInput(
+            f"--against is {options.against!r} and --against-build is {str(options.against_build)!r}, but one of them "
+            "takes turns with this build: leave one out."
+        )
     notes: list[str] = []
     folder = BenchFolder(options.output)
     given = _read(options.config, options.overrides, notes)
@@ -145,13 +124,18 @@ def prepare_bench(options: BenchOptions, place: Place) -> BenchJob:
     work = _check(given, options, place)
     notes += work.notes
     variants = [_variant("given", work)]
-    if work.config.cache.method != "none":
+    if work.config.cache.method != "none" and not options.led:
         off = given.model_copy(update={"cache": CacheConfig(method="none")})
         variants.append(_variant("cache_off", _check(off, options, place)))
     if options.against is not None:
         other = _check(_read(options.against, (), notes), options, place)
         _refuse_unless_shared(options.against, work.config, other.config)
         variants.append(_variant("against", other))
+    made_with = _made_with(variants, options)
+    other_work = None
+    if options.against_build is not None:
+        other_work = _find_other(options, options.against_build, work.config)
+        made_with["builds"] = {"given": this_build().described(), "against": other_work.build.described()}
     return BenchJob(
         variants,
         options.rounds,
@@ -160,8 +144,9 @@ def prepare_bench(options: BenchOptions, place: Place) -> BenchJob:
         options.keep_videos,
         folder,
         given,
-        _made_with(variants, options),
+        made_with,
         notes,
+        other_work,
     )
 
 
@@ -204,6 +189,11 @@ def _refuse_unless_shared(file: str, config: JobConfig, other: JobConfig) -> Non
             f"--against is {file!r}, which cannot run on the loaded model, for {changed[0]}: make them equal, or "
             "measure it by itself and use --compare."
         )
+
+
+def _find_other(options: BenchOptions, folder: Path, config: JobConfig) -> OtherWork:
+    refuse_replicas(config, "with --against-build all ranks of a build work, or none")
+    return OtherWork(find_build(folder), options.of_other_build(config))
 
 
 def _made_with(variants: Sequence[Variant], options: BenchOptions) -> dict[str, Any]:

@@ -64,7 +64,7 @@ interval leaves out 1. The exit code is 1 where a video or its denoising is slow
   else to do, the denoise seconds of eight runs of one build, some 17 s each, had a standard deviation of 13%, and
   those of the rounds within a run 6% (28 November 2026, `configs/tiny-wan.yaml`, 12 steps, no GPU). `--against
   REF_CONFIG` makes both configurations' videos one after the other in each round, and `--compare A A` of such a
-  result compares the two pair by pair.
+  result compares the two pair by pair. `--against-build FOLDER` does so with another build, see below.
 - **Of two runs**, the time in which other processes had the processor is taken out, the speed of the machine is
   divided out by a reference that is timed before each video, and for the drift that is left each interval is widened
   by twice the deviation of the rounds. What is left is wide on a machine that drifts.
@@ -74,6 +74,23 @@ interval leaves out 1. The exit code is 1 where a video or its denoising is slow
   that waits more and is faster in all is not called slower. On a GPU the ranks' threads wait for it by nature, and
   there are no such rows.
 - Five rounds or more are needed to know the noise. One round is not judged.
+
+## Two builds by turns
+
+    git worktree add ../before main
+    lockstep bench configs/tiny-wan.yaml --output both --against-build ../before
+    lockstep bench --compare both both
+
+`--against-build` names another checkout of this project. Its `.venv/bin/python` runs it where there is one, else the
+interpreter of this command, with the checkout first on its path. Both builds load the same configuration, prompts and
+overrides, on as many ranks each, so memory has to hold both models. Then one works at a time, in an order that changes
+from round to round; the processes of the other sleep. `against` in `bench.json` is the other build, without a run of
+its own with the cache off, and `made_with.builds` names folder, version and commit of both. `--compare both both`
+compares this build (B) with the other one (A) pair by pair, and says where they do not make the same videos.
+
+The two talk by lines of JSON over a connection of this machine (protocol 1, `launch/bench/turns/line.py`). A build from
+before that, or one that does not know the configuration, is refused in a sentence. When one of the two fails or is
+ended, so is the other. Ranks are local ones, and one replica: torchrun, Ray and `parallel.data` above 1 are refused.
 """
 
 

@@ -93,7 +93,7 @@ def merge(documents: Sequence[BenchDocument]) -> BenchDocument:
         rows.append(
             ScaleRow(
                 world_size=each.world_size,
-                cache_on=Measured(**{name: getattr(each, name) for name in Measured.model_fields}),
+                cache_on=each.measured,
                 cache_off=each.cache_off,
                 speedup_on=on,
                 speedup_off=off,

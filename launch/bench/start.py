@@ -30,19 +30,25 @@ class Start:
     """FLOP/s of a large matrix product on its device."""
 
 
-def start_rank(config: JobConfig, notes: Sequence[str], progress: Progress, rank: int) -> tuple[Engine, Start]:
+def import_engine() -> float:
+    """Import torch and diffusers, which takes seconds. Returns the seconds since this process started."""
+    import_ahead("engine.engine")
+    return time.time() - psutil.Process(os.getpid()).create_time()
+
+
+def start_rank(
+    config: JobConfig, notes: Sequence[str], progress: Progress, rank: int, import_seconds: float
+) -> tuple[Engine, Start]:
     """Load the model and measure the device's peak; collective over the job.
 
     Args:
-        notes: for the user, shown by the first rank.
+        notes: for the user, shown by the first rank. import_seconds: of :func:`import_engine`.
     """
-    import_ahead("engine.engine")  # torch and diffusers, which takes seconds
     from engine.components.dtypes import transformer_dtype
     from engine.engine import Engine
     from engine.execution.peak import measure_peak_flops
     from parallel.broadcast import objects_of_all_replicas
 
-    import_seconds = time.time() - psutil.Process(os.getpid()).create_time()
     if rank == 0:
         for line in notes:
             progress.note(line)

@@ -29,7 +29,11 @@ def write_results(folder: BenchFolder, document: BenchDocument, others: Sequence
     Raises:
         OSError: the disk is full, or fails.
     """
-    text = document.model_dump_json(by_alias=True, indent=1) + "\n"
     pictures = draw(document, folder.path)
-    folder.write({TABLE_FILE: to_markdown(document), JSON_FILE: text})
+    folder.write({TABLE_FILE: to_markdown(document), JSON_FILE: to_json(document)})
     return BenchResults([JSON_FILE, TABLE_FILE, *pictures, *others], document)
+
+
+def to_json(document: BenchDocument) -> str:
+    """The text of `bench.json`."""
+    return document.model_dump_json(by_alias=True, indent=1) + "\n"

@@ -12,13 +12,14 @@ from engine.errors import InvalidInput
 from launch.commands import bench_options as own
 from launch.commands import options as opt
 from launch.commands.mlperf import refuse_beside_mlperf, run_mlperf_test
-from launch.commands.ranks import refuse_address_without_ray, run_work
+from launch.commands.ranks import refuse_address_without_ray, refuse_unless_started_here, run_work
 from launch.ranks.place import Launcher, find_place
 from parallel.place import Place
 
 if TYPE_CHECKING:
     from launch.bench.document import BenchDocument
-    from launch.bench.job import BenchJob, BenchOptions
+    from launch.bench.job import BenchJob
+    from launch.bench.options import BenchOptions
 
 
 def bench(
@@ -32,6 +33,7 @@ def bench(
     last_image: opt.LastImage = None,
     scale: own.Scale = None,
     against: own.Against = None,
+    against_build: own.AgainstBuild = None,
     trace: own.Trace = False,
     keep_videos: own.KeepVideos = False,
     mlperf: own.Mlperf = None,
@@ -43,6 +45,7 @@ def bench(
     compare: own.Compare = None,
     slower_by: own.SlowerBy = None,
     report: own.ComparisonReport = None,
+    turns: own.Turns = None,
 ) -> int:
     """Measure how fast videos are made, with the cache and without it, and what takes the time; or compare two such
     measurements."""
@@ -57,6 +60,7 @@ def bench(
         "--last-image": last_image,
         "--scale": scale,
         "--against": against,
+        "--against-build": against_build,
         "--trace": trace,
         "--keep-videos": keep_videos,
         "--mlperf": mlperf,
@@ -82,7 +86,10 @@ def bench(
         raise InvalidInput(
             f"--latent is {str(latent)!r}, which belongs to MLPerf's test: add --mlperf, or leave it out."
         )
-    from launch.bench.job import ROUNDS, WARMUP, BenchOptions, prepare_bench
+    if against_build is not None:
+        refuse_unless_started_here(launcher, f"--against-build is {str(against_build)!r}, of which each build")
+    from launch.bench.job import prepare_bench
+    from launch.bench.options import ROUNDS, WARMUP, BenchOptions
     from launch.bench.run import run_bench
     from launch.bench.summary import print_results
 
@@ -93,13 +100,19 @@ def bench(
         ROUNDS if rounds is None else rounds,
         WARMUP if warmup is None else warmup,
         against,
+        against_build,
         trace,
         keep_videos,
         set_ or (),
         negative_prompt,
         image,
         last_image,
+        led=turns is not None,
     )
+    if turns is not None:
+        from launch.bench.served import serve_bench
+
+        return serve_bench(options, ranks, turns)
     if scale is not None:
         return _scale(options, scale, ranks, launcher, ray_address)
     prepare = partial(prepare_bench, options)

@@ -47,6 +47,18 @@ Against = Annotated[
         help="A configuration of the same model and layout, which makes the same videos by turns.",
     ),
 ]
+AgainstBuild = Annotated[
+    Path | None,
+    typer.Option(
+        "--against-build",
+        metavar="FOLDER",
+        help="Another checkout of this project, which makes the same videos by turns. Its own .venv runs it, if any.",
+    ),
+]
+Turns = Annotated[
+    str | None,
+    typer.Option("--turns", metavar="ADDRESS", hidden=True, help="Given by the build that measures this one."),
+]
 Trace = Annotated[
     bool,
     typer.Option("--trace", help="Write a trace of one more video for each rank, which ui.perfetto.dev opens."),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import IO, TypeVar
 
 from engine.errors import InvalidInput
 from engine.progress import Progress
 from launch.jobs.elsewhere import GangWork
+from launch.process.signals import PARENT_PID
 from launch.ranks.place import Launcher, find_place
 from launch.ranks.program import run_on_ranks
 from parallel.place import Place
@@ -24,6 +26,19 @@ def refuse_address_without_ray(launcher: Launcher | None, ray_address: str | Non
     if launcher is not Launcher.RAY and ray_address is not None:
         named = (launcher or Launcher.LOCAL).value
         raise InvalidInput(f"--ray-address is {ray_address}, but --launcher is {named}: add --launcher ray.")
+
+
+def refuse_unless_started_here(launcher: Launcher | None, what: str) -> None:
+    """
+    Args:
+        what: needs it; the beginning of a sentence on a program.
+
+    Raises:
+        InvalidInput: others than this command start the ranks.
+    """
+    if launcher is Launcher.RAY or (not find_place(launcher).is_launcher and PARENT_PID not in os.environ):
+        by = "Ray" if launcher is Launcher.RAY else "torchrun"
+        raise InvalidInput(f"{what} starts its ranks on this machine, and here {by} starts them: use local ranks.")
 
 
 def run_work(

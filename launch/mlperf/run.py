@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.progress import Progress
 from engine.storage.files import StagedFiles
 from launch.bench.reading import JSON_FILE
-from launch.bench.start import record_rank, start_rank
+from launch.bench.start import import_engine, record_rank, start_rank
 from launch.mlperf.job import DOCUMENT, TABLE, MlperfJob
 from launch.screens.measurements import TableResults
 
@@ -23,7 +23,7 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
     Returns:
         On the first rank, what was written; None elsewhere.
     """
-    engine, start = start_rank(job.config, job.notes, progress, rank)
+    engine, start = start_rank(job.config, job.notes, progress, rank, import_engine())
     from launch.mlperf.bench import now, to_bench, variant_of
     from launch.mlperf.replica import Replica
     from launch.mlperf.results import to_document

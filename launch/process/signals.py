@@ -106,10 +106,10 @@ def become_rank() -> None:
         os._exit(1)  # the launcher died before prctl was called
 
 
-def die_with_parent() -> None:
-    """Have this process killed when the one that started it is gone, even by SIGKILL. To be called at once."""
+def die_with_parent(signum: signal.Signals = signal.SIGKILL) -> None:
+    """Have this process sent a signal when the one that started it is gone, even by SIGKILL. To be called at once."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
 
 
 def say(line: str) -> None:

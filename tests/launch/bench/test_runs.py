@@ -28,6 +28,19 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "checkpoints": (["{config}", "--output=o", "--set=checkpoint.every=2"], ["checkpoint.every is 2"]),
     "another layout": (["{config}", "--output=o", "--against=other.yaml"], ["--against", "parallel.cfg"]),
     "no reference": (["{config}", "--output=o", "--against=no.yaml"], ["no.yaml"]),
+    "no build": (["{config}", "--output=o", "--against-build=nowhere"], ["'nowhere'", "no folder"]),
+    "not a build": (["{config}", "--output=o", "--against-build=done"], ["pyproject.toml of lockstep-video"]),
+    "an older build": (["{config}", "--output=o", "--against-build=old"], ["before builds could take turns"]),
+    "two others": (
+        ["{config}", "--output=o", "--against-build=old", "--against={config}"],
+        ["--against is", "--against-build is 'old'"],
+    ),
+    "replicas beside a build": (
+        ["{config}", "--output=o", "--against-build=old", "--set=parallel.data=2", "--prompts=two.txt", "--ranks=2"],
+        ["parallel.data is 2", "--against-build"],
+    ),
+    "a build on a cluster": (["{config}", "--output=o", "--against-build=old", "--launcher=ray"], ["Ray starts them"]),
+    "turns of nobody": (["{config}", "--output=o", "--turns=127.0.0.1:9"], ["--turns is", "--against-build"]),
     "scale and ranks": (["{config}", "--output=o", "--scale=1,2", "--ranks=2"], ["--ranks is 2", "--scale"]),
     "scale that the layout cannot": (
         ["{config}", "--output=o", "--scale=1,2", "--set=parallel.ulysses=2"],
@@ -48,14 +61,17 @@ def test_refused_before_anything_loads(case: str, shell: Shell, refused: Refused
     arguments, words = REFUSED[case]
     config, *sets = shell.options()
     (shell.folder / "one.txt").write_text("a red circle\n")
+    (shell.folder / "two.txt").write_text("a red circle\na blue square\n")
     (shell.folder / "done").mkdir()
+    (shell.folder / "old" / "launch").mkdir(parents=True)
+    (shell.folder / "old" / "pyproject.toml").write_text('[project]\nname = "lockstep-video"\nversion = "0.0.1"\n')
     (shell.folder / "done" / "bench.json").write_text("{}")
     (shell.folder / "other.yaml").write_text(
         f"model: {{path: {shell.model}}}\nsampling: {{height: 32, width: 32, frames: 5, steps: 8}}\n"
         "parallel: {cfg: 2}\nruntime: {device: cpu}\n"
     )
     ranks = ["--ranks=2"] if case == "another layout" else []
-    given = [config if word == "{config}" else word for word in arguments]
+    given = [word.replace("{config}", config) for word in arguments]
     line = refused(["bench", *given, *(sets if config in given and "--compare" not in given else []), *ranks])
     assert all(word in line for word in words), line
     assert not (shell.folder / "o").exists()
