@@ -18,33 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel.agreement import NotFiniteError, Verdict
+from parallel.lengths import share_out
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 
 KIND = "vae_tiles"
 """The name under which the meter counts the bytes of tiles."""
-_TILES_OF_A_RANK_IN_A_ROUND = 2
 
 Shape = tuple[int, ...]
-
-
-def share_out(costs: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """The rank that computes each tile, round for round.
-
-    Args:
-        costs: of each tile, in any unit.
-    """
-    length = num_ranks * _TILES_OF_A_RANK_IN_A_ROUND if num_ranks > 1 else 1
-    loads = [0] * num_ranks
-    rounds = []
-    for start in range(0, len(costs), length):
-        of_round = costs[start : start + length]
-        owners = [0] * len(of_round)
-        for i in sorted(range(len(of_round)), key=lambda i: -of_round[i]):
-            owners[i] = loads.index(min(loads))
-            loads[owners[i]] += of_round[i]
-        rounds.append(owners)
-    return rounds
 
 
 def count_tiles(shapes: Sequence[Shape], num_ranks: int) -> list[int]:

@@ -1,9 +1,7 @@
 """Pixels to latents and back for HunyuanVideo and HunyuanVideo 1.5: videos by all ranks of a replica, tile by tile."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -14,13 +12,14 @@ from engine.components.dtypes import vae_dtype
 from engine.components.files import load_module
 from engine.components.memory_format import to_channels_last
 from engine.components.residence import Residence, at_home
-from engine.components.tiling import Axis, Grid, blend, decode_grid
+from engine.components.tiling import join_chunks
 from engine.config import Config
-from engine.media.video import NOT_FINITE, to_uint8
+from engine.media.video import NOT_FINITE
 from engine.models.families import HUNYUAN_VIDEO
+from engine.models.tiles import Cut, hunyuan_cut
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
-from parallel.tiles import Shape, count_tiles, shared_tiles
+from parallel.tiles import count_tiles, shared_tiles
 
 
 def load_hunyuan_autoencoder(
@@ -54,7 +53,7 @@ class HunyuanAutoencoder:
         self._vae = vae.eval()
         self._ranks = ranks
         self._tiled = tiled
-        self._temporal, self._spatial = vae.temporal_compression_ratio, vae.spatial_compression_ratio
+        self._temporal = vae.temporal_compression_ratio
         if tiled:
             vae.enable_tiling()
         residence = at_home(ranks.device, residence)
@@ -93,77 +92,21 @@ class HunyuanAutoencoder:
             return tile.contiguous()
 
         with self._decoding.on_device():
-            shapes = self._shapes(cut)
+            shapes = cut.shapes(self._vae)
             tiles = shared_tiles(shapes, self._vae.dtype, decode_tile, *NOT_FINITE, self._ranks, meter)
             if self._ranks.replica_rank == 0:
-                for chunk in cut.join(tiles):
+                for chunk in join_chunks(cut, tiles):
                     for frames in chunk.split(self._temporal, dim=1):
                         yield frames.permute(1, 2, 3, 0).contiguous()
             deque(tiles, maxlen=0)  # on other ranks none come, but are made and sent
 
     def shares(self, latents: Tensor) -> dict[str, Any]:
         """As :meth:`engine.components.parts.VideoDecoder.shares`."""
-        counts = count_tiles(self._shapes(self._cut(latents)), self._ranks.replica_size)
+        counts = count_tiles(self._cut(latents).shapes(self._vae), self._ranks.replica_size)
         return {"cut": "tiles", "per_rank": counts}
 
-    def _cut(self, latents: Tensor) -> "_Cut":
-        frames, height, width = latents.shape[-3:]
-        grid = Grid(*(Axis.whole(length, length * self._spatial) for length in (height, width)))
-        if self._tiled:
-            grid = decode_grid(self._vae, height, width, self._spatial)
-        vae = self._vae
-        size = getattr(vae, "tile_sample_min_num_frames", None)  # 1.5 does not cut time
-        if size is None or not vae.use_framewise_decoding or frames <= size // self._temporal:
-            return _Cut(Axis.whole(frames, (frames - 1) * self._temporal + 1), grid)
-        keep = vae.tile_sample_stride_num_frames
-        return _Cut(Axis(frames, size // self._temporal + 1, keep // self._temporal, keep, size - keep), grid)
-
-    def _shapes(self, cut: "_Cut") -> list[Shape]:
-        """Of the decoded tiles."""
-        scales = (self._temporal, self._spatial, self._spatial)
-        shapes: list[Shape] = []
-        for place in cut.places:
-            frames, height, width = (
-                (piece.stop - piece.start) * scale for piece, scale in zip(place, scales, strict=True)
-            )
-            shapes.append((1, self._vae.config.out_channels, frames - self._temporal + 1, height, width))
-        return shapes
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """The tiles of a video.
-
-    time: latent frames. More than four 1.0 decodes in chunks of five, each with a first frame by itself.
-    grid: rows and columns of latents.
-    """
-
-    time: Axis
-    grid: Grid
-
-    @property
-    def places(self) -> list[tuple[slice, slice, slice]]:
-        """Latent frames, rows and columns of each tile, one chunk after the other."""
-        return [(chunk, *place) for chunk in self._chunks for place in self.grid.tiles]
-
-    @property
-    def _chunks(self) -> list[slice]:
-        """Without a last one whose only frame is the one that chunks after the first leave out."""
-        return [piece for piece in self.time.pieces if piece.start == 0 or piece.stop - piece.start > 1]
-
-    def join(self, tiles: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Finished tiles → uint8 frames [3, frames, height, width] on the CPU, chunk for chunk."""
-        if len(self._chunks) == 1:  # a row is finished once it is blended, and need not stay on the device
-            yield torch.cat([to_uint8(row[0]).cpu() for row in self.grid.join(tiles)], dim=-2)
-            return
-        before: Tensor | None = None
-        for _ in self._chunks:
-            chunk = torch.cat(list(self.grid.join(islice(tiles, len(self.grid.tiles)))), dim=-2)
-            if before is not None:
-                chunk = chunk[:, :, 1:]
-                blend(before, chunk, self.time.blend, 2)
-            yield to_uint8(chunk[0, :, : self.time.keep + (before is None)]).cpu()
-            before = chunk
+    def _cut(self, latents: Tensor) -> Cut:
+        return hunyuan_cut(self._vae, latents.shape, self._tiled)
 
 
 class _Decoder(nn.Module):

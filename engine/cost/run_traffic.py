@@ -1,6 +1,7 @@
 """Bytes of all collectives of a run: what ``totals.collective_bytes_by_kind`` of its report says, by formula.
 
-Left out are the VAEs of HunyuanVideo, and what ``runtime.audit`` compares.
+A Wan VAE works in strips of rows, and with ``model.vae_tiling=true`` in tiles; ``auto`` counts as strips, as on a card
+that is large enough. Left out is what ``runtime.audit`` compares.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from dicache.counting import count_sums
 from engine.cost.encode_traffic import NumberBytes, broadcast_bytes
 from engine.cost.ran import Ran, scheme_of
+from engine.cost.tile_traffic import decoded_tile_bytes, encoded_tile_bytes
 from engine.cost.traffic import collective_bytes
 from engine.cost.vae_traffic import decode_bytes, encode_bytes
 from engine.cost.weight_traffic import text_encoder_units, transformer_units, transformer_weight_bytes
@@ -37,9 +39,8 @@ def rank_bytes(ran: Ran, degrees: Degrees, rank: int = 0, numbers: NumberBytes =
     sent |= collective_bytes(ran.shape, ran.inputs, ran.steps, degrees, rank, block_bytes=numbers.blocks, sums=sums)
     if ran.config.parallel.shard_weights:
         sent["weights"] = _weights(ran, degrees, rank, numbers)
-    if ran.shape.kind == "wan":
-        sent |= _vae(ran, degrees, rank, numbers)
-    return sent
+    of_vae = _vae(ran, degrees, rank, numbers)
+    return {kind: sent.get(kind, 0) + of_vae.get(kind, 0) for kind in sent | of_vae}
 
 
 def agreed_sums(ran: Ran) -> tuple[int, ...]:
@@ -75,15 +76,21 @@ def _weights(ran: Ran, degrees: Degrees, rank: int, numbers: NumberBytes) -> int
     return sent
 
 
-def _vae(ran: Ran, degrees: Degrees, rank: int, numbers: NumberBytes) -> dict[str, int]:
+def _vae(ran: Ran, degrees: Degrees, rank: int, numbers: NumberBytes) -> Counter[str]:
+    kind, tiling = ran.shape.kind, ran.config.model.vae_tiling
     config = read_json(Path(ran.config.model.path) / "vae" / "config.json")
     sampling = ran.request.sampling
     latents = ran.facts.latents_shape(sampling.frames, sampling.height, sampling.width)
     sent: Counter[str] = Counter()
     for _ in ran.request.prompts:
-        sent.update(decode_bytes(config, latents, degrees, rank, numbers.vae))
-    if ran.images:
+        if kind == "wan" and tiling is not True:
+            sent.update(decode_bytes(config, latents, degrees, rank, numbers.vae))
+        else:
+            tiled = tiling is not False
+            sent.update(decoded_tile_bytes(kind, config, latents, degrees, rank, numbers.vae, tiled=tiled))
+    if ran.images and kind == "wan":
         channels, frames, rows, columns = latents
-        given = 1 if ran.facts.image_input == "first frame" else frames
-        sent.update(encode_bytes(config, (channels, given, rows, columns), degrees, rank, numbers.vae))
-    return dict(sent)
+        given = (channels, 1 if ran.facts.image_input == "first frame" else frames, rows, columns)
+        encode = encoded_tile_bytes if tiling is True else encode_bytes
+        sent.update(encode(config, given, degrees, rank, numbers.vae))
+    return sent

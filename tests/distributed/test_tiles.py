@@ -23,9 +23,10 @@ from engine.progress import Progress
 from engine.request import make_request
 from parallel.agreement import NotFiniteError
 from parallel.degrees import Degrees
+from parallel.lengths import share_out
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks, set_timeouts
-from parallel.tiles import share_out, shared_tiles
+from parallel.tiles import shared_tiles
 from tests.support.gang import Gang
 from tests.support.hunyuan_checkpoint import write_hunyuan_checkpoint
 from tests.support.live_tensors import LiveTensors
@@ -126,7 +127,7 @@ def test_every_rank_has_as_much_to_do(name: str, num_ranks: int) -> None:
         vae = make_hunyuan_vae(kind)
         vae.enable_tiling(256, 256, *([16] * 2 if kind == "1.5" else [None, 192, 192]))
         autoencoder = HunyuanAutoencoder(vae, Ranks(Degrees(ulysses=num_ranks)))
-        shapes = autoencoder._shapes(autoencoder._cut(torch.empty(model.facts.latents_shape(*model.video))))
+        shapes = autoencoder._cut(torch.empty(model.facts.latents_shape(*model.video))).shapes(autoencoder._vae)
     assert len(shapes) == (308 if kind == "1.0" else 28)
     costs = [prod(shape) for shape in shapes]
     numbers = iter(costs)

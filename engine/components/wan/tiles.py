@@ -8,22 +8,22 @@ Finished rows of tiles are kept as uint8 in the host's memory, which grows with 
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
-from engine.components.tiling import Grid, decode_grid, encode_grid
+from engine.components.tiling import join
 from engine.cost.autoencoders import wan_bytes_per_pixel
 from engine.cost.memory import fits
 from engine.media.video import NOT_FINITE, to_uint8
+from engine.models.tiles import wan_decode_grid, wan_decoded_shapes, wan_encode_grid, wan_encoded_shapes
 from parallel.broadcast import broadcast_from_first, objects_of_all
 from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.rows import plan_strips
-from parallel.tiles import Shape, count_tiles, shared_tiles
+from parallel.tiles import count_tiles, shared_tiles
 
 
 def needs_tiles(vae: AutoencoderKLWan, latents: tuple[int, ...], ranks: Ranks) -> bool:
@@ -60,17 +60,17 @@ def decode_tiles(
     Raises:
         NotFiniteError: some rank has decoded to NaN or infinity; on all ranks alike.
     """
-    grid = _decode_grid(vae, latents)
+    grid = wan_decode_grid(vae, latents.shape)
     places = grid.tiles
 
     def decode_tile(number: int) -> Tensor:
         rows, columns = places[number]
         return torch.cat(list(decoder(latents[..., rows, columns], packed=True)), dim=2)
 
-    tiles = shared_tiles(_decoded(vae, latents, grid), vae.dtype, decode_tile, *NOT_FINITE, ranks, meter)
+    tiles = shared_tiles(wan_decoded_shapes(vae, latents.shape), vae.dtype, decode_tile, *NOT_FINITE, ranks, meter)
     if ranks.replica_rank == 0:
         patch = vae.config.patch_size or 1
-        rows_of_frames = [to_uint8(unpatchify(row, patch)[0]).cpu() for row in grid.join(tiles)]
+        rows_of_frames = [to_uint8(unpatchify(row, patch)[0]).cpu() for row in join(grid, tiles)]
         video = torch.cat(rows_of_frames, dim=-2)
         for frames in video.split(vae.config.scale_factor_temporal, dim=1):
             yield frames.permute(1, 2, 3, 0).contiguous()
@@ -79,7 +79,7 @@ def decode_tiles(
 
 def count_decode_tiles(vae: AutoencoderKLWan, latents: Tensor, ranks: Ranks) -> list[int]:
     """How many tiles each rank decodes. Latents as of :func:`decode_tiles`."""
-    return count_tiles(_decoded(vae, latents, _decode_grid(vae, latents)), ranks.replica_size)
+    return count_tiles(wan_decoded_shapes(vae, latents.shape), ranks.replica_size)
 
 
 def encode_tiles(
@@ -100,8 +100,8 @@ def encode_tiles(
     """
     config = vae.config
     patch, temporal = config.patch_size or 1, config.scale_factor_temporal
-    frames, height, width = video.shape[2:]
-    grid = encode_grid(vae, height // patch, width // patch, config.scale_factor_spatial // patch)
+    frames = video.shape[2]
+    grid = wan_encode_grid(vae, video.shape)
     places = grid.tiles
 
     def pieces(number: int) -> Iterator[Tensor]:
@@ -109,11 +109,7 @@ def encode_tiles(
         for piece in video[..., rows, columns].split([1] + [temporal] * ((frames - 1) // temporal), dim=2):
             yield piece.to(ranks.device, vae.dtype)
 
-    scale = config.scale_factor_spatial // patch
-    shapes = [
-        (1, config.z_dim, (frames - 1) // temporal + 1, *((side.stop - side.start) // scale for side in place))
-        for place in places
-    ]
+    shapes = wan_encoded_shapes(vae, video.shape)
 
     def encode_tile(number: int) -> Tensor:
         tile: Tensor = encoder(pieces(number))
@@ -121,22 +117,7 @@ def encode_tiles(
 
     what, advice = "The encoded images", "check the VAE's weights, or use a wider dtype with model.vae_dtype"
     tiles = shared_tiles(shapes, vae.dtype, encode_tile, what, advice, ranks, meter)
-    latents = [{"latents": torch.cat(list(grid.join(tiles)), dim=-2)}] if ranks.replica_rank == 0 else None
+    latents = [{"latents": torch.cat(list(join(grid, tiles)), dim=-2)}] if ranks.replica_rank == 0 else None
     deque(tiles, maxlen=0)
     (everywhere,) = broadcast_from_first(latents, ranks, meter)
     return everywhere["latents"]
-
-
-def _decode_grid(vae: AutoencoderKLWan, latents: Tensor) -> Grid:
-    height, width = latents.shape[-2:]
-    return decode_grid(vae, height, width, vae.config.scale_factor_spatial, vae.config.patch_size or 1)
-
-
-def _decoded(vae: AutoencoderKLWan, latents: Tensor, grid: Grid) -> list[Shape]:
-    """The shapes of the decoded tiles, packed."""
-    config: Any = vae.config
-    scale = config.scale_factor_spatial // (config.patch_size or 1)
-    frames = (latents.shape[-3] - 1) * config.scale_factor_temporal + 1
-    return [
-        (1, config.out_channels, frames, *((side.stop - side.start) * scale for side in place)) for place in grid.tiles
-    ]
