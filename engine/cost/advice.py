@@ -46,7 +46,7 @@ def what_fits(job: Job, card_bytes: float, at_most: float = inf) -> str:
 
 
 def _settings(job: Job) -> Iterator[Setting]:
-    lighter = [*_shared(job), *_offloaded(job)]
+    lighter = [*_shared(job), *_offloaded(job), *_tiled(job)]
     yield from lighter
     quantised = list(_quantised(job))
     yield from quantised
@@ -78,7 +78,12 @@ def _quantised(job: Job) -> Iterator[Setting]:
     quantised = bytes_per_parameter(shape_of_model(job.model), parameters, "int8", job.block_bytes)
     # sharded weights are not quantised
     if job.weight_bytes > quantised and not job.is_sharded:
-        yield "model.quantize=int8", replace(job, weight_bytes=quantised)
+        yield "model.quantize=int8", replace(job, weight_bytes=quantised, dequantised_bytes=job.block_bytes)
+
+
+def _tiled(job: Job) -> Iterator[Setting]:
+    if job.vae_tiling is False and job.model.decode_bytes_per_pixel:  # HunyuanVideo's whole frames are not estimated
+        yield "model.vae_tiling=auto", replace(job, vae_tiling="auto")
 
 
 def _more_ranks(job: Job) -> Iterator[Setting]:

@@ -10,6 +10,13 @@ def largest_block(shape: TransformerShape) -> int:
     return _of_wan(shape) if shape.kind == "wan" else _of_two_streams(shape)
 
 
+def largest_matrix(shape: TransformerShape) -> int:
+    """Numbers of the largest matrix that is multiplied with all tokens: of feed-forward, or of the linear layer at the
+    end of HunyuanVideo's blocks with one stream."""
+    joined = shape.dim * (shape.dim + shape.ffn_dim) if shape.single_blocks else 0
+    return max(shape.dim * shape.ffn_dim, joined)
+
+
 def all_blocks(shape: TransformerShape) -> int:
     """Parameters of all blocks together."""
     return shape.blocks * largest_block(shape) + shape.single_blocks * _of_one_stream(shape)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from engine.config import Config, SamplingConfig
 from engine.cost.memory import CACHED_TENSORS, Memory, Offload, VideoSize, estimate, fits
-from engine.cost.quantised import weight_bytes
+from engine.cost.quantised import dequantised_bytes, weight_bytes
 from engine.cost.shape import shape_of_model
 from engine.models.catalog import PublishedModel
 from engine.models.facts import ModelFacts
@@ -31,7 +31,11 @@ class Job:
     block_bytes: int = _NARROW
     weight_bytes: float = _NARROW
     encoder_bytes: int = _NARROW
-    vae_bytes: int = _WIDE
+    vae_bytes: int | None = None
+    """As the family's examples load it on a card where None."""
+    vae_tiling: bool | Literal["auto"] = "auto"
+    dequantised_bytes: float = 0
+    """Taken at each call, for each number of a matrix."""
 
     @property
     def is_sharded(self) -> bool:
@@ -42,15 +46,22 @@ class Job:
         """Where the transformers are on a card of that size: with ``auto`` all stay if they fit together."""
         if self.offload != "auto":
             return self.offload
-        return "none" if fits(self._with("none").peak, card_bytes) else "experts"
+        return "none" if fits(self._with("none", self.vae_tiling is True).peak, card_bytes) else "experts"
 
     def memory(self, card_bytes: float) -> Memory:
-        """Of the first rank of a replica, on a card of that size."""
-        return self._with(self.settled(card_bytes))
+        """Of the first rank of a replica, on a card of that size. ``model.vae_tiling: auto`` cuts Wan's frames into
+        tiles where strips of rows do not fit beside the transformer."""
+        settled = self.settled(card_bytes)
+        memory = self._with(settled, self.vae_tiling is True)
+        if self.vae_tiling == "auto" and not fits(memory.transformer + memory.decode, card_bytes):
+            return self._with(settled, True)
+        return memory
 
     def needed(self) -> int:
         """The least that a card must hold at once, with the settings as they are."""
-        return self._with("experts" if self.offload == "auto" else self.offload).peak
+        offload = "experts" if self.offload == "auto" else self.offload
+        ways = (False, True) if self.vae_tiling == "auto" else (self.vae_tiling is True,)
+        return min(self._with(offload, tiled).peak for tiled in ways)
 
     def others_stay(self, card_bytes: float) -> bool:
         """Whether encoders and VAE have room on such a card beside all else, so that they need not come again."""
@@ -60,7 +71,7 @@ class Job:
         """Whether a card of that size holds it, with what the estimate leaves out."""
         return fits(self.needed(), card_bytes)
 
-    def _with(self, offload: Offload) -> Memory:
+    def _with(self, offload: Offload, tiled: bool) -> Memory:
         return estimate(
             self.model,
             self.degrees,
@@ -73,6 +84,8 @@ class Job:
             weight_bytes=self.weight_bytes,
             encoder_bytes=self.encoder_bytes,
             vae_bytes=self.vae_bytes,
+            tiled=tiled,
+            dequantised_bytes=self.dequantised_bytes,
         )
 
 
@@ -106,7 +119,9 @@ def job_of(
         block_bytes=block,
         weight_bytes=weight_bytes(config.model, shape_of_model(row), row.parameters["transformer"], block),
         encoder_bytes=_bytes_of(config.model.text_encoder_dtype, block),
-        vae_bytes=_bytes_of(config.model.vae_dtype, _WIDE),
+        vae_bytes=_bytes_of(config.model.vae_dtype, _bytes_of(facts.family.vae_dtype, _WIDE) if on_card else _WIDE),
+        vae_tiling=config.model.vae_tiling if on_card else config.model.vae_tiling is True,
+        dequantised_bytes=dequantised_bytes(config.model, block),
     )
 
 

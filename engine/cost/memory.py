@@ -15,10 +15,12 @@ with, for N ranks in a replica of which S share a sequence and C branches:
   in the host's memory. Image encoder: 4 bytes a parameter.
 - cache: of DiCache, 5 tensors (two residuals, two probe residuals, the last probe) of [tokens / S, dim] for each
   guidance branch of the rank, 2 bytes a number.
-- step: the most that is alive inside a block, counted in such tensors, and a probe for each branch of the rank.
-- VAE and decode: 4 bytes a parameter (float32), and the activations of its layers. With Wan N ranks share them as
-  strips of rows. With HunyuanVideo they are those of one tile of 256 x 256 pixels (in 1.5 with all frames), and on the
-  first rank twice the finished video. Encoding given images takes less.
+- step: the most that is alive inside a block, counted in such tensors, and a probe for each branch of the rank. With
+  ``model.quantize`` and GGUF files three tensors less, and what dequantising the largest matrix takes, if that is more.
+- VAE and decode: 4 bytes a parameter (float32; HunyuanVideo 2, float16), and the activations of its layers. With Wan N
+  ranks share them as strips of rows. With HunyuanVideo, and with Wan where ``model.vae_tiling`` or a small card asks
+  for it, they are those of one tile of 256 x 256 pixels (but for 1.0 with all frames), and the first rank holds tiles
+  that wait to be joined (:mod:`engine.cost.tile_memory`). Encoding given images takes less.
 
 Encoders and VAE stay on the card between requests where it has room for them beside all else.
 
@@ -29,10 +31,12 @@ gigabytes free.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
-from engine.cost.blocks import all_blocks, largest_block
+from engine.cost.blocks import all_blocks, largest_block, largest_matrix
 from engine.cost.shape import shape_of_model
+from engine.cost.tile_memory import TILE, TiledVideo
 from engine.models.catalog import PublishedModel
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
@@ -47,6 +51,7 @@ BLOCK_BYTES, _VAE_BYTES = 2, 4  # a number in bfloat16 and in float32
 CACHED_TENSORS = 5  # of DiCache
 _LEFT_FREE_SHARE, _LEFT_FREE_BYTES = 0.1, 2e9
 _SHARE_OF_TOKEN_TABLE = 0.185  # of UMT5-XXL's parameters; the only encoder that can be shared out
+_FREED_BEFORE_PRODUCT = 3  # tensors; not alive any more, or not yet, while the largest matrix is dequantised
 _STREAMED_BLOCKS, _GATHERED_BLOCKS = 2, 3
 
 
@@ -125,7 +130,9 @@ def estimate(
     block_bytes: int = BLOCK_BYTES,
     weight_bytes: float | None = None,
     encoder_bytes: int | None = None,
-    vae_bytes: int = _VAE_BYTES,
+    vae_bytes: int | None = None,
+    tiled: bool = False,
+    dequantised_bytes: float = 0,
 ) -> Memory:
     """Memory for one video, by the formula above.
 
@@ -137,9 +144,10 @@ def estimate(
         block_bytes: of a number between the blocks: 2 in bfloat16, 4 in float32.
         weight_bytes: of a number in the transformers' weights, and encoder_bytes: in those of the text encoders;
             ``block_bytes`` where left out.
-        vae_bytes: of a number in the VAE.
+        vae_bytes: of a number in the VAE; as the family's examples load it on a card where left out.
+        tiled: Wan: decoded in tiles. HunyuanVideo always is.
+        dequantised_bytes: that dequantising a matrix takes for each of its numbers, at each call.
     """
-    frames, height, width = video or model.video
     ranks = degrees.replica_size
     parameters = model.parameters
     weight_bytes = block_bytes if weight_bytes is None else weight_bytes
@@ -153,16 +161,17 @@ def estimate(
     local_tokens = -(-num_tokens(model, video) // degrees.sequence)  # rounded up: shards differ by one token
     tensor = local_tokens * model.dim * block_bytes
     lanes = max(1, (num_branches(model) if branches is None else branches) // degrees.cfg)
-    decode = model.decode_bytes_per_pixel * -(-height // ranks) * width
-    if model.decode_bytes_per_tile:
-        decode += model.decode_bytes_per_tile + 2 * _VAE_BYTES * 3 * frames * height * width
+    if vae_bytes is None:
+        vae_bytes = 2 if model.facts.family.vae_dtype == "float16" else _VAE_BYTES
     vae = vae_bytes * parameters["vae"]
+    dequantised = int(dequantised_bytes * largest_matrix(shape_of_model(model)))
+    product = (model.live_tensors - _FREED_BEFORE_PRODUCT) * tensor + dequantised
     return Memory(
         transformer=int(weight_bytes * held),
         encoders=max(text_bytes, image_bytes),
         cache=cached_tensors * lanes * tensor,
-        step=(model.live_tensors + lanes) * tensor,
-        decode=vae + decode * vae_bytes // _VAE_BYTES,
+        step=lanes * tensor + max(model.live_tensors * tensor, product),
+        decode=vae + _decode(model, video or model.video, ranks, vae_bytes, tiled),
         vae=vae,
         all_encoders=text_bytes + image_bytes,
         waiting=int(weight_bytes * waiting),
@@ -181,3 +190,23 @@ def _transformers(model: PublishedModel, ranks: int, sharded: bool, offload: Off
     if offload == "experts" and len(experts) > 1:
         return max(experts), sum(experts)
     return sum(experts), 0
+
+
+@cache
+def _tiled_peak(video: TiledVideo) -> int:
+    return video.peak()
+
+
+def _decode(model: PublishedModel, video: VideoSize, ranks: int, vae_bytes: int, tiled: bool) -> int:
+    """Bytes that decoding takes beside the VAE's weights."""
+    frames, height, width = video
+    share = vae_bytes / _VAE_BYTES
+    if model.decode_bytes_per_pixel:
+        per_pixel = share * model.decode_bytes_per_pixel
+        if not tiled:
+            return int(per_pixel * -(-height // ranks) * width)
+        packed = int(model.vae.get("patch_size", 1)) > 1
+        return _tiled_peak(TiledVideo(frames, height, width, ranks, vae_bytes, per_pixel, packed=packed))
+    chunked = shape_of_model(model).kind == "hunyuan_video"
+    per_pixel = share * model.decode_bytes_per_tile / TILE**2 * (1 if chunked else frames / model.video[0])
+    return _tiled_peak(TiledVideo(frames, height, width, ranks, vae_bytes, per_pixel, chunked=chunked))

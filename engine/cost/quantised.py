@@ -10,6 +10,9 @@ from engine.models.single_files import is_gguf_file
 
 _SCALE_BYTES = {"int8": 5, "fp8": 4}
 """Of a row: a scale in float32, and with int8 a zero point as well, as torchao keeps them."""
+_FLOAT32 = 4
+_GGUF_BYTES = 12.3
+"""That diffusers takes for a number of IQ4_XS, and of IQ4_NL nearly; for other kinds 4 to 10."""
 
 
 def weight_bytes(model: ModelConfig, shape: TransformerShape, parameters: int, plain_bytes: int) -> float:
@@ -23,6 +26,23 @@ def weight_bytes(model: ModelConfig, shape: TransformerShape, parameters: int, p
     if file is not None and is_gguf_file(file) and Path(file).is_file():
         return Path(file).stat().st_size / parameters  # what is not in the blocks may be larger once it is loaded
     return bytes_per_parameter(shape, parameters, model.quantize, plain_bytes)
+
+
+def dequantised_bytes(model: ModelConfig, plain_bytes: int) -> float:
+    """Bytes that are taken for each number of a matrix while it is multiplied, since it is dequantised each time.
+
+    On a card that multiplies float8 itself fp8 takes none, which is not looked at.
+
+    Args:
+        plain_bytes: of a number in the arithmetic: 2 in bfloat16, 4 in float32.
+    """
+    file = model.single_files.get("transformer")
+    if file is not None and is_gguf_file(file):
+        return _GGUF_BYTES
+    if model.quantize == "int8":
+        return plain_bytes
+    # torchao's fp8: cast to float32 and multiplied with the scales there, and cast to another dtype if it is another
+    return 0 if model.quantize == "none" else 8 + (plain_bytes if plain_bytes < _FLOAT32 else 0)
 
 
 def bytes_per_parameter(shape: TransformerShape, parameters: int, quantize: str, plain_bytes: int) -> float:

@@ -22,6 +22,7 @@ def job_for(workload: Workload, plan: Plan) -> Job:
         block_bytes=plan.dtype_bytes,
         weight_bytes=plan.weight_bytes,
         encoder_bytes=plan.dtype_bytes,
+        vae_bytes=4 if software.vae == "float32" else 2,
     )
 
 

@@ -62,6 +62,15 @@ def test_auto_keeps_both_experts_where_they_fit(card: float, settled: str) -> No
     assert fits(a14b.memory(card).peak, card)
 
 
+def test_wan_decodes_in_tiles_where_strips_do_not_fit() -> None:
+    asked = job("Wan 2.1 T2V 14B", offload="blocks", cached_tensors=0)
+    whole, tiled = (replace(asked, vae_tiling=tiling) for tiling in (False, True))
+    assert asked.memory(48e9) == whole.memory(48e9), "whole frames where there is room"
+    assert asked.memory(24e9) == tiled.memory(24e9) and tiled.memory(24e9).decode < 0.2 * whole.memory(24e9).decode
+    assert asked.fits(24e9) and tiled.fits(24e9) and not whole.fits(24e9)
+    assert "model.vae_tiling=auto" in what_fits(whole, 24e9)
+
+
 def test_encoders_stay_where_there_is_room() -> None:
     wan = job("Wan 2.1 T2V 14B")
     assert not wan.others_stay(48e9) and wan.others_stay(80e9)

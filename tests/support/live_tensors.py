@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -14,21 +14,23 @@ from torch.utils._pytree import tree_leaves
 class LiveTensors(TorchDispatchMode):
     """Counts the bytes of all tensors that operations inside make, from when they are made until they are freed."""
 
-    def __init__(self, module: torch.nn.Module | None = None) -> None:
+    def __init__(self, module: torch.nn.Module | None = None, without: torch.dtype | None = None) -> None:
         """
         Args:
             module: its weights are not counted.
+            without: tensors of that dtype are not counted.
         """
         super().__init__()
         tensors = (*module.parameters(), *module.buffers()) if module is not None else ()
-        self._known = {tensor.untyped_storage()._cdata for tensor in tensors}
+        self._known = {plain.untyped_storage()._cdata for tensor in tensors for plain in _plain_parts(tensor)}
+        self._without = without
         self._now = 0
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype != self._without:
                 self._count(tensor.untyped_storage())
         return result
 
@@ -44,6 +46,15 @@ class LiveTensors(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self._now -= size
         self._known.discard(key)
+
+
+def _plain_parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensor, or those that a quantised one consists of."""
+    if isinstance(tensor, FakeTensor) or not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_parts(getattr(tensor, name))
 
 
 @contextmanager
