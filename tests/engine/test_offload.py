@@ -1,21 +1,20 @@
 """Where weights are: host copies made once, nothing copied back, and the same bits with any offload."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers.quantizers.gguf.utils import GGUFParameter
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.components.gguf_files import gguf_linear
 from engine.config import Config
 from engine.config_file import load_config
-from engine.cost.job import Job
 from engine.engine import Engine, Result
-from engine.execution import loaded
 from engine.execution.loaded import load_model
 from engine.execution.residency import StreamedBlocks, WholeTurns
 from engine.models.catalog import CATALOG
@@ -25,6 +24,7 @@ from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
 from tests.support.movers import CountingMover
+from tests.support.offloading import other_memory, write_two_experts
 from tests.support.pictures import write_pictures
 from tests.support.slow import all_slow_but
 from tests.support.small_model import CONFIG, PROMPT, tiny_config
@@ -35,30 +35,11 @@ SMALL = ("sampling.frames=5", "sampling.height=48", "sampling.width=112", "sampl
 
 @pytest.fixture(scope="module")
 def two_experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small model twice, the second one a little off."""
-    folder = tmp_path_factory.mktemp("experts")
-    pipeline = WanPipeline.from_pretrained(CONFIG.parent / "tiny_wan")
-    second = WanPipeline.from_pretrained(CONFIG.parent / "tiny_wan").transformer.requires_grad_(False)
-    for parameter in second.parameters():
-        parameter.mul_(1.05)
-    parts = {name: getattr(pipeline, name) for name in ("tokenizer", "text_encoder", "vae", "scheduler", "transformer")}
-    WanPipeline(**parts, transformer_2=second, boundary_ratio=0.875).save_pretrained(folder)
-    return folder
+    return write_two_experts(tmp_path_factory.mktemp("experts"))
 
 
 def configured(folder: Path, *overrides: str) -> Config:
     return tiny_config(f"model.path={folder}", *SMALL, "cache.threshold=0.3", *overrides)
-
-
-@contextmanager
-def other_memory(stays: bool = False) -> Iterator[CountingMover]:
-    """Weights have to come from the host's memory, as on a GPU."""
-    mover = CountingMover()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loaded, "mover_for", lambda device: mover)
-        patch.setattr(loaded, "card_bytes", lambda index: 24e9)
-        patch.setattr(Job, "others_stay", lambda self, card: stays)
-        yield mover
 
 
 def generate(engine: Engine, seed: int = 3) -> Result:
@@ -254,7 +235,14 @@ def _quantised(module: nn.Module) -> None:
     quantize_(module, Int8WeightOnlyConfig())
 
 
-@pytest.mark.parametrize("prepare", [lambda module: None, _quantised], ids=["plain", "quantised"])
+def _in_gguf(module: nn.Module) -> None:
+    for name, layer in list(module.named_children()):
+        packed = gguf.quants.quantize(layer.weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
+        weight = GGUFParameter(torch.from_numpy(packed), quant_type=gguf.GGMLQuantizationType.Q8_0)
+        module.register_module(name, gguf_linear(layer, weight, torch.float32))
+
+
+@pytest.mark.parametrize("prepare", [lambda module: None, _quantised, _in_gguf], ids=["plain", "int8", "GGUF"])
 def test_pieces_of_quantised_tensors(prepare: Callable[[nn.Module], None]) -> None:
     from engine.components.host_copies import Piece
 
