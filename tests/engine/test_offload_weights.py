@@ -1,4 +1,4 @@
-"""Weights that wait in the host's memory, of every form: with adapters, quantised, and of GGUF files."""
+"""Weights that wait in the host's memory, with adapters and quantised."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from diffusers import WanPipeline
-from safetensors.torch import load_file
 
 from engine.config import Config
 from engine.engine import Engine, Result
@@ -16,9 +15,7 @@ from engine.request import make_request
 from parallel.ranks import Ranks
 from tests.engine.test_loras import LAYERS, write_lora
 from tests.support.offloading import other_memory, write_two_experts
-from tests.support.original_format import original_wan
 from tests.support.parity import difference
-from tests.support.quantised_files import write_gguf
 from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.frames=5", "sampling.height=48", "sampling.width=112", "sampling.steps=6", "sampling.shift=8")
@@ -40,17 +37,8 @@ def loras(model: Path, folder: Path) -> tuple[str, ...]:
     return (f"model.loras={json.dumps(named)}",)
 
 
-def packed(model: Path, folder: Path) -> tuple[str, ...]:
-    files = {}
-    for expert in EXPERTS:
-        weights = load_file(model / expert / "diffusion_pytorch_model.safetensors")
-        files[expert] = str(write_gguf(original_wan(weights), folder / f"{expert}.gguf")[0])
-    return (f"model.single_files={json.dumps(files)}",)
-
-
 FORMS: dict[str, Callable[[Path, Path], tuple[str, ...]]] = {
     "LoRA": loras,
-    "GGUF": packed,
     "int8": lambda model, folder: ("model.quantize=int8",),
     "fp8": lambda model, folder: ("model.quantize=fp8",),
     "LoRA in int8": lambda model, folder: (*loras(model, folder), "model.quantize=int8"),
