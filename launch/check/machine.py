@@ -1,4 +1,4 @@
-"""What a machine is, for the report: processors, cards, driver, links; and the versions of what runs on it."""
+"""What a machine is, for the report: processors, cards, driver, links."""
 
 from __future__ import annotations
 
@@ -7,53 +7,14 @@ import platform
 import re
 import subprocess
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from launch.process.threads import count_cores
 
-_PACKAGES = (
-    "lockstep-video",
-    "torch",
-    "triton",
-    "diffusers",
-    "transformers",
-    "accelerate",
-    "xfuser",
-    "yunchang",
-    "flash-attn",
-    "torchao",
-    "gguf",
-    "ray",
-    "peft",
-    "safetensors",
-    "av",
-    "numpy",
-)
 _SETTINGS = re.compile(r"^(CUDA|NCCL|PYTORCH|TORCH|OMP|GLOO|NVIDIA|CUBLAS)_\w+$")
 _PRIVATE = re.compile(r"PATH|HOME|DIR|FILE|ADDR|HOST|KEY|TOKEN", re.IGNORECASE)
 _SECONDS = 10.0
-
-
-def describe_versions() -> dict[str, str]:
-    """Of all that decides what a run does, by name; what is not installed is left out."""
-    import torch
-
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    if torch.version.hip:
-        found["rocm"] = torch.version.hip
-    if torch.cuda.is_available():
-        cudnn = torch.backends.cudnn.version()
-        found["cudnn"] = str(cudnn)
-        with suppress(Exception):  # a build without NCCL
-            found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
-    return found
 
 
 def describe_machine() -> dict[str, Any]:

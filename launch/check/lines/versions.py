@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from importlib import import_module
 
+from engine.execution.versions import describe_all_versions
 from launch.check.finding import Finding, judged
-from launch.check.machine import describe_versions
 from launch.check.site import Site
 from launch.process.packages import unfit_packages
 
@@ -29,7 +29,7 @@ def versions(site: Site) -> Finding:
         arch = {name.removeprefix("sm_").rstrip("af") for name in torch.cuda.get_arch_list() if name.startswith("sm_")}
         if f"{able[0]}{able[1]}" not in arch and f"{able[0]}0" not in arch:
             short.append(f"torch has no kernels for sm_{able[0]}{able[1]}: it has {', '.join(sorted(arch))}")
-    found = describe_versions()
+    found = describe_all_versions()
     shown = [f"{name} {found[name]}" for name in _SHOWN if name in found]
     if site.kind == "cuda":
         shown.append(torch.cuda.get_device_name(site.device))
