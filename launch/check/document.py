@@ -46,6 +46,7 @@ class CheckDocument(BaseModel):
     ranks: int
     nodes: int
     seconds: float
+    complaint: str = Field("", exclude=True, description="Why the report was not written; none of the report's.")
 
     @property
     def short(self) -> list[CheckedLine]:

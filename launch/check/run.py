@@ -6,15 +6,16 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
+from engine.execution.versions import describe_all_versions
 from engine.progress import Progress
 from launch.check.agent import run_lines
 from launch.check.board import Board, OwnBoard
 from launch.check.document import CheckDocument, CheckedLine, without_names, write_document
 from launch.check.finding import Finding
 from launch.check.job import CheckJob, chosen_lines
-from launch.check.machine import describe_machine, describe_versions
+from launch.check.machine import describe_machine
 from launch.check.starting import Assignment
 from launch.check.table import Line, lines_for
 from launch.process.scratch import scratch_folder
@@ -66,16 +67,24 @@ def _run(
     document = CheckDocument(
         lines=taken.lines,
         machine=describe_machine() | {"device": kind},
-        versions=describe_versions(),
+        versions=describe_all_versions(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=job.command,
         ranks=ranks,
         nodes=-(-ranks // local_ranks),
         seconds=round(time.monotonic() - started, 1),
     )
-    if job.report is not None:
-        write_document(document, job.report)
     progress.done()
+    return document if job.report is None else _written(document, job.report)
+
+
+def _written(document: CheckDocument, report: Path) -> CheckDocument:
+    """The same, which has a complaint if the file cannot be written: the lines are shown all the same."""
+    try:
+        write_document(document, report)
+    except OSError as error:
+        said = f"--report is {str(report)!r}, which cannot be written ({error.strerror or error}): choose another."
+        return document.model_copy(update={"complaint": said})
     return document
 
 
@@ -97,6 +106,7 @@ class _Taken:
 
     def told(self, line: Line, finding: Finding) -> None:
         seconds = round(time.monotonic() - self._since, 1)
-        said: dict[str, Any] = finding.model_dump()
-        said["figure"], said["reason"] = (without_names(said[key], self._hidden) for key in ("figure", "reason"))
-        self.lines.append(CheckedLine(name=line.name, seconds=seconds, **said))
+        figure, reason = (without_names(said, self._hidden) for said in (finding.figure, finding.reason))
+        self.lines.append(
+            CheckedLine(name=line.name, state=finding.state, figure=figure, reason=reason, seconds=seconds)
+        )

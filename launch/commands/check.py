@@ -11,6 +11,7 @@ import typer
 
 from launch.commands import options as opt
 from launch.commands.ranks import refuse_address_without_ray, run_work
+from launch.process.signals import say
 from launch.ranks.place import Launcher, find_place
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def check(
     def summarise(document: CheckDocument, stream: IO[str]) -> None:
         print_check(document, stream)
         short.extend(line.name for line in document.short)
+        if document.complaint:
+            short.append("report")
+            say(f"lockstep: {document.complaint}")
 
     place = find_place(launcher, ranks)
     if launcher is not Launcher.RAY and place.is_launcher:
