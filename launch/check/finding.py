@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -17,13 +18,17 @@ class State(StrEnum):
 
 class Finding(BaseModel):
     """The state of a line, the figure that was measured, and the reason: the limit it was held against, or what went
-    wrong."""
+    wrong.
+
+    is_slow: it falls short by a speed alone, which says nothing where other programs had the processors.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: State
     figure: str = ""
     reason: str = ""
+    is_slow: bool = False
 
 
 def holds(figure: str, reason: str = "") -> Finding:
@@ -36,15 +41,24 @@ def falls_short(figure: str, reason: str) -> Finding:
     return Finding(state=State.FALLS_SHORT, figure=figure, reason=reason)
 
 
-def not_here(reason: str) -> Finding:
-    """This machine has not what the line is about."""
-    return Finding(state=State.NOT_HERE, reason=reason)
+def not_here(reason: str, figure: str = "") -> Finding:
+    """This machine has not what the line is about, or lets nobody see it."""
+    return Finding(state=State.NOT_HERE, figure=figure, reason=reason)
 
 
-def judged(shortfalls: list[str], figure: str, reason: str = "") -> Finding:
+def judged(shortfalls: Sequence[str], figure: str, reason: str = "", slow: Sequence[str] = ()) -> Finding:
     """Falls short for the reasons named, or holds where there are none.
 
     Args:
         reason: of a line that holds.
+        slow: further shortfalls, of speed.
     """
-    return falls_short(figure, "; ".join(shortfalls)) if shortfalls else holds(figure, reason)
+    if not shortfalls and not slow:
+        return holds(figure, reason)
+    said = "; ".join([*shortfalls, *slow])
+    return Finding(state=State.FALLS_SHORT, figure=figure, reason=said, is_slow=not shortfalls)
+
+
+def lost_contact(reason: str) -> bool:
+    """Whether a rank says no more than that another one is gone, or silent."""
+    return any(sign in reason for sign in ("closed by peer", "reset by peer", "Broken pipe", "imed out", "timeout"))

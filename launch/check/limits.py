@@ -42,4 +42,6 @@ LINK_GIGABYTES = Limit(5.0, 0.05, "inside a node: PCIe 4.0 gives 20 GB/s, gloo o
 NODE_LINK_GIGABYTES = Limit(1.0, 0.02, "between nodes: 10 Gbit/s Ethernet gives 1.2 GB/s")
 LINK_MICROSECONDS = Limit(2000.0, 20000.0, "a step has one small collective; NCCL takes 20 to 100 us, gloo 100 to 1000")
 LINK_RATIO = Limit(3.0, 8.0, "links of one kind are alike; one much slower than the others has a fault")
+HANG_SECONDS = Limit(60, 60, "a step may take 5 s, and two processes of the run then have to end")
+GROWN_BYTES = Limit(4e6, 4e6, "what a request needs ends with it; a transformer that stays takes 6 MB")
 SYNCHRONISATIONS = Limit(24, 24, "a step has about ten: the agreement, the sampler; each costs tens of microseconds")

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from parallel.degrees import Degrees
     from parallel.ranks import Ranks
 
-JOIN_SECONDS = 60.0
+# longer than a line may take: the agent ends a line whose ranks wait for one another in vain
+JOIN_SECONDS = 600.0
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,13 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from launch.process.signals import PARENT_PID
+from launch.check.finding import Finding, falls_short, not_here
+from launch.process.signals import ENDING, PARENT_PID
 from launch.process.threads import count_cores
 from launch.ranks.local import checkout_environment
+
+# nobody in Lockstep sends these to a process of a check
+_ASKED = (*ENDING, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Assignment:
     """What an agent has to do.
 
     ranks: the world size. own: of these, in this agent's processes. local_ranks: on this machine. config: of the small
-    model, as JSON. folder: for files that nobody needs afterwards.
+    model, as JSON. folder: for files that nobody needs afterwards. program: the module that a rank's process runs.
     """
 
     ranks: int
@@ -34,6 +38,7 @@ class Assignment:
     config: str
     address: str
     folder: Path
+    program: str = "launch.check.worker"
 
 
 @dataclass
@@ -58,7 +63,7 @@ def start_worker(of: Assignment, rank: int, number: int) -> Worker:
     environment = _environment(of, rank)
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "launch.check.worker"],
+            [sys.executable, "-m", of.program],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -100,8 +105,27 @@ def write(worker: Worker, message: Mapping[str, Any]) -> None:
         worker.process.stdin.flush()
 
 
-def ending(code: int) -> str:
-    """How a process with that return code ended, in words."""
+def family(workers: Sequence[Worker]) -> list[int]:
+    """The living processes of some ranks, and those that their lines have started, by id."""
+    import psutil
+
+    found = []
+    for worker in workers:
+        with suppress(psutil.Error):
+            own = psutil.Process(worker.process.pid)
+            found += [own.pid, *(child.pid for child in own.children(recursive=True))]
+    return found
+
+
+def ending(worker: Worker, code: int) -> Finding:
+    """What a line comes to whose process ended with that return code."""
+    whose = f"the process of rank {worker.rank}"
+    if -code in _ASKED:
+        return not_here(f"{whose} was ended by {signal.Signals(-code).name}, which nothing in the check sends")
+    return falls_short("", f"{whose} {_how(code)}{_last_words(worker.log)}")
+
+
+def _how(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     with suppress(ValueError):
@@ -109,7 +133,7 @@ def ending(code: int) -> str:
     return f"was ended by signal {-code}"
 
 
-def last_words(log: Path) -> str:
+def _last_words(log: Path) -> str:
     """The last line that it wrote to stderr, in brackets."""
     try:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]

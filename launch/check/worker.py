@@ -19,7 +19,8 @@ from pathlib import Path
 from queue import Queue
 from typing import IO, Any
 
-from launch.check.finding import Finding, falls_short
+from launch.check.crowding import ENOUGH, Clocks, crowded
+from launch.check.finding import Finding, State, falls_short, lost_contact, not_here
 from launch.check.site import Site
 from launch.check.table import Line, lines_for
 from launch.jobs.config import JobConfig
@@ -73,39 +74,48 @@ def _run(site: Site, line: Line, key: str, messages: IO[str]) -> None:
     """Do this rank's part of a line, and say on the first rank what all of them found."""
     site.everyones(f"{key}/begin", None)
     _say(messages, {"begin": line.name})
-    finding: Finding | None = None
+    finding, raised, before = None, "", Clocks.of([os.getpid()])
     if line.on_all_ranks or site.rank == 0:
-        finding = _found(line, site)
-    _say(messages, {"ended": line.name})
-    found = site.everyones(f"{key}/end", finding.model_dump(mode="json") if finding else None)
+        finding, raised = _found(line, site)
+    share = Clocks.of([os.getpid()]).since(before).share
+    _say(messages, {"ended": line.name, "raised": raised})
+    found = site.everyones(f"{key}/end", [finding.model_dump(mode="json") if finding else None, share])
     if site.rank == 0:
-        _say(messages, {"line": line.name, "finding": _worst(found)})
+        there = [Finding.model_validate(each) for each, _ in found if each is not None]
+        taken = _worst(there, min(share for _, share in found))
+        _say(messages, {"line": line.name, "finding": taken.model_dump(mode="json")})
 
 
-def _found(line: Line, site: Site) -> Finding:
+def _found(line: Line, site: Site) -> tuple[Finding, str]:
+    """What the line finds, and the error that ended it; "" if none did."""
     module, _, name = line.function.partition(":")
     try:
         finding: Finding = getattr(import_module(module), name)(site, *line.arguments)
-        return finding
+        return finding, ""
     except Exception as error:
         from engine.errors import sentence
 
         with suppress(Exception):  # the traceback, for whoever looks into the log
             sys.excepthook(type(error), error, error.__traceback__)
-        return falls_short("", f"rank {site.rank}: {sentence(error)}"[:500])
+        finding = falls_short("", f"rank {site.rank}: {sentence(error)}"[:500])
+        return finding, finding.reason
 
 
-def _worst(found: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+def _worst(found: Sequence[Finding], share: float) -> Finding:
     """What falls short on some rank falls short, and the first rank says the rest. A rank that lost contact to another
-    one is named last."""
-    there = [each for each in found if each is not None]
-    short = [each for each in there if each["state"] == "falls short"]
-    own = [each for each in short if not _lost_contact(each["reason"])]
-    return (own or short or there)[0]
+    one is named last.
 
-
-def _lost_contact(reason: str) -> bool:
-    return any(sign in reason for sign in ("closed by peer", "reset by peer", "Broken pipe", "imed out", "timeout"))
+    Args:
+        share: of the processors' time that the ranks asked for, the least that one of them had. Where it was little, a
+            speed is not judged.
+    """
+    short = [each for each in found if each.state is State.FALLS_SHORT]
+    grave = [each for each in short if not each.is_slow]
+    own = [each for each in grave if not lost_contact(each.reason)]
+    worst = (own or grave or short or found)[0]
+    if worst.is_slow and share < ENOUGH:
+        return not_here(f"{crowded(share)}, so that no speed is judged ({worst.reason})", worst.figure)
+    return worst
 
 
 def _take_stdout() -> IO[str]:

@@ -32,7 +32,7 @@ def line_called(name: str, ranks: int = 1) -> Line:
 
 def found_here(name: str, folder: Path) -> Finding:
     """What a line of one rank finds in this process."""
-    return _found(line_called(name), Site(small_config(), "cpu", 0, 1, 1, folder))
+    return _found(line_called(name), Site(small_config(), "cpu", 0, 1, 1, folder))[0]
 
 
 def found_on_ranks(ranks: Ranks, name: str, fault: str, folder: str, key: str) -> dict[str, Any]:
@@ -46,4 +46,4 @@ def found_on_ranks(ranks: Ranks, name: str, fault: str, folder: str, key: str) -
     with pytest.MonkeyPatch.context() as patch:
         if fault:
             FAULTS[fault].install(patch)
-        return _found(line_called(name, count), site).model_dump(mode="json")
+        return _found(line_called(name, count), site)[0].model_dump(mode="json")

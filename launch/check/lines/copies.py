@@ -25,7 +25,7 @@ def copies(site: Site) -> Finding:
     judge = [name for name in rates if name.startswith("pinned")] or list(rates)
     short = [f"{name} is {rates[name]:.1f} GB/s, below {limit:g}" for name in judge if rates[name] < limit]
     figure = ", ".join(f"{name} {rate:.1f} GB/s" for name, rate in rates.items())
-    return judged(short, figure, f"{' and '.join(judge)} at least {limit:g} GB/s: {PINNED_GIGABYTES.reason}")
+    return judged([], figure, f"{' and '.join(judge)} at least {limit:g} GB/s: {PINNED_GIGABYTES.reason}", short)
 
 
 def measure(device: torch.device, num_bytes: int) -> dict[str, float]:

@@ -57,7 +57,7 @@ def attention_kernels(site: Site) -> Finding:
         except (RuntimeError, NotImplementedError, TypeError, ImportError) as error:
             absent.append(f"{name} does not run: {' '.join(str(error).split())[:80]}")
     peak = measure_peak_flops(site.device, dtype)
-    short = shortfalls(found, site.kind, peak)
+    wrong, slow = shortfalls(found, site.kind), slow_shapes(found, site.kind, peak)
     figure = "; ".join(
         f"{each.kernel} {list(each.shape)} {1000 * each.seconds:.1f} ms, {each.rate:.3g} TFLOP/s"
         f", error {each.error:.0e}"
@@ -68,11 +68,11 @@ def attention_kernels(site: Site) -> Finding:
         f"outputs within {ATTENTION_ERROR.on(site.kind):g}, log-sum-exps within {LOG_SUM_EXP_ERROR.on(site.kind):g}, "
         f"the fastest at least {KERNEL_SHARE_OF_PEAK.on(site.kind):g} of {peak / 1e12:.3g} TFLOP/s"
     )
-    return judged(short, figure, "; ".join([reason, *absent]))
+    return judged(wrong, figure, "; ".join([reason, *absent]), slow)
 
 
-def shortfalls(found: Sequence[Measured], kind: str, peak: float) -> list[str]:
-    """What is wrong, or slow, in the fastest kernel of each shape."""
+def shortfalls(found: Sequence[Measured], kind: str) -> list[str]:
+    """What is wrong in some kernel."""
     if not found:
         return ["no kernel runs"]
     short = []
@@ -83,6 +83,16 @@ def shortfalls(found: Sequence[Measured], kind: str, peak: float) -> list[str]:
         error = each.log_sum_exp_error
         if error is not None and not error <= (limit := LOG_SUM_EXP_ERROR.on(kind)):
             short.append(f"{where}: the log-sum-exp is off by {error:.1e}, above {limit:g}, and a ring needs it")
+    return short
+
+
+def slow_shapes(found: Sequence[Measured], kind: str, peak: float) -> list[str]:
+    """Where the fastest kernel of a shape is slow.
+
+    Args:
+        peak: FLOP/s of matrix products.
+    """
+    short = []
     for shape in {each.shape for each in found}:
         best = max(each.rate for each in found if each.shape == shape)
         if best < (share := KERNEL_SHARE_OF_PEAK.on(kind)) * peak / 1e12:

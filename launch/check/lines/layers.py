@@ -39,15 +39,15 @@ def judge(kind: str, model: LargeModel, done: Sequence[Step], rate: float, peak_
     """
     computed = median(step.seconds for step in done[1:] if not step.skipped)
     skips = [step.seconds for step in done if step.skipped]
-    short = [] if skips else ["no step was skipped"]
+    short, slow = [] if skips else ["no step was skipped"], []
     skipped = median(skips) if skips else computed
     flops = _flops(model) / computed
     formula = _formula_bytes(model)
     limits = (STEP_SHARE_OF_PEAK.on(kind), SKIP_SHARE_OF_STEP.on(kind), MEMORY_OVER_FORMULA.on(kind))
     if flops < limits[0] * rate:
-        short.append(f"a computed step has {flops / rate:.2f} of the rate of matrix products, below {limits[0]:g}")
+        slow.append(f"a computed step has {flops / rate:.2f} of the rate of matrix products, below {limits[0]:g}")
     if skipped > limits[1] * computed:
-        short.append(f"a skipped step takes {skipped / computed:.2f} of a computed one, above {limits[1]:g}")
+        slow.append(f"a skipped step takes {skipped / computed:.2f} of a computed one, above {limits[1]:g}")
     if peak_bytes > limits[2] * formula:
         short.append(f"{peak_bytes / 1e9:.3g} GB are held, above {limits[2]:g} of {formula / 1e9:.3g} by the formula")
     figure = (
@@ -59,6 +59,7 @@ def judge(kind: str, model: LargeModel, done: Sequence[Step], rate: float, peak_
         figure,
         f"at least {limits[0]:g} of the rate of products, a skip at most {limits[1]:g} of a step, memory at most "
         f"{limits[2]:g} of the formula",
+        slow,
     )
 
 
@@ -86,6 +87,8 @@ def compiled_block(site: Site) -> Finding:
 
     if "compile" not in RuntimeConfig.model_fields:
         return not_here("this version of Lockstep compiles no blocks")
+    if site.kind == "cpu":
+        return not_here("compiling takes minutes on a CPU")
     eager = config_for(site)
     compiled = eager.model_copy(update={"runtime": eager.runtime.model_copy(update={"compile": True})})
     results = []

@@ -35,7 +35,7 @@ def links(site: Site) -> Finding:
         pairs = _pairs(site)
     figure = "; ".join(f"{kind} {rate:.2g} GB/s, {delay:.0f} us" for kind, (rate, delay) in kinds.items())
     figure += "; pairs " + ", ".join(f"{a}-{b} {rate:.2g} GB/s" for (a, b), rate in pairs.items())
-    return judged(_shortfalls(site, kinds, pairs), figure, _limits(site))
+    return judged([], figure, _limits(site), _shortfalls(site, kinds, pairs))
 
 
 def _shortfalls(site: Site, kinds: dict[str, tuple[float, float]], pairs: dict[tuple[int, int], float]) -> list[str]:

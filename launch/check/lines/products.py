@@ -60,7 +60,7 @@ def cards_alike(site: Site) -> Finding:
         return falls_short(figure, f"ranks are on different cards ({', '.join(names)}), whose latents drift apart")
     limit = CARD_RATE_RATIO.on(site.kind)
     short = [f"rank {slowest} has {ratio:.2f} of the fastest one's rate, below {limit:g}"] if ratio < limit else []
-    return judged(short, figure, f"the slowest has {ratio:.2f} of the fastest, at least {limit:g}")
+    return judged([], figure, f"the slowest has {ratio:.2f} of the fastest, at least {limit:g}", short)
 
 
 def _relative_error(found: Tensor, exact: Tensor) -> float:

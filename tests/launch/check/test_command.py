@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 
 from tests.support.check_faults import FAULTS
 from tests.support.check_site import CHECK_INJECTED
-from tests.support.shell import ROOT, Refused, Shell, finish
+from tests.support.networks import two_stacks
+from tests.support.shell import ROOT, Refused, Shell, finish, untimed
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -53,6 +56,7 @@ def test_refused(shell: Shell, refused: Refused) -> None:
     for given, words in {
         ("--only=speed",): ["'speed'", "attention kernels"],
         ("--report=r.txt",): ["r.txt", ".json"],
+        ("--report=/proc/r.json",): ["/proc", "not writable"],
         ("--ranks=0",): ["--ranks is 0"],
         ("--ranks=many",): ["'many'"],
         ("--ray-address=a:1",): ["add --launcher ray"],
@@ -63,26 +67,55 @@ def test_refused(shell: Shell, refused: Refused) -> None:
 
 
 def test_ctrl_c_ends_all_processes(shell: Shell, tmp_path: Path) -> None:
-    process = shell.lockstep("check", "--only=stopped", "--ranks=2", TMPDIR=str(tmp_path))
-    deadline = time.monotonic() + 150
-    while len(shell.family()) < 6:  # the command, two workers, and what the line has started
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    process = endless(shell, TMPDIR=str(tmp_path))
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130 and untimed(err) == ["lockstep: interrupted"], err
     shell.await_nobody(seconds=5)
     assert not list(tmp_path.glob("ls-*"))
 
 
+def endless(shell: Shell, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """A check in the middle of a line that never ends."""
+    path = os.pathsep.join([str(ROOT), str(CHECK_INJECTED)])
+    given = ["--only=copies", "--ranks=1", "--report=r.json", *arguments]
+    process = shell.lockstep("check", *given, PYTHONPATH=path, LOCKSTEP_CHECK_FAULT="endless", **environment)
+    shell.await_line(process, "copies")
+    return process
+
+
 @pytest.mark.slow
-def test_a_killed_check_leaves_nobody(shell: Shell) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_a_check_that_ends_takes_along_what_its_lines_have_started(signum: int, shell: Shell) -> None:
     process = shell.lockstep("check", "--only=stopped", "--ranks=2")
     deadline = time.monotonic() + 150
     while len(shell.family()) < 6:  # the command, two workers, and what the line has started
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    process.kill()
+    process.send_signal(signum)
+    shell.await_nobody(seconds=10)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_said_in_its_line(shell: Shell) -> None:
+    process = endless(shell)
+    (worker,) = shell.ranks().values()
+    os.kill(worker, signal.SIGKILL)
+    out, _ = finish(process, 1)
+    (line,) = json.loads((shell.folder / "r.json").read_text())["lines"]
+    assert line["state"] == "falls short" and "rank 0 was ended by SIGKILL" in line["reason"] and "1 falls short" in out
     shell.await_nobody(seconds=5)
+
+
+@pytest.mark.slow
+def test_a_report_that_cannot_be_written_costs_nobody_the_lines(shell: Shell) -> None:
+    process = shell.lockstep("check", "--only=links", "--ranks=1", "--report=results/r.json")
+    shell.await_line(process, "links")
+    (shell.folder / "results").write_text("a file")
+    out, err = finish(process, 1)
+    assert "1 is not here" in out
+    (line,) = untimed(err)
+    assert line.startswith("lockstep: --report is ") and "which cannot be written" in line
 
 
 @pytest.mark.slow
@@ -115,4 +148,25 @@ def test_under_torchrun_each_rank_has_its_own_worker(shell: Shell) -> None:
     _, err = finish(shell.torchrun_of(2, "launch", "check", *shown, PYTHONPATH=path, LOCKSTEP_CHECK_FAULT="crash"), 1)
     report = json.loads((shell.folder / "r.json").read_text())
     assert states(report) == {"copies": "falls short", "links": "holds", "layout cfg 2": "holds"}, err
+    shell.await_nobody(seconds=5)
+
+
+@pytest.mark.slow
+def test_under_torchrun_on_two_machines_links_between_them_are_measured(shell: Shell) -> None:
+    shown = ["--only=links", "--only=layout", "--only=two", "--only=stopped", "--report=r.json"]
+    with two_stacks() as stacks:
+        meeting = ["--nnodes=2", "--nproc-per-node=1", f"--master-addr={stacks[0].address}", "--master-port=29400"]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", *meeting]
+        agents = [
+            shell.start([*stack.prefix, *torchrun, f"--node-rank={i}", "-m", "launch", "check", *shown])
+            for i, stack in enumerate(stacks)
+        ]
+        out, err = finish(agents[0])
+        assert finish(agents[1])[0] == ""
+    report = json.loads((shell.folder / "r.json").read_text())
+    found = states(report)
+    assert found.pop("stopped rank") == "not here" and set(found.values()) == {"holds"} and len(found) == 7, err
+    assert report["nodes"] == 2 and "2 ranks on 2 machines" in out
+    assert "between machines" in next(line["reason"] for line in report["lines"] if line["name"] == "links")
+    assert stacks[0].address not in json.dumps(report)
     shell.await_nobody(seconds=5)

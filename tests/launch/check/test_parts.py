@@ -4,31 +4,33 @@ import getpass
 import json
 import os
 import socket
+import subprocess
+import sys
+import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from launch.check.agent import run_lines
-from launch.check.board import OwnBoard
-from launch.check.document import without_names
-from launch.check.finding import Finding, State
+from engine.execution.versions import describe_all_versions
+from launch.check.crowding import Clocks
+from launch.check.document import CheckDocument, without_names
+from launch.check.finding import State, falls_short, holds, judged
 from launch.check.large_model import Step, large_model
 from launch.check.lines import links as of_links
-from launch.check.lines.kernels import Measured, shortfalls
+from launch.check.lines.kernels import Measured, shortfalls, slow_shapes
 from launch.check.lines.layers import judge
 from launch.check.lines.synchronisations import count
-from launch.check.machine import describe_machine, describe_versions
+from launch.check.machine import describe_machine
 from launch.check.reference import read_reference
+from launch.check.run import _written
 from launch.check.site import Site
-from launch.check.starting import Assignment
-from launch.check.table import Line, lines_for
+from launch.check.table import lines_for
 from launch.check.video import config_for, loaded, make, relative_error, request_of
 from launch.check.worker import _worst
-from tests.support.check_site import CHECK_INJECTED, line_called, small_config
+from tests.support.check_site import small_config
 
 
 def site(tmp_path: Path, ranks: int = 1, local_ranks: int = 1, kind: str = "cpu") -> Site:
@@ -61,7 +63,7 @@ def test_the_machine_is_described_without_paths(monkeypatch: pytest.MonkeyPatch)
     machine = describe_machine()
     assert machine["settings"]["NCCL_DEBUG"] == "INFO" and machine["cores"] >= 1 and machine["memory_gigabytes"] > 0
     assert not {"CUDA_HOME", "NCCL_TOPO_FILE"} & machine["settings"].keys()
-    assert "ada" not in json.dumps(machine) and describe_versions().keys() >= {"python", "torch", "diffusers", "xfuser"}
+    assert "ada" not in json.dumps(machine) and describe_all_versions().keys() >= {"python", "torch", "xfuser", "numpy"}
 
 
 def test_the_driver_is_asked_as_nvidia_smi_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +111,11 @@ def test_a_link_is_compared_with_its_kind(pairs: dict[Any, float], words: str, t
 
 def test_a_kernel_falls_short_by_each_of_its_figures() -> None:
     good = Measured("flash", (5, 75600, 128), 0.1, 400.0, 1e-3, 1e-5)
-    assert shortfalls([good], "cuda", 800e12) == []
-    assert "off by" in shortfalls([Measured("flash", good.shape, 0.1, 400.0, float("inf"), None)], "cuda", 8e14)[0]
-    assert "log-sum-exp" in shortfalls([Measured("flash", good.shape, 0.1, 400.0, 1e-3, 0.5)], "cuda", 8e14)[0]
-    assert "100 TFLOP/s" in shortfalls([Measured("flash", good.shape, 0.1, 100.0, 1e-3, None)], "cuda", 8e14)[0]
-    assert shortfalls([], "cuda", 8e14) == ["no kernel runs"]
+    assert shortfalls([good], "cuda") == slow_shapes([good], "cuda", 800e12) == []
+    assert "off by" in shortfalls([Measured("flash", good.shape, 0.1, 400.0, float("inf"), None)], "cuda")[0]
+    assert "log-sum-exp" in shortfalls([Measured("flash", good.shape, 0.1, 400.0, 1e-3, 0.5)], "cuda")[0]
+    assert "100 TFLOP/s" in slow_shapes([Measured("flash", good.shape, 0.1, 100.0, 1e-3, None)], "cuda", 8e14)[0]
+    assert shortfalls([], "cuda") == ["no kernel runs"]
 
 
 def test_steps_fall_short_by_each_of_their_figures() -> None:
@@ -148,35 +150,56 @@ def test_synchronisations_of_one_step_are_counted(tmp_path: Path, monkeypatch: p
 
 
 def test_the_rank_that_failed_comes_before_those_that_lost_it() -> None:
-    lost = {"state": "falls short", "figure": "", "reason": "rank 0: DistError: Connection closed by peer"}
-    cause = {"state": "falls short", "figure": "", "reason": "rank 1: RuntimeError: illegal memory access"}
-    holds = {"state": "holds", "figure": "1", "reason": ""}
-    assert _worst([lost, cause]) == cause and _worst([lost, holds]) == lost and _worst([holds, None]) == holds
+    lost = falls_short("", "rank 0: DistError: Connection closed by peer")
+    cause = falls_short("", "rank 1: RuntimeError: illegal memory access")
+    assert _worst([lost, cause], 1.0) == cause and _worst([lost, holds("1")], 1.0) == lost
+    assert _worst([holds("1"), holds("")], 0.1) == holds("1")
 
 
-class Heard:
-    """An audience that remembers."""
-
-    def __init__(self) -> None:
-        self.findings: dict[str, Finding] = {}
-
-    def began(self, line: Line) -> None: ...
-
-    def told(self, line: Line, finding: Finding) -> None:
-        self.findings[line.name] = finding
-
-    def alive(self) -> None: ...
+def test_a_speed_is_not_judged_where_others_had_the_processors() -> None:
+    slow, wrong = judged([], "0.01 GB/s", slow=["below 5"]), judged(["off by 3"], "3", slow=["below 5"])
+    assert (slow.state, slow.reason) == (State.FALLS_SHORT, "below 5") and wrong.reason == "off by 3; below 5"
+    assert _worst([holds("1"), slow], 0.9) == slow and _worst([slow, wrong], 0.1) == wrong
+    quiet = _worst([slow], 0.4)
+    assert quiet.state is State.NOT_HERE and quiet.figure == "0.01 GB/s"
+    assert "40% of the time that it asked for" in quiet.reason and "below 5" in quiet.reason
 
 
-def test_a_line_that_never_ends_has_fallen_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(CHECK_INJECTED), prepend=os.pathsep)
-    monkeypatch.setenv("LOCKSTEP_CHECK_FAULT", "endless")
-    lines = [replace(line_called("copies"), cpu_seconds=1.0), line_called("links")]
-    heard = Heard()
-    assignment = Assignment(1, [0], 1, "cpu", small_config().model_dump_json(), "127.0.0.1", tmp_path)
-    run_lines(assignment, lines, OwnBoard(), heard)
-    assert heard.findings["copies"].reason.startswith("it did not end within 1 s")
-    assert heard.findings["links"].state is State.NOT_HERE
+def test_time_is_given_by_what_other_programs_leave() -> None:
+    def patience(ran: float, queued: float) -> float:
+        return Clocks(160.0, 7.0 + ran, queued).since(Clocks(60.0, 7.0, 0.0)).patience()
+
+    assert patience(50, 0) == patience(80, 20) == patience(1, 3) == 1, "quiet; nearly so; it hangs"
+    assert patience(25, 25) == 2 and patience(5, 95) == 4
+
+
+def test_a_processor_that_two_processes_share_is_told(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(3)]
+    try:
+        time.sleep(0.5)
+        before = Clocks.of([processes[0].pid])
+        time.sleep(1.5)
+        taken = Clocks.of([processes[0].pid]).since(before)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert 0.05 < taken.share < 0.6 and taken.patience() > 1.5, taken
+    assert Clocks.of([processes[0].pid]).since(before).share == 1, "it has ended"
+
+
+def test_a_report_that_cannot_be_written_leaves_a_complaint(tmp_path: Path) -> None:
+    document = CheckDocument(
+        lines=[], machine={}, versions={}, date="", command="lockstep check", ranks=1, nodes=1, seconds=1.0
+    )
+    assert _written(document, tmp_path / "r.json") == document
+    assert json.loads((tmp_path / "r.json").read_text())["schema"] == 1
+    (tmp_path / "file").write_text("")
+    complaint = _written(document, tmp_path / "file" / "r.json").complaint
+    assert complaint.startswith("--report is ") and complaint.endswith("choose another.")
+    assert "complaint" not in (tmp_path / "r.json").read_text()
 
 
 def test_every_line_has_a_limit() -> None:
