@@ -46,6 +46,7 @@ _FIRST = (
     Line("small model in bfloat16", "finite, and near float32", f"{_LINES}small_model:bfloat16", 120, 60),
 )
 _LAST = (
+    Line("two experts", "take turns, request after request", f"{_LINES}experts:two_experts", 120, 60, True),
     Line("host synchronisations", "of one denoise step", f"{_LINES}synchronisations:synchronisations", 120, 30),
     Line("large model's layers", "a computed and a skipped step", f"{_LINES}layers:layers", 240, 60),
     Line("compiled block", "equal to the eager one, compiled once", f"{_LINES}layers:compiled_block", 240, 60),

@@ -4,15 +4,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-
-class Patch(Protocol):
-    """pytest's MonkeyPatch is one."""
-
-    def setattr(self, target: Any, name: str, value: Any) -> None: ...
+from tests.support.machine_faults import Patch, broken_kernel, slow_card, slow_link, tf32, wrong_log_sum_exp
 
 
 @dataclass(frozen=True)
@@ -23,68 +19,6 @@ class Fault:
     install: Callable[[Patch], None]
     words: tuple[str, ...]
     ranks: int = 1
-
-
-def _wrong_log_sum_exp(patch: Patch) -> None:
-    from parallel import kernel_calls
-
-    kernel = kernel_calls.cpu_flash_attention()
-
-    def wrong(*tensors: Any, **others: Any) -> Any:
-        out, log_sum_exp, *rest = kernel(*tensors, **others)
-        return (out, log_sum_exp + 0.01, *rest)
-
-    patch.setattr(kernel_calls, "cpu_flash_attention", lambda: wrong)
-
-
-def _broken_kernel(patch: Patch) -> None:
-    """The last key of an odd length is left out."""
-    from parallel import kernel_calls
-
-    kernel = kernel_calls.cpu_flash_attention()
-
-    def broken(query: Any, key: Any, value: Any, *others: Any) -> Any:
-        kept = key.shape[2] - key.shape[2] % 2
-        return kernel(query, key[:, :, :kept], value[:, :, :kept], *others)
-
-    patch.setattr(kernel_calls, "cpu_flash_attention", lambda: broken)
-
-
-def _rounded(tensor: torch.Tensor) -> torch.Tensor:
-    """To 10 bits of mantissa, as TF32 has."""
-    if tensor.dtype != torch.float32:
-        return tensor
-    return ((tensor.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
-
-
-def _tf32(patch: Patch) -> None:
-    linear, product = torch.nn.functional.linear, torch.Tensor.__matmul__
-    patch.setattr(
-        torch.nn.functional, "linear", lambda x, weight, bias=None: linear(_rounded(x), _rounded(weight), bias)
-    )
-    patch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(_rounded(a), _rounded(b)))
-
-
-def _slow_link(patch: Patch) -> None:
-    import torch.distributed as dist
-
-    def slowed(call: Callable[..., Any]) -> Callable[..., Any]:
-        def wait_and_call(*arguments: Any, **others: Any) -> Any:
-            time.sleep(0.1)
-            return call(*arguments, **others)
-
-        return wait_and_call
-
-    for name in ("all_reduce", "all_to_all_single", "send"):
-        patch.setattr(dist, name, slowed(getattr(dist, name)))
-
-
-def _slow_card(patch: Patch) -> None:
-    from engine.execution import peak
-
-    measure = peak.measure_peak_flops
-    share = 0.01 if os.environ.get("RANK") == "1" else 1.0
-    patch.setattr(peak, "measure_peak_flops", lambda *given: share * measure(*given))
 
 
 def _swapped_ranks(patch: Patch) -> None:
@@ -198,6 +132,31 @@ def _held_memory(patch: Patch) -> None:
     patch.setattr(WanAdapter, "blocks", keeping)
 
 
+def _stale_expert(patch: Patch) -> None:
+    """The transformer that had the last turn of a request has all turns of the next one."""
+    from dataclasses import replace
+
+    from engine.generation.denoising import Denoising
+
+    predictor, last = Denoising._predictor, [0]
+
+    def stale(self: Any, number: int, *given: Any) -> Any:
+        last[0] = max(last[0], number)
+        if number < last[0]:
+            self._model = replace(self._model, experts=(self._model.experts[last[0]],) * 2)
+        return predictor(self, number, *given)
+
+    patch.setattr(Denoising, "_predictor", stale)
+
+
+def _one_expert(patch: Patch) -> None:
+    """The first transformer takes all steps."""
+    from engine.generation import denoising
+
+    split = denoising.split_steps
+    patch.setattr(denoising, "split_steps", lambda timesteps, boundary: [*split(timesteps, None), range(0)])
+
+
 def _crash(patch: Patch) -> None:
     from launch.check.lines import copies
 
@@ -220,19 +179,21 @@ def _raises(patch: Patch) -> None:
 
 
 FAULTS = {
-    "wrong log-sum-exp": Fault("attention kernels", _wrong_log_sum_exp, ("log-sum-exp is off",)),
-    "broken kernel": Fault("attention kernels", _broken_kernel, ("output is off",)),
-    "TF32 forced": Fault("float32 products", _tf32, ("TF32",)),
-    "TF32 in the model": Fault("small model", _tf32, ("the latents are off", "another decision")),
+    "wrong log-sum-exp": Fault("attention kernels", wrong_log_sum_exp, ("log-sum-exp is off",)),
+    "broken kernel": Fault("attention kernels", broken_kernel, ("output is off",)),
+    "TF32 forced": Fault("float32 products", tf32, ("TF32",)),
+    "TF32 in the model": Fault("small model", tf32, ("the latents are off", "another decision")),
     "corrupted weight": Fault("small model", _corrupted_weight, ("the latents are off",)),
     "NaN from a layer": Fault("small model", _not_a_number, ("not finite",)),
     "leaking cache": Fault("requests in a row", _leaking_cache, ("after another request",)),
     "held memory": Fault("large model's layers", _held_memory, ("GB are held",)),
     "resumed without its cache": Fault("killed and resumed", _resumed_wrongly, ("from those of a run",)),
     "no checkpoint found": Fault("killed and resumed", _no_checkpoints, ("began anew",)),
+    "a transformer that stays": Fault("two experts", _stale_expert, ("after another request",)),
+    "a transformer without a turn": Fault("two experts", _one_expert, ("had no turn",)),
     "raises": Fault("copies", _raises, ("RuntimeError: the driver is lost",)),
-    "slow link": Fault("links", _slow_link, ("above", "below"), 2),
-    "slow card": Fault("cards alike", _slow_card, ("rank 1 has",), 2),
+    "slow link": Fault("links", slow_link, ("above", "below"), 2),
+    "slow card": Fault("cards alike", slow_card, ("rank 1 has",), 2),
     "swapped ranks": Fault("layout ulysses 2", _swapped_ranks, ("from those of one rank", "another decision"), 2),
     "swapped ranks of a ring": Fault("layout ring 2", _swapped_ranks, ("from those of one rank",), 2),
     "a rank that decides alone": Fault("layout cfg 2", _decides_alone, ("differ",), 2),
