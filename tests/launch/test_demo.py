@@ -35,6 +35,7 @@ def test_the_command_says_what_it_draws_on() -> None:
     assert "--ranks=1" in done.stdout
 
 
+@pytest.mark.slow  # tests/parallel/test_devices.py shows in a process of its own that no device is set
 def test_two_ranks_on_the_cpu_beside_one_cuda_device(shell: Shell) -> None:
     """What the refusal of two ranks on one device advises. xDiT would set the device LOCAL_RANK, which is an error."""
     steps = ("--set=sampling.steps=3", "--set=cache.method=none")

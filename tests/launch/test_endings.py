@@ -71,8 +71,10 @@ def test_a_signal_ends_all_ranks(
     assert_old_files_stand(shell)
 
 
-def test_ctrl_c_on_a_terminal(shell: Shell) -> None:
+@pytest.mark.parametrize("stub", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["stub", "real"])
+def test_ctrl_c_on_a_terminal(stub: bool, shell: Shell) -> None:
     """The key itself, through a terminal: progress is drawn, and the terminal is usable afterwards."""
+    shell.stub = stub
     keyboard, terminal = pty.openpty()
     command = [sys.executable, "-m", "launch", "generate", *shell.options("--prompt=x", LONG, "--ranks=2")]
     process = shell.start(["setsid", "--ctty", "--wait", *command], stdin=terminal, stdout=terminal, stderr=terminal)

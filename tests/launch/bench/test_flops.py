@@ -60,9 +60,12 @@ def wan_image(folder: Path) -> tuple[Config, GenerationRequest]:
     return config, make_request([PROMPT], "", 0, config.sampling, write_pictures(folder)[0])
 
 
-@pytest.mark.parametrize(
-    "case", [wan, wan_image, hunyuan, hunyuan_image, hunyuan15, hunyuan15_image], ids=lambda case: case.__name__
-)
+# tests/engine/test_cost_flops.py and test_cost_components.py count the parts of every family by themselves
+SLOW = pytest.mark.slow
+LARGER = [pytest.param(case, marks=SLOW) for case in (wan_image, hunyuan_image, hunyuan15, hunyuan15_image)]
+
+
+@pytest.mark.parametrize("case", [wan, hunyuan, *LARGER], ids=lambda case: case.__name__)
 def test_the_flops_of_a_video_are_those_that_torch_counts(
     case: Callable[[Path], tuple[Config, GenerationRequest]], tmp_path: Path
 ) -> None:
