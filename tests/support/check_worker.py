@@ -50,6 +50,8 @@ def main() -> None:
         if act and not raised:
             {"wait": wait, "spin": spin, "end_by": end_by}[act[0]](*act[1:])
         say(ended=line, raised=raised)
+        if any(other == ["wait"] for other in play.get(line, {}).values()):
+            wait()  # for the others, as every worker does
         if rank == 0:
             say(line=line, finding=_HOLDS)
     say(finished=True)
