@@ -98,6 +98,9 @@ class _Watch:
         self._order = [line.name for line in lines]
         self._number = number
         self._board = board
+        self._begun: Clocks
+        self._look_at: float
+        self._raised_at: float | None
         self._attempt = attempt
         self._audience = audience
         self._done = 0
@@ -194,9 +197,9 @@ class _Watch:
     def _begin(self, seconds: float, has_begun: bool) -> None:
         """A line, or the wait for one, begins, and has so much time."""
         self._seconds, self._has_begun = seconds, has_begun
-        self._raised_at: float | None = None
-        self._begun: Clocks = Clocks.of(family(self._attempt.workers))
-        self._look_at: float = self._begun.wall + seconds
+        self._raised_at = None
+        self._begun = Clocks.of(family(self._attempt.workers))
+        self._look_at = self._begun.wall + seconds
 
     def _key(self, name: str) -> str:
         return f"check/{self._number}/{name}"
