@@ -6,9 +6,11 @@ values is removed right before the attention kernel runs, for each chunk that th
 """
 
 import functools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel, WanTransformer3DModel
 from torch import Tensor, nn
 
@@ -21,10 +23,16 @@ from parallel.meter import CollectiveMeter
 from parallel.ranks import Ranks
 from parallel.ring import attend_in_ring
 from parallel.sharding import Shards, join_shards, pad_to_longest
+from parallel.torch_private import opaque_operation
 
 
 def install_sequence_attention(
-    transformer: nn.Module, ranks: Ranks, kernel: KernelName = "sdpa", deterministic: bool = False
+    transformer: nn.Module,
+    ranks: Ranks,
+    kernel: KernelName = "sdpa",
+    deterministic: bool = False,
+    compiled: bool = False,
+    shared: "SequenceAttention | None" = None,
 ) -> "SequenceAttention":
     """Replace the attention processor of every block by one that runs over all sequence ranks. No weight changes.
 
@@ -33,6 +41,9 @@ def install_sequence_attention(
         kernel: one that :func:`parallel.kernels.choose_kernel` has chosen.
         deterministic: results do not depend on the layout (:mod:`parallel.fixed_rows`). A ring then gathers the keys
             and values of all ranks.
+        compiled: the blocks are compiled.
+        shared: the attention of the model's other transformer, which takes the same requests; None makes one. Compiled
+            blocks of both are the same graph only if their attention is.
 
     Returns:
         The attention, whose :meth:`SequenceAttention.begin` has to be called for each request.
@@ -40,7 +51,7 @@ def install_sequence_attention(
     Raises:
         TypeError: the transformer is of another family.
     """
-    attention = SequenceAttention(ranks, kernel, deterministic)
+    attention = shared or SequenceAttention(ranks, kernel, deterministic, compiled)
     if isinstance(transformer, WanTransformer3DModel):
         _give_to_wan(transformer, attention)
     elif isinstance(transformer, HunyuanVideoTransformer3DModel | HunyuanVideo15Transformer3DModel):
@@ -65,14 +76,19 @@ def _give_to_hunyuan_video(transformer: Any, attention: "SequenceAttention") -> 
 
 
 class SequenceAttention:
-    """The attention that the blocks call; :meth:`begin` tells it each request's shards."""
+    """The attention that the blocks call; :meth:`begin` tells it each request's shards.
 
-    def __init__(self, ranks: Ranks, kernel: KernelName, deterministic: bool) -> None:
+    Compiled blocks call it as one operation that torch does not look into: it counts bytes, waits for other ranks, and
+    its lengths are a request's. Traced, each of these would split the block, or compile it anew.
+    """
+
+    def __init__(self, ranks: Ranks, kernel: KernelName, deterministic: bool, compiled: bool) -> None:
         self._ranks = ranks
         self._kernel = kernel
         self._deterministic = deterministic
         self._shards = Shards()
         self._meter = CollectiveMeter()
+        self._as_operation = _as_operation(self._attend_rows) if compiled else None
 
     def begin(self, shards: Shards, meter: CollectiveMeter) -> None:
         """Start a request: ``shards`` says which tokens each rank holds, ``meter`` counts the bytes sent."""
@@ -87,15 +103,26 @@ class SequenceAttention:
         Returns:
             [1, heads, local tokens, head_dim]
         """
-        return self._attend(query, key, value, [self._shards])
+        return self._call(query, key, value, None)
 
-    def attend_joint(self, query: Tensor, key: Tensor, value: Tensor, text: Shards) -> Tensor:
-        """The same for a joint sequence: each rank holds its video tokens, then its text tokens.
+    def attend_joint(self, query: Tensor, key: Tensor, value: Tensor, text_lengths: Tensor) -> Tensor:
+        """The same for a joint sequence, as :class:`parallel.joint.Attend`: each rank holds its video tokens, then its
+        text tokens, or one row that is no text and is left out."""
+        return self._call(query, key, value, text_lengths)
 
-        Args:
-            text: which text tokens each rank holds.
-        """
-        return self._attend(query, key, value, [self._shards, text])
+    def _call(self, query: Tensor, key: Tensor, value: Tensor, text_lengths: Tensor | None) -> Tensor:
+        if self._as_operation is None:
+            return self._attend_rows(query, key, value, text_lengths)
+        return self._as_operation(query, key, value, text_lengths)
+
+    def _attend_rows(self, query: Tensor, key: Tensor, value: Tensor, text_lengths: Tensor | None) -> Tensor:
+        if text_lengths is None:
+            return self._attend(query, key, value, [self._shards])
+        text = Shards(tuple(text_lengths.tolist()), self._shards.rank)
+        rows, tokens = query.shape[2], self._shards.length + text.length
+        query, key, value = (tensor.narrow(2, 0, tokens) for tensor in (query, key, value))
+        out = self._attend(query, key, value, [self._shards, text])
+        return F.pad(out, (0, 0, 0, rows - tokens)) if rows > tokens else out
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, streams: Sequence[Shards]) -> Tensor:
         shards = functools.reduce(join_shards, streams)
@@ -123,6 +150,17 @@ class SequenceAttention:
         share = tensor.narrow(1, 0, tensor.shape[1] // degrees.ulysses)
         self._meter.count("all_to_all", share, 4 * (degrees.ulysses - 1))
         self._meter.count("ring", tensor, 2 * (degrees.ring - 1))
+
+
+def _as_operation(attend_rows: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    method = weakref.WeakMethod(attend_rows)  # torch keeps the operation for good, and what it holds
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, text_lengths: Tensor | None) -> Tensor:
+        attend_rows = method()
+        assert attend_rows is not None
+        return attend_rows(query, key, value, text_lengths).contiguous()
+
+    return opaque_operation("attend_over_ranks", attend)
 
 
 def _chunk_lengths(shards: Shards, ranks: Ranks) -> list[tuple[int, ...]]:

@@ -8,7 +8,6 @@ the number of video tokens beside the text.
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
@@ -20,14 +19,14 @@ from parallel.sharding import Shards, shard
 class Attend(Protocol):
     """Attention of this rank's queries to the joint sequence's keys on all ranks."""
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, text: Shards) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, text_lengths: Tensor) -> Tensor:
         """
         Args:
-            query, key, value: [1, heads, local video tokens + local text tokens, head_dim] each.
-            text: which text tokens each rank holds.
+            query, key, value: [1, heads, local video tokens + local text rows, head_dim] each.
+            text_lengths: as of :func:`text_lengths`.
 
         Returns:
-            [1, heads, local video tokens + local text tokens, head_dim]
+            [1, heads, local video tokens + local text rows, head_dim]; zeros in a row that is no text.
         """
         ...
 
@@ -36,10 +35,19 @@ def shard_text(text: Tensor, shards: Shards) -> Tensor:
     """This rank's part of the text: [1, tokens, dim] → [1, max(1, length), dim].
 
     A rank without text gets one row of zeros: diffusers' single-stream blocks separate the text by a negative index,
-    which for a text of no rows would drop the video. :class:`JointAttentionProcessor` leaves that row out of attention.
+    which for a text of no rows would drop the video. Attention over ranks leaves that row out.
     """
     rows = shard(text, shards)
     return rows if shards.length else text.new_zeros(text.shape[0], 1, text.shape[2])
+
+
+def text_lengths(shards: Shards) -> Tensor | None:
+    """How many text tokens each rank holds, int64 [ranks] on the CPU, which blocks take in the place of a mask; None
+    where one rank holds the sequence.
+
+    A tensor, for a compiled block takes it as it comes: numbers would be compiled in, and other texts compile anew.
+    """
+    return torch.tensor(shards.lengths, device="cpu") if len(shards.lengths) > 1 else None
 
 
 def drop_masks(transformer: nn.Module) -> None:
@@ -72,7 +80,7 @@ class JointAttentionProcessor:
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        attention_mask: Shards | Tensor | None = None,
+        attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The attention output of both streams, projected.
@@ -81,12 +89,10 @@ class JointAttentionProcessor:
             attn: diffusers' attention module, for its weights.
             hidden_states: [1, local video tokens, dim].
             encoder_hidden_states: [1, local text tokens, dim], as :func:`shard_text` cuts them.
-            attention_mask: no mask, but which text tokens each rank holds. diffusers' blocks pass this argument on
-                without reading it. Ignored on one rank.
+            attention_mask: no mask, but :func:`text_lengths`. diffusers' blocks pass this argument on without reading
+                it. Ignored on one rank.
             image_rotary_emb: cos and sin of the local video tokens, [local video tokens, head_dim] each.
         """
-        text_rows = encoder_hidden_states.shape[1]
-        text_length = attention_mask.length if isinstance(attention_mask, Shards) else text_rows
         own = (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k)
         added = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj), (attn.norm_added_q, attn.norm_added_k)
         single_stream = attn.add_q_proj is None  # one set of weights for both streams
@@ -95,16 +101,15 @@ class JointAttentionProcessor:
         if image_rotary_emb is not None:
             query, key = (apply_rotary_emb(t, image_rotary_emb, sequence_dim=1) for t in video[:2])
             video = query, key, video[2]
-        query, key, value = (torch.cat([v, t[:, :text_length]], dim=1) for v, t in zip(video, text, strict=True))
+        query, key, value = (torch.cat([v, t], dim=1) for v, t in zip(video, text, strict=True))
         if self._attend is None:
             out = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
         else:
-            assert isinstance(attention_mask, Shards)
+            assert attention_mask is not None
             query, key, value = (t.transpose(1, 2) for t in (query, key, value))
             out = self._attend(query, key, value, attention_mask).transpose(1, 2)
         out = out.flatten(2).to(hidden_states.dtype)
-        video_out, text_out = out.split([hidden_states.shape[1], text_length], dim=1)
-        text_out = F.pad(text_out, (0, 0, 0, text_rows - text_length))
+        video_out, text_out = out.split([hidden_states.shape[1], encoder_hidden_states.shape[1]], dim=1)
         if not single_stream:  # a single-stream block projects later, together with its feed-forward
             video_out, text_out = attn.to_out[1](attn.to_out[0](video_out)), attn.to_add_out(text_out)
         return video_out, text_out

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import _get_default_store, _set_pg_timeout, _world
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,11 +24,15 @@ __all__ = [
     "AllGather",
     "TorchDispatchMode",
     "collectives_begun",
+    "compilations",
+    "compiled",
+    "cpp_compiler",
     "cpu_flash_attention",
     "default_store",
     "fake_store",
     "job_store",
     "local_slices",
+    "opaque_operation",
     "set_group_timeouts",
     "tree_leaves",
 ]
@@ -97,3 +102,51 @@ def cpu_flash_attention() -> Callable[..., Any]:
     """
     kernel: Callable[..., Any] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     return kernel
+
+
+def opaque_operation(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` as one operation of compiled graphs, which torch never looks into and keeps until the process ends.
+
+    Args:
+        name: a number is put behind it if the process has such an operation already.
+        function: with annotated arguments; it changes none of them, and returns a new contiguous tensor that has the
+            shape, dtype and device of the first.
+    """
+    number = 0
+    while hasattr(torch.ops.lockstep, f"{name}_{number}"):
+        number += 1
+    operation = torch.library.custom_op(f"lockstep::{name}_{number}", function, mutates_args=())
+    operation.register_fake(lambda first, *others: first.new_empty(first.shape))
+    return operation
+
+
+_RECOMPILE_LIMIT = 64  # graphs of one kind of block in one process, which may load several models; torch's own is 8
+
+
+def compiled(forward: Callable[..., Any], backend: str = "inductor") -> Callable[..., Any]:
+    """``forward`` as one graph for all sizes, compiled at its first call; torch's stubs do not know the last argument.
+
+    dynamic: another number of tokens, of the video or of its text, needs no graph of its own.
+    """
+    result: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]
+        forward, backend=backend, fullgraph=True, dynamic=True, recompile_limit=_RECOMPILE_LIMIT
+    )
+    return result
+
+
+def compilations() -> int:
+    """Graphs that this process has compiled since it began."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler that torch.compile takes on a CPU; None if it finds none."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return str(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return None

@@ -17,7 +17,7 @@ from torch import Tensor
 from dicache.sums import StepSignal
 from engine.models.adapter import Activations
 from engine.models.patches import join_patches, mark_first_frame, split_patches, token_grid
-from parallel.joint import shard_text
+from parallel.joint import shard_text, text_lengths
 from parallel.sharding import Shards, plan_text_shards, shard
 
 
@@ -119,17 +119,20 @@ class HunyuanVideoAdapter:
     def blocks(self, activations: HunyuanVideoActivations, start: int, stop: int) -> HunyuanVideoActivations:
         """As :meth:`Adapter.blocks`: both streams, [1, local tokens, dim] and [1, local text tokens, dim]."""
         hidden_states, text, condition = activations.hidden_states, activations.text, activations.condition
+        lengths = text_lengths(condition.text_shards)
         for block in self._blocks[start:stop]:
-            hidden_states, text = block(
+            streams = block(
                 hidden_states,
                 text,
                 activations.timestep_embedding,
-                # no padding has to be masked; attention over ranks reads here which text tokens each rank holds
-                condition.text_shards if len(condition.text_shards.lengths) > 1 else None,
+                lengths,  # no padding has to be masked; attention over ranks reads here which text each rank holds
                 condition.rotary,
                 activations.given_embedding,
                 activations.given_tokens,
             )
+            # Single-stream blocks put out parts of one tensor. As a batch of one, each has the strides of a tensor of
+            # its own, so that a compiled block does not meet two layouts.
+            hidden_states, text = (stream[0][None] for stream in streams)
         return replace(activations, hidden_states=hidden_states, text=text)
 
     def signal(self, activations: HunyuanVideoActivations, name: StepSignal) -> Tensor:

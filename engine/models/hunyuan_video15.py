@@ -11,7 +11,7 @@ from torch import Tensor
 from dicache.sums import StepSignal
 from engine.models.adapter import Activations
 from engine.models.patches import join_patches, mark_first_frame, split_patches, token_grid
-from parallel.joint import shard_text
+from parallel.joint import shard_text, text_lengths
 from parallel.sharding import Shards, plan_text_shards, shard
 
 PROMPT, GLYPHS, IMAGE = range(3)
@@ -99,8 +99,8 @@ class HunyuanVideo15Adapter:
         hidden_states, text, condition = activations.hidden_states, activations.text, activations.condition
         # no padding has to be masked: diffusers' own processor needs a mask all the same, and attention over ranks
         # reads in its place which text tokens each rank holds
-        several = len(condition.text_shards.lengths) > 1
-        mask = condition.text_shards if several else torch.ones_like(text[..., 0], dtype=torch.bool)
+        lengths = text_lengths(condition.text_shards)
+        mask = torch.ones_like(text[..., 0], dtype=torch.bool) if lengths is None else lengths
         for block in self.transformer.transformer_blocks[start:stop]:
             hidden_states, text = block(hidden_states, text, activations.timestep_embedding, mask, condition.rotary)
         return replace(activations, hidden_states=hidden_states, text=text)

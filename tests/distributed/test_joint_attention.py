@@ -127,7 +127,7 @@ def attend(ranks: Ranks, lengths: list[tuple[int, int]]) -> list[tuple[Tensor, T
             torch.cat([shard(v, video, dim=2), shard(t, text, dim=2)], dim=2)
             for v, t in zip(random(num_video), random(num_text), strict=True)
         ]
-        out = attention.attend_joint(*parts, text).transpose(1, 2).flatten(2)
+        out = attention.attend_joint(*parts, torch.tensor(text.lengths)).transpose(1, 2).flatten(2)
         joint = join_shards(video, text)
         assert out.shape[1] == joint.length and max(joint.lengths) - min(joint.lengths) <= 1
         everyone = _gather_text(out, joint, ranks)
