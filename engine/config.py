@@ -174,6 +174,12 @@ class RuntimeConfig(Section):
         description="The attention kernel, on one rank and on many; auto is the fastest for the card that works here "
         "(docs/attention.md). sdpa is what torch takes by itself, and all that there is on the CPU.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile each kind of transformer block once, for all sizes, with torch.compile, at the first step "
+        "after loading, which may take a minute longer (within load_timeout_seconds). Needs a C++ compiler on a CPU, "
+        "triton and a C compiler with CUDA (docs/compiled.md).",
+    )
     deterministic: bool = Field(
         False,
         description="The same bits of latents and the same decisions in every layout, in bfloat16 too: linear layers "

@@ -10,6 +10,7 @@ from typing import Generic
 
 from engine.checks.cache import check_cache
 from engine.checks.cache_choice import choose_cache
+from engine.checks.compiler import check_compiler, check_compiles
 from engine.checks.layout import check_goal, check_replicas, lay_out
 from engine.checks.memory import check_memory, check_offload, offload_notes
 from engine.checks.model import check_added_weights, check_device, check_size
@@ -78,6 +79,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
     if tasks:
         check_replicas(degrees, len(tasks))
     check_offload(config, degrees)
+    check_compiles(config)
     check_single_files(config, facts, degrees.replica_size)
     quantised = check_quantised(config, facts, degrees.replica_size)
     check_lora_files(config, facts)
@@ -97,6 +99,7 @@ def preflight(config: AnyConfig, tasks: Sequence[Task], place: Place) -> Checked
         check_room(config, tasks, facts, degrees)
     if not place.elsewhere:
         check_device(config, place.local_ranks if place.local_ranks is not None else degrees.world_size)
+        check_compiler(config)
         check_memory(config, sampling, facts, degrees, place)
         notes += offload_notes(config)
     return Checked(config, placement, facts, reasons, notes)

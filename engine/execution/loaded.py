@@ -21,6 +21,7 @@ from engine.config import Config, SamplingConfig
 from engine.cost.card import card_bytes
 from engine.cost.job import Job, job_of
 from engine.execution.attention import check_places, settle_kernel
+from engine.execution.compiling import CompiledBlocks
 from engine.execution.imports import import_ahead
 from engine.execution.residency import BlockWeights, Residency, StreamedBlocks, WholeTurns, with_residence
 from engine.models.adapter import Adapter
@@ -64,6 +65,7 @@ class LoadedModel:
     attention_kernel: KernelName
     loras: Sequence[dict[str, Any]] = ()  # for the report, on the first rank of a replica
     load_seconds: float = 0.0
+    compiled: CompiledBlocks | None = None  # None where blocks run as they are
 
     @property
     def is_first(self) -> bool:
@@ -75,8 +77,10 @@ class LoadedModel:
         """The adapter of the first expert; the others have the same architecture."""
         return self.experts[0].adapter
 
-    def begin(self, shards: Shards, meter: CollectiveMeter) -> None:
+    def begin(self, shards: Shards, meter: CollectiveMeter, progress: Progress) -> None:
         """Start a request: tell attention which tokens each rank holds."""
+        if self.compiled is not None:
+            self.compiled.announce(progress)
         for expert in self.experts:
             if expert.attention is not None:
                 expert.attention.begin(shards, meter)
@@ -160,6 +164,7 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
         images=conditioner(config, ranks, facts, autoencoder, residence) if conditioner else None,
         attention_kernel=kernel,
         loras=describe_loras(loras) if is_first else (),
+        compiled=CompiledBlocks([e.adapter.transformer for e in experts]) if config.runtime.compile else None,
     )
 
 
@@ -202,7 +207,7 @@ def load_experts(
             set_attention_kernel(
                 transformer, kernel, fixed and ranks.device.type == "cuda" and adapter.dtype != torch.float32
             )
-            attention = _install(transformer, ranks, kernel, fixed)
+            attention = _install(transformer, config, ranks, kernel, experts[0].attention if experts else None)
             experts.append(Expert(with_residence(adapter, turn), attention, weights))
     return tuple(experts), Residency(turns)
 
@@ -219,9 +224,10 @@ def _way_to_wait(
     return WholeTurns if settled == "experts" and len(facts.transformers) > 1 else None
 
 
-def _install(transformer: Any, ranks: Ranks, kernel: KernelName, deterministic: bool) -> Any:
+def _install(transformer: Any, config: Config, ranks: Ranks, kernel: KernelName, shared: Any) -> Any:
     if ranks.sequence_group is None:
         return None
     from parallel.attention import install_sequence_attention  # imports xDiT, which one rank can do without
 
-    return install_sequence_attention(transformer, ranks, kernel, deterministic)
+    runtime = config.runtime
+    return install_sequence_attention(transformer, ranks, kernel, runtime.deterministic, runtime.compile, shared)

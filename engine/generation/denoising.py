@@ -135,7 +135,7 @@ class Denoising:
             if noise is None:
                 noise = draw_noise(self._latents_shape, self._request.seed, model.ranks.device)
             noise = noise.to(model.ranks.device)
-            model.begin(self._shards, self._metrics.meter)
+            model.begin(self._shards, self._metrics.meter, self._progress)
             if self._audit:
                 self._audit.check_inputs(self._lanes, encoded)
             experts = Experts(self._spans, lambda number: self._predictor(number, encoded, noise, observer))

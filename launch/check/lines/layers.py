@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from engine.checks.compiler import check_compiler
+from engine.errors import MachineUnfit
 from launch.check.finding import Finding, judged, not_here
 from launch.check.large_model import LargeModel, Step, Steps, large_model
 from launch.check.limits import LATENTS_ERROR, MEMORY_OVER_FORMULA, SKIP_SHARE_OF_STEP, STEP_SHARE_OF_PEAK
@@ -83,14 +85,14 @@ def _formula_bytes(model: LargeModel) -> int:
 
 def compiled_block(site: Site) -> Finding:
     """The small model with compiled blocks gives the latents of the eager one."""
-    from engine.config import RuntimeConfig
-
-    if "compile" not in RuntimeConfig.model_fields:
-        return not_here("this version of Lockstep compiles no blocks")
     if site.kind == "cpu":
         return not_here("compiling takes minutes on a CPU")
     eager = config_for(site)
     compiled = eager.model_copy(update={"runtime": eager.runtime.model_copy(update={"compile": True})})
+    try:
+        check_compiler(compiled)
+    except MachineUnfit as error:
+        return not_here(str(error).rstrip("."))
     results = []
     for config in (eager, compiled):
         with loaded(config) as engine:
