@@ -210,7 +210,8 @@ class RuntimeConfig(Section):
         ge=1,
         le=86400,
         allow_inf_nan=False,
-        description="Limit on a wait for other ranks while they load, and while they decode and write the video.",
+        description="Limit on a wait for other ranks while they load, and while they decode and write the video. A "
+        "decoding whose layers each end within it may take longer.",
     )
     step_timeout_seconds: float = Field(
         300,

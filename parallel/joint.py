@@ -38,7 +38,8 @@ def shard_text(text: Tensor, shards: Shards) -> Tensor:
     which for a text of no rows would drop the video. Attention over ranks leaves that row out.
     """
     rows = shard(text, shards)
-    return rows if shards.length else text.new_zeros(text.shape[0], 1, text.shape[2])
+    # a tensor of its own: for a view that begins inside its storage a compiled block would be compiled once more
+    return rows.clone() if shards.length else text.new_zeros(text.shape[0], 1, text.shape[2])
 
 
 def text_lengths(shards: Shards) -> Tensor | None:

@@ -91,8 +91,8 @@ def compiled_block(site: Site) -> Finding:
     compiled = eager.model_copy(update={"runtime": eager.runtime.model_copy(update={"compile": True})})
     try:
         check_compiler(compiled)
-    except MachineUnfit as error:
-        return not_here(str(error).rstrip("."))
+    except MachineUnfit as unfit:
+        return not_here(str(unfit).rstrip("."))
     results = []
     for config in (eager, compiled):
         with loaded(config) as engine:
