@@ -240,7 +240,7 @@ def test_no_new_options() -> None:
     plan = ["cluster", "link", "goal", "deadline", "price-per-gpu-hour", "report", "calibrate", "skip-share"]
     plan += ["precision", "attention", "fused", "set"]
     bench = ["output", "rounds", "warmup", "prompts", "negative-prompt", "image", "last-image"]
-    bench += ["scale", "against", "trace", "keep-videos", "mlperf", "latent"]
+    bench += ["scale", "against", "against-build", "trace", "keep-videos", "mlperf", "latent"]
     calibrate = ["prompts", "output", "negative-prompt", "image", "last-image"]
     for command, expected in (
         (group.commands["generate"], [*names, "ranks", "goal", *ray, "resume"]),  # type: ignore[attr-defined]
@@ -248,7 +248,7 @@ def test_no_new_options() -> None:
         (group.commands["calibrate"], [*calibrate, "ranks", *ray, "set"]),  # type: ignore[attr-defined]
         (group.commands["sweep"], [*sweep, "ranks", *ray, "set"]),  # type: ignore[attr-defined]
         (group.commands["plan"], plan),  # type: ignore[attr-defined]
-        (group.commands["bench"], [*bench, "ranks", *ray, "set", "compare", "slower-by", "report"]),  # type: ignore[attr-defined]
+        (group.commands["bench"], [*bench, "ranks", *ray, "set", "compare", "slower-by", "report", "turns"]),  # type: ignore[attr-defined]
         (group.commands["check"], ["ranks", "report", "only", *ray]),  # type: ignore[attr-defined]
         (group.commands["layout"], ["devices", "nodes", "set"]),  # type: ignore[attr-defined]
         (group.commands["models"], ["ranks"]),  # type: ignore[attr-defined]
