@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch.nn import functional
 
 from engine.progress import Progress
+from launch.process.scheduled import scheduled_seconds
 
 _REPEATS = 40
-_SCHEDULED = Path("/proc/thread-self/schedstat")
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,9 @@ class Moment:
 
     @classmethod
     def now(cls) -> Moment:
-        """The queue is from Linux's ``schedstat``, which is exact about it: it counts when a thread leaves the queue.
-        Its time on a processor is not taken, for it moves on with the scheduler's ticks alone, 4 ms of a step."""
-        try:
-            _, queued, _ = _SCHEDULED.read_text(encoding="ascii").split()
-            return cls(time.perf_counter(), time.thread_time(), int(queued) / 1e9)
-        except (OSError, ValueError):
-            return cls(time.perf_counter(), time.thread_time(), 0.0, is_known=False)
+        """The queue is the scheduler's. Its time on a processor is not taken, which moves on with ticks of 4 ms."""
+        told = scheduled_seconds()
+        return cls(time.perf_counter(), time.thread_time(), told[1] if told else 0.0, is_known=told is not None)
 
     def queued_since(self, earlier: Moment) -> float:
         return self.queued - earlier.queued

@@ -6,7 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+
+from launch.process.scheduled import scheduled_seconds
 
 # at less than this share of what it asked for, the time that something took is no measure of it
 ENOUGH = 0.7
@@ -27,7 +28,7 @@ class Clocks:
     @classmethod
     def of(cls, processes: Iterable[int]) -> Clocks:
         """Of the processes with these ids that are alive."""
-        read = [_scheduled(process) for process in processes]
+        read = [scheduled_seconds(process) or (0.0, 0.0) for process in processes]
         return cls(time.monotonic(), sum(ran for ran, _ in read), sum(queued for _, queued in read))
 
     def since(self, earlier: Clocks) -> Clocks:
@@ -51,11 +52,3 @@ class Clocks:
 def crowded(share: float) -> str:
     """A sentence's part on that share of what was asked for."""
     return f"the machine is busy: this line had the processors for {share:.0%} of the time that it asked for"
-
-
-def _scheduled(process: int) -> tuple[float, float]:
-    try:
-        ran, queued, _ = Path(f"/proc/{process}/schedstat").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return 0.0, 0.0
-    return int(ran) / 1e9, int(queued) / 1e9
