@@ -35,11 +35,11 @@ def main() -> NoReturn:
         raise_when_interrupted()
     quiet_libraries()
     spin_briefly()
-    give_sign_of_life(sys.argv[1:])
+    hush = give_sign_of_life(sys.argv[1:])
     try:
         from launch.commands.app import app  # only now, so that an early Ctrl-C prints no traceback of an import
 
-        code = run(app)
+        code = run(app, ended=hush)
     except Exception as error:
         code = explain(error)
     except (Interrupted, KeyboardInterrupt) as interruption:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch.process.packages import unfit_packages
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     import typer
 
 
-def run(app: typer.Typer, argv: list[str] | None = None) -> int:
+def run(app: typer.Typer, argv: list[str] | None = None, ended: Callable[[], None] = lambda: None) -> int:
     """Parse and run a command; returns its exit code. Refused input is one line on stderr and code 2.
 
     Args:
         argv: by default ``sys.argv`` without its first word.
+        ended: called when the command has ended, before anything is said of its end.
     """
     import typer
 
@@ -27,7 +29,10 @@ def run(app: typer.Typer, argv: list[str] | None = None) -> int:
     usage_error: Any = typer.BadParameter.__bases__[0]  # typer gives its UsageError no public name
     try:
         command = typer.main.get_command(app)
-        return command.main(args=argv, prog_name="lockstep", standalone_mode=False) or 0
+        try:
+            return command.main(args=argv, prog_name="lockstep", standalone_mode=False) or 0
+        finally:
+            ended()
     except usage_error as error:
         text = " ".join(error.format_message().split())
         say(f"lockstep: {text.rstrip('.')}: see lockstep --help.")

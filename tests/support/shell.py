@@ -151,6 +151,6 @@ def hashes(video: Path) -> list[str]:
 def assert_one_line(out: str, err: str) -> None:
     """What a refused command has printed: one line, beside the one that it starts, should that take a second."""
     assert out == ""
-    err = re.sub(r"^\S+ \S+ lockstep [a-z ]+: starting\n", "", err, flags=re.MULTILINE)
+    err = re.sub(r"^\S+ \S+ lockstep [a-z ]+: starting\n", "", err)
     assert err.startswith("lockstep: ") and err.count("\n") == 1 and err[-2] in ".?", err
     assert "Traceback" not in err
