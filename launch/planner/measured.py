@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pydantic import ValidationError
 
 from engine.config import Config
 from engine.errors import InvalidInput
-from launch.bench.document import BenchDocument, Measured
+from launch.bench.document import BenchDocument, Measured, Sample
 from launch.planner.workload import Workload, make_workload
 from parallel.degrees import Degrees
 
@@ -22,7 +23,8 @@ _SECTIONS = ("model", "sampling", "cache", "parallel", "runtime")
 
 @dataclass(frozen=True)
 class Run:
-    """One layout of one document, with or without the cache; seconds are medians."""
+    """One layout of one document, with or without the cache; seconds are medians, those of steps so that they add up to
+    the denoising of a video."""
 
     source: str
     device: str
@@ -33,12 +35,8 @@ class Run:
     computed_step: float | None
     skipped_step: float | None
     stages: Mapping[str, float]
-    total: float
-
-    @property
-    def rest(self) -> float:
-        """Seconds of a video outside encoding, denoising and decoding."""
-        return max(1e-6, self.total - sum(self.stages.get(name, 0.0) for name in ("encode", "denoise", "decode")))
+    rest: float
+    """Seconds of a video outside encoding, denoising and decoding."""
 
 
 def read_runs(path: Path, config: Config) -> list[Run]:
@@ -93,6 +91,12 @@ def _runs(document: BenchDocument, config: Config, source: str) -> Iterator[Run]
 def _run(measured: Measured, workload: Workload, source: str, shards: bool, cached: bool) -> Run:
     skipped = measured.steps_skipped / max(1.0, measured.steps_skipped + measured.steps_computed)
     computed, skipping = measured.steps.computed, measured.steps.skipped
+    often = skipping if skipping and skipping.samples >= _FEWEST else None
+    factor = 1.0
+    if computed and (often or not skipping) and "denoise" in measured.stages:
+        # medians of steps add up to less than a video's denoising, for what delays a step is always late, never early
+        whole = computed.median * measured.steps_computed + (often.median * measured.steps_skipped if often else 0.0)
+        factor = measured.stages["denoise"].median / whole
     return Run(
         source=source,
         device=measured.ranks[0].device if measured.ranks else "unknown",
@@ -100,9 +104,14 @@ def _run(measured: Measured, workload: Workload, source: str, shards: bool, cach
         degrees=Degrees(**measured.layout),
         shard_weights=shards,
         cached=cached,
-        computed_step=computed.median if computed else None,
+        computed_step=factor * computed.median if computed else None,
         # one or two steps say more of the machine's other work than of a skipped step
-        skipped_step=skipping.median if skipping and cached and skipping.samples >= _FEWEST else None,
+        skipped_step=factor * often.median if often and cached else None,
         stages={name: spread.median for name, spread in measured.stages.items()},
-        total=measured.seconds_per_video.median,
+        rest=max(1e-6, median(map(_rest, measured.samples))) if measured.samples else 1e-6,
     )
+
+
+def _rest(sample: Sample) -> float:
+    """Of one video: a difference of medians over videos can be far from it, and below 0."""
+    return sample.seconds["total"] - sum(sample.seconds.get(name, 0.0) for name in ("encode", "denoise", "decode"))
