@@ -81,7 +81,7 @@ def bench(
         raise InvalidInput("There is no folder for the results: name one with --output.")
     if mlperf is not None:
         refuse_beside_mlperf(measuring)
-        return run_mlperf_test(config, mlperf, output, prompts, latent, ranks, launcher, set_ or ())
+        return run_mlperf_test(config, mlperf, output, prompts, latent, ranks, launcher, ray_address, set_ or ())
     if latent is not None:
         raise InvalidInput(
             f"--latent is {str(latent)!r}, which belongs to MLPerf's test: add --mlperf, or leave it out."

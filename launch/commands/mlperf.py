@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from engine.errors import InvalidInput
-from launch.ranks.place import Launcher, find_place
-from launch.ranks.program import run_on_ranks
+from launch.commands.ranks import run_work
+from launch.ranks.place import Launcher
 
-_TAKEN = ("CONFIG", "--output", "--prompts", "--mlperf", "--latent", "--ranks", "--launcher", "--set")
+_TAKEN = ("CONFIG", "--output", "--prompts", "--mlperf", "--latent", "--ranks", "--launcher", "--ray-address", "--set")
 
 
 def refuse_beside_mlperf(given: Mapping[str, object]) -> None:
@@ -34,6 +34,7 @@ def run_mlperf_test(
     latent: Path | None = None,
     ranks: int | None = None,
     launcher: Launcher | None = None,
+    ray_address: str | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
     """Have MLPerf's load generator measure a configuration. Returns the exit code.
@@ -52,10 +53,6 @@ def run_mlperf_test(
     names = [each.value for each in Scenario]
     if scenario not in names:
         raise InvalidInput(f"--mlperf is {scenario!r}: use {' or '.join(names)}.")
-    if launcher is Launcher.RAY:
-        raise InvalidInput(
-            "--launcher is ray, but with --mlperf LoadGen works in the first rank: use local ranks or torchrun."
-        )
     options = MlperfOptions(config, Scenario(scenario), prompts, output, tuple(overrides), latent)
-    place = find_place(launcher, ranks)
-    return run_on_ranks(place, lambda place: prepare_mlperf(options, place), run_mlperf, partial(print_table, output))
+    prepare = partial(prepare_mlperf, options)
+    return run_work(launcher, ranks, ray_address, prepare, run_mlperf, partial(print_table, output))

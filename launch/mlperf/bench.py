@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -90,7 +89,7 @@ def _made_with(job: MlperfJob, started: str) -> dict[str, Any]:
         "prompts": [request.prompts[0] for request in job.requests],
         "negative_prompt": job.requests[0].negative_prompt,
         "versions": describe_versions(),
-        "command": ["lockstep", *sys.argv[1:]],
+        "command": list(job.command),
         "started": started,
     }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from engine.models.facts import ModelFacts, read_facts
 from engine.models.hub import resolve_model
 from engine.request import GenerationRequest, Outputs, Task, make_tasks, read_prompts
 from launch.bench.folder import BenchFolder
-from launch.jobs.by_line import refuse_checkpoints, refuse_replicas
+from launch.jobs.by_line import images_of, refuse_checkpoints, refuse_replicas, without_outputs
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.mlperf.latent import read_latent
@@ -68,7 +70,35 @@ class MlperfJob:
     noise: Tensor | None
     folder: Path
     departures: Sequence[str]
+    given: JobConfig
+    """As it was read."""
+    command: Sequence[str]
+    """As it was typed."""
     notes: Sequence[str] = ()
+
+    @property
+    def output(self) -> Path:
+        """The folder of its results."""
+        return self.folder
+
+    @property
+    def owned(self) -> Sequence[Path]:
+        """All that it writes."""
+        return [self.folder]
+
+    @property
+    def inputs(self) -> Sequence[Path]:
+        """The files that its ranks read."""
+        named = [file for cache in self.caches.values() for file in (cache.calibration, cache.replay)]
+        return [*images_of(self.requests), *sorted({Path(file) for file in named if file is not None})]
+
+    def settled(self, settle: Callable[[JobConfig, Sequence[Task]], JobConfig]) -> MlperfJob:
+        """The same for the ranks of another machine, with the configuration that ``settle`` makes."""
+        return replace(self, config=settle(self.config, without_outputs(self.requests)))
+
+    def writing_to(self, output: Path) -> MlperfJob:
+        """The same with its results in another folder."""
+        return replace(self, folder=output)
 
     @property
     def accuracy(self) -> bool:
@@ -95,7 +125,15 @@ class MlperfJob:
 
     def latents_path(self, cache: str, prompt: int) -> Path:
         """The latents of a prompt, until the two runs are compared."""
-        return self.folder / "latents" / cache / f"{prompt:05d}.safetensors"
+        return self._latents / cache / f"{prompt:05d}.safetensors"
+
+    def remove_latents(self) -> None:
+        """Once they are compared. To be called by whoever has kept some: not all need have one disk."""
+        shutil.rmtree(self._latents, ignore_errors=True)
+
+    @property
+    def _latents(self) -> Path:
+        return self.folder / "latents"
 
 
 def video_name(prompt: str) -> str:
@@ -165,6 +203,8 @@ def prepare_mlperf(options: MlperfOptions, place: Place) -> MlperfJob:
         noise=noise,
         folder=options.output,
         departures=list(departures(config, facts, options.scenario, len(prompts), noise is not None)),
+        given=read,
+        command=["lockstep", *sys.argv[1:]],
         notes=[*notes, *work.notes, *_changes(read, config, facts)],
     )
 

@@ -1,7 +1,7 @@
 """The only file that imports mlperf_loadgen, MLCommons' load generator (package ``mlcommons-loadgen``, an extra).
 
 LoadGen issues SingleStream's and Offline's queries in the thread that starts the test. The engine's work is done in
-that call, so it stays in one thread, the main one, and signals are handled as everywhere else.
+that call, so it stays in one thread: of a local rank the main one, where signals are handled as everywhere else.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from typing import TYPE_CHECKING
 
 from engine.progress import Progress
@@ -11,6 +10,7 @@ from engine.storage.files import StagedFiles
 from launch.bench.reading import JSON_FILE
 from launch.bench.start import import_engine, record_rank, start_rank
 from launch.mlperf.job import DOCUMENT, TABLE, MlperfJob
+from launch.mlperf.loadgen import require_loadgen
 from launch.screens.measurements import TableResults
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
     Returns:
         On the first rank, what was written; None elsewhere.
     """
+    if rank == 0:
+        require_loadgen()  # on a cluster it is another machine than the one that has checked the work
     engine, start = start_rank(job.config, job.notes, progress, rank, import_engine())
     from launch.mlperf.bench import now, to_bench, variant_of
     from launch.mlperf.replica import Replica
@@ -53,6 +55,7 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
     replica = Replica(job, lead, work, progress)
     if rank != 0:
         replica.serve()
+        job.remove_latents()
         work.finish(None)
         lead.end()
         gather()
@@ -68,7 +71,7 @@ def run_mlperf(job: MlperfJob, progress: Progress, rank: int) -> TableResults | 
     bench = to_bench(job, gather(), engine.model, likeness, started)
     scores = score(job, progress) if job.accuracy else None
     progress.stage("write")
-    shutil.rmtree(job.folder / "latents", ignore_errors=True)
+    job.remove_latents()
     document = to_document(job, runs, likeness, scores, engine.model)
     table = to_markdown(document)
     with StagedFiles() as files:

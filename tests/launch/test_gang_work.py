@@ -15,6 +15,8 @@ from launch.gang import work as work_module
 from launch.gang.assignment import RankAssignment
 from launch.gang.worker import Worker, WorkOutcome
 from launch.jobs.elsewhere import GangWork
+from launch.mlperf.job import MlperfOptions, prepare_mlperf
+from launch.mlperf.standard import Scenario
 from launch.ranks.place import Launcher
 from launch.sweep.job import SweepOptions, prepare_sweep
 from parallel.place import Place
@@ -31,13 +33,19 @@ SMALL = (
 )
 
 
-@pytest.fixture(params=["sweep", "calibrate"])
+@pytest.fixture(params=["sweep", "calibrate", "mlperf"])
 def job(request: pytest.FixtureRequest, tmp_path: Path, tiny_checkpoint: Path) -> GangWork:
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     overrides = [f"model.path={tiny_checkpoint}", *SMALL]
     if request.param == "sweep":
         options = SweepOptions(str(CONFIG), tmp_path / "prompts.txt", tmp_path / "out", overrides, methods="dicache")
         return prepare_sweep(options, Place(elsewhere=True))
+    if request.param == "mlperf":
+        pytest.importorskip("mlperf_loadgen")
+        test = MlperfOptions(
+            str(CONFIG), Scenario.OFFLINE, tmp_path / "prompts.txt", tmp_path / "out", [*overrides, "sampling.steps=8"]
+        )
+        return prepare_mlperf(test, Place(elsewhere=True))
     return prepare_calibration(
         CalibrateOptions(str(CONFIG), tmp_path / "prompts.txt", tmp_path / "out.json", overrides), Place(elsewhere=True)
     )

@@ -242,7 +242,7 @@ COMMANDS = {
     "scenario": (["--mlperf=server"], "--mlperf is 'server': use singlestream or offline"),
     "rounds": (["--mlperf=offline", "--rounds=3"], "--rounds has no use beside --mlperf"),
     "negative prompt": (["--mlperf=offline", "--negative-prompt=x"], "--negative-prompt has no use"),
-    "ray": (["--mlperf=offline", "--launcher=ray"], "LoadGen works in the first rank"),
+    "a cluster without ray": (["--mlperf=offline", "--prompts=p.txt", "--ray-address=a:1"], "add --launcher ray"),
     "latent alone": (["--latent=l.pt"], "--latent is 'l.pt'"),
 }
 

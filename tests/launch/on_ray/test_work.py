@@ -6,13 +6,12 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.ray_nodes import NODE, PLAIN, assert_nothing_left
+from tests.support.ray_nodes import PLAIN, assert_nothing_left
 from tests.support.shell import Shell, finish
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
@@ -77,22 +76,6 @@ def test_an_ended_driver_leaves_nothing(command: str, begun: str, signum: int, c
     if signum == signal.SIGINT:
         assert process.returncode == 130 and err.splitlines()[-1] == "lockstep: interrupted"
     assert_nothing_left(cluster, shell)
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Any]:
-    """A cluster whose ranks are on another node than the driver."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in PLAIN.items():
-            patch.setenv(name, value)
-        cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0})
-        try:
-            cluster.add_node(**NODE | {"num_cpus": 2})
-            yield cluster
-        finally:
-            cluster.shutdown()
 
 
 def test_results_come_from_a_node_whose_disk_is_another(
