@@ -125,8 +125,10 @@ class Fetching:
         path = self._path(name)
         path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
-            if path.parent != self._folder:
-                path.parent.rmdir()
+            for parent in path.parents:
+                if parent == self._folder:
+                    break
+                parent.rmdir()
 
     def _path(self, name: str) -> Path:
         path = self._folder / PurePosixPath(name)
