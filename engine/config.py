@@ -205,6 +205,11 @@ class RuntimeConfig(Section):
         False,
         description="Compare decisions and latents of all ranks bit by bit after each step, to find a faulty rank.",
     )
+    metadata: bool = Field(
+        True,
+        description="Write the request, the model's fingerprint and versions into the video's comment tag, from which "
+        "`lockstep show` and `--like` read them (docs/report.md).",
+    )
     load_timeout_seconds: float = Field(
         600,
         ge=1,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def decode_videos(
     output: Path,
     files: StagedFiles,
     metrics: RequestMetrics,
+    comment: Callable[[int], str | None],
 ) -> list[dict[str, Any]]:
     """Decode every sample and write its video while the frames come; collective over the replica.
 
@@ -55,6 +56,7 @@ def decode_videos(
         latents: final, [samples, channels, frames, height, width], equal on every rank.
         output: the video file, numbered where there are several samples.
         files: where the first rank stages the videos.
+        comment: what the file of a sample says of it; called on the first rank, and may raise OSError.
 
     Returns:
         On the first rank each video's entry in the report; nothing on the others.
@@ -63,10 +65,10 @@ def decode_videos(
         WriteFailed: a video cannot be written.
     """
     videos = []
-    for path, sample in zip(numbered(output, len(latents)), latents, strict=True):
+    for number, (path, sample) in enumerate(zip(numbered(output, len(latents)), latents, strict=True)):
         total = sampling.frames - model.facts.dropped_frames
         # known to all before the first frame, since a decoding that has begun runs to its end
-        staged, error = _stage(path, files) if model.is_first else (None, None)
+        staged, said, error = _stage(path, files, number, comment) if model.is_first else (None, None, None)
         agree_on(error, path.parent, model)
         shares = model.autoencoder.shares(sample)
         with closing(_decoded(model, sample, total, metrics)) as chunks:
@@ -74,7 +76,8 @@ def decode_videos(
                 frames_hash = FramesHash()
                 with metrics.timed("write"):
                     try:
-                        write_video(frames_hash.watch(chunks), staged, sampling.fps, sampling.height, sampling.width)
+                        size = (sampling.height, sampling.width)
+                        write_video(frames_hash.watch(chunks), staged, sampling.fps, *size, said)
                     except OSError as failed:
                         error = failed
                 written = {"path": str(path), "frames_sha256": frames_hash.hexdigest()}
@@ -98,11 +101,14 @@ def agree_on(error: OSError | None, folder: Path, model: LoadedModel) -> None:
         raise WriteFailed(first, own)
 
 
-def _stage(path: Path, files: StagedFiles) -> tuple[Path | None, OSError | None]:
+def _stage(
+    path: Path, files: StagedFiles, sample: int, comment: Callable[[int], str | None]
+) -> tuple[Path | None, str | None, OSError | None]:
+    """A temporary file for a sample's video and what it is to say, or what hindered that."""
     try:
-        return files.stage(path), None
+        return files.stage(path), comment(sample), None
     except OSError as error:
-        return None, error
+        return None, None, error
 
 
 def _decoded(model: LoadedModel, sample: Tensor, total: int, metrics: RequestMetrics) -> Generator[Tensor, None, None]:

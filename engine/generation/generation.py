@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from engine.generation.decoding import decode_videos
 from engine.generation.denoising import Denoising
 from engine.generation.measurements import RankMeasurements
 from engine.generation.metrics import RankUsage, RequestMetrics
+from engine.generation.tag import Done, tag_text
 from engine.progress import Progress
 from engine.request import GenerationRequest
 from engine.storage.files import StagedFiles, save_tensors
@@ -61,6 +63,7 @@ class Generation:
         self.notes_before_loading: list[str] = []
         """Lines of :mod:`engine.checks.notes`, which the user has read before loading; on the first rank, as above."""
         self._denoising = Denoising(model, request, self._metrics, self._agreement, progress, checkpoints)
+        self._noise_is_given = False
 
     def stop_if_asked(self, where: str, may_pause: bool = True) -> None:
         """Between two stages, where no step carries the control word; collective over the replica.
@@ -112,6 +115,7 @@ class Generation:
         Raises:
             Paused, Cancelled, NotFiniteError: as of :meth:`Denoising.run`.
         """
+        self._noise_is_given = noise is not None
         with self._naming("denoise"):
             return self._denoising.run(encoded, on_velocity, observer, noise)
 
@@ -119,7 +123,13 @@ class Generation:
         """Stage the videos, and on the first rank return each video's entry in the report: :func:`decode_videos`."""
         self._progress.stage("decode")
         with self._naming("decode"):
-            return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics)
+            comment = partial(self._tag, latents)
+            return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics, comment)
+
+    def _tag(self, latents: Tensor, sample: int) -> str | None:
+        actions = list(self._metrics.steps.actions().values())
+        done = Done(actions, self._denoising.block_fraction, reporting.latents_sha256(latents), self._noise_is_given)
+        return tag_text(self._model.config, self._request, done, sample)
 
     def write(self, latents: Tensor, latents_path: Path | None, files: StagedFiles) -> None:
         """The stage in which files are written: stage the latents, where a file for them is asked for."""

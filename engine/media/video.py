@@ -23,7 +23,9 @@ NOT_FINITE = ("The decoded frames", "check the VAE's weights, or decode with mod
 """What may not be finite, and what to do then."""
 
 
-def write_video(chunks: Iterable[Tensor], path: Path, fps: float, height: int, width: int) -> None:
+def write_video(
+    chunks: Iterable[Tensor], path: Path, fps: float, height: int, width: int, comment: str | None = None
+) -> None:
     """Write frames as H.264 in MP4, one chunk after the other.
 
     Colours are converted by the matrix of BT.709 and tagged so: a player would take an untagged file by BT.601 or
@@ -34,6 +36,7 @@ def write_video(chunks: Iterable[Tensor], path: Path, fps: float, height: int, w
         chunks: uint8 [frames, height, width, 3] each, on the CPU.
         fps: frames per second, as :func:`frame_rate` takes them.
         height, width: even, since yuv420p keeps one colour for two by two pixels.
+        comment: the text of the file's comment tag, without null characters; None for a file without.
 
     Raises:
         OSError: the file cannot be written.
@@ -43,7 +46,7 @@ def write_video(chunks: Iterable[Tensor], path: Path, fps: float, height: int, w
         raise ValueError(f"A video of {width}×{height} pixels cannot be written: both have to be even.")
     with _VideoFile(path) as file:
         try:
-            _encode(chunks, file, fps, height, width)
+            _encode(chunks, file, fps, height, width, comment)
         except Exception:
             if file.error is None:
                 raise
@@ -77,8 +80,12 @@ class _VideoFile(io.FileIO):
         return done
 
 
-def _encode(chunks: Iterable[Tensor], file: _VideoFile, fps: float, height: int, width: int) -> None:
+def _encode(
+    chunks: Iterable[Tensor], file: _VideoFile, fps: float, height: int, width: int, comment: str | None
+) -> None:
     with av.open(file, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        if comment is not None:
+            container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=frame_rate(fps))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # x264's macroblock tree reads memory that it has not written on frames as small as the small model's:

@@ -84,7 +84,7 @@ def test_decoding_gives_the_pipelines_frames() -> None:
 
 
 def test_the_file_shows_the_frames(tmp_path: Path) -> None:
-    config = tiny_config("cache.method=none")
+    config = tiny_config("cache.method=none", "runtime.metadata=false")
     request = make_request([PROMPT], "", 11, config.sampling)
     engine = Engine(load_model(config, Ranks()), Progress())
     path, again = tmp_path / "video.mp4", tmp_path / "again.mp4"
