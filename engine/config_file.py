@@ -34,7 +34,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), note: Note = sa
 
 
 def read_config(
-    kind: type[AnyConfig], path: str | Path, overrides: Sequence[str] = (), note: Note = say_nothing
+    kind: type[AnyConfig],
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    note: Note = say_nothing,
+    sections: Mapping[str, Any] | None = None,
 ) -> AnyConfig:
     """Read a configuration file and apply ``key.sub=value`` overrides, whose values are read as YAML.
 
@@ -46,6 +50,7 @@ def read_config(
     Args:
         kind: the sections that the file may have; a job has more than the engine reads.
         note: called for each key of an earlier version, with a sentence without a full stop.
+        sections: in the place of the file's, as if they stood in it; paths in them are absolute.
 
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
@@ -53,6 +58,7 @@ def read_config(
     file = expand_home(Path(path))
     tree = _read_mapping(file)
     anchor_paths(tree, file.parent, only_existing=True)
+    tree |= sections or {}
     of_cache: list[tuple[str, Any]] = []
     for override in overrides:
         key, value = _read_override(override, kind)

@@ -46,6 +46,7 @@ for command in (
     show.layout,
     show.models,
     show.config,
+    show.show,
     *queue.COMMANDS,
 ):
     app.command()(command)

@@ -25,6 +25,11 @@ def config_files(incomplete: str) -> list[str]:
     return _files(incomplete, lambda path: path.suffix in (".yaml", ".yml"))
 
 
+def video_files(incomplete: str) -> list[str]:
+    """Videos, and the folders on the way to them."""
+    return _files(incomplete, lambda path: path.suffix == ".mp4")
+
+
 def checkpoint_folders(incomplete: str) -> list[str]:
     """Folders from which a run can be resumed, and those on the way to them."""
     return _files(incomplete, lambda path: path.suffix == ".checkpoint" and path.is_dir())

@@ -12,6 +12,7 @@ from launch.commands import options as opt
 from launch.commands.fallback import with_fallback
 from launch.commands.ranks import refuse_address_without_ray
 from launch.commands.shared import taking
+from launch.commands.video_options import video_options
 from launch.jobs.checked import announce
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
@@ -26,7 +27,7 @@ from launch.ranks.videos import finish_made, make_videos
 from parallel.place import Place
 
 
-@taking(opt.video_options)
+@taking(video_options)
 def generate(
     options: Options,
     ranks: opt.Ranks = None,

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from launch.commands import completion as tab
-from launch.jobs.options import Options
 from launch.jobs.resuming import Resume
 from launch.queue.records import State
 from launch.ranks.place import Launcher
@@ -20,11 +19,6 @@ ConfigFile = Annotated[
         metavar="CONFIG", autocompletion=tab.config_files, help="YAML file, for example configs/tiny-wan.yaml."
     ),
 ]
-Prompts = Annotated[
-    list[str] | None,
-    typer.Option("--prompt", help="What to show. Repeat it for several videos."),
-]
-PromptsFile = Annotated[Path | None, typer.Option("--prompts", help="A text file with a prompt on each line.")]
 NegativePrompt = Annotated[str, typer.Option("--negative-prompt", help="What to keep away from.")]
 
 
@@ -35,36 +29,11 @@ def whole_number(text: str) -> int:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
 
 
-Seeds = Annotated[
-    list[int] | None,
-    typer.Option("--seed", parser=whole_number, help="0 by default. Repeat it for several videos of each prompt."),
-]
 Image = Annotated[
     Path | None, typer.Option("--image", help="The first frame, for a model that takes one: a PNG or JPEG file.")
 ]
 LastImage = Annotated[
     Path | None, typer.Option("--last-image", help="The last frame, for a model that takes one as well.")
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        help="The .mp4 file; an older one is replaced. By default outputs/PROMPT-seedN-HASH.mp4, which replaces none.",
-    ),
-]
-Report = Annotated[
-    Path | None, typer.Option("--report", help="The run report; by default the video's name with .json.")
-]
-Latents = Annotated[Path | None, typer.Option("--latents", help="Also save the final latents, as .safetensors.")]
-Fallback = Annotated[
-    Path | None,
-    typer.Option(
-        "--fallback",
-        help="Folder that keeps the latents if the video's disk takes no files; by default one in the state folder.",
-    ),
-]
-Audit = Annotated[
-    bool, typer.Option("--audit", help="Compare the ranks bit by bit after each step; slower. As runtime.audit.")
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -141,6 +110,9 @@ Folder = Annotated[
         autocompletion=tab.checkpoint_folders,
         help="What a run that broke off has left beside its video: NAME.checkpoint.",
     ),
+]
+Video = Annotated[
+    Path, typer.Argument(metavar="VIDEO", autocompletion=tab.video_files, help="An .mp4 file that Lockstep has made.")
 ]
 Together = Annotated[
     int, typer.Option("--ranks", parser=whole_number, help="GPUs of one machine that make a video together.")
@@ -236,25 +208,3 @@ Shares = Annotated[
 TunePrompts = Annotated[
     int, typer.Option("--tune-prompts", parser=whole_number, help="How many of the prompts to find them on.")
 ]
-
-
-def video_options(
-    config: ConfigFile,
-    prompt: Prompts = None,
-    prompts: PromptsFile = None,
-    negative_prompt: NegativePrompt = "",
-    seed: Seeds = None,
-    image: Image = None,
-    last_image: LastImage = None,
-    output: Output = None,
-    report: Report = None,
-    latents: Latents = None,
-    fallback: Fallback = None,
-    audit: Audit = False,
-    set_: Overrides = None,
-) -> Options:
-    """What `generate` and `submit` have in common."""
-    files = (image, last_image, output, report, latents)
-    return Options(
-        config, prompt or (), prompts, negative_prompt, seed or (0,), *files, audit, set_ or (), fallback=fallback
-    )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
 from engine.errors import InvalidInput, sentence
 from launch.commands import options as opt
 from launch.commands.fallback import with_fallback
 from launch.commands.shared import taking
+from launch.commands.video_options import video_options
 from launch.jobs.folder import JobFolder
 from launch.jobs.options import Options
 from launch.process.signals import Interrupted, say
@@ -20,11 +19,12 @@ from launch.queue.records import JobRecord, State, Wish
 from launch.queue.state_folder import state_folder
 from launch.queue.submissions import Submissions
 from launch.queue.trouble import QueueUnusable
+from launch.screens.letters import any_letters
 
 _SHOWN = 50  # jobs, where the user does not say how many
 
 
-@taking(opt.video_options)
+@taking(video_options)
 def submit(
     options: Options, model_check: opt.ModelCheck = True, state: opt.StateFolder = None, group: opt.Group = False
 ) -> int:
@@ -38,7 +38,7 @@ def submit(
     submitted = prepare_jobs(with_fallback(options, state), queue.claims, model_check)
     prepare_state_folder(queue.folder, group, announce)
     ids = queue.submit(submitted)
-    stdout = _stdout()
+    stdout = any_letters(sys.stdout)
     for id, job in zip(ids, submitted, strict=True):
         print(f"job {id}: {one_line(str(job.options.video_path))}", file=stdout)
     for model in unserved([queue.job(ids[0])], queue.gangs()):
@@ -62,7 +62,7 @@ def jobs(
         raise InvalidInput(f"--state-is and --last choose among all jobs: leave them out to see job {job}.")
     if last is not None and last < 1:
         raise InvalidInput(f"--last is {last}: give how many jobs to show, 1 or more.")
-    queue, stdout, now = _queue(state), _stdout(), time.time()
+    queue, stdout, now = _queue(state), any_letters(sys.stdout), time.time()
     if json:
         ids = [queue.job(job).id] if job is not None else queue.newest(last, state_is or ())
         print_jobs_json(queue.each(ids), queue.gangs(), stdout)
@@ -119,7 +119,7 @@ def watch(job: opt.Job, state: opt.StateFolder = None) -> int:
 
     queue = _queue(state)
     try:
-        ended = follow(queue, job, _stdout())
+        ended = follow(queue, job, any_letters(sys.stdout))
     except Interrupted as interrupted:
         say(f"lockstep: {interrupted}, but job {job} goes on: stop it with lockstep cancel {job}")
         return interrupted.exit_code
@@ -151,7 +151,7 @@ COMMANDS = (submit, jobs, watch, cancel, pause, unpause, retry, prune)
 
 def _ask(ids: Sequence[int], ask: Callable[[Submissions, int], None], state: Path | None) -> int:
     """Ask for the same of each job; one that refuses does not stop the others. Returns the exit code."""
-    queue, stdout, code = _queue(state), _stdout(), 0
+    queue, stdout, code = _queue(state), any_letters(sys.stdout), 0
     for id in ids:
         try:
             ask(queue, id)
@@ -175,10 +175,3 @@ def _answer(job: JobRecord) -> str:
 
 def _queue(given: Path | None) -> Submissions:
     return Submissions(state_folder(given), waiting=lambda line: say(f"lockstep: {line}"))
-
-
-def _stdout() -> IO[str]:
-    """For names of files, and prompts, in whatever letters."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    return sys.stdout

@@ -1,4 +1,4 @@
-"""The commands that only show something: `layout`, `models` and `config`; and what `--version` prints."""
+"""The commands that only show something: `layout`, `models`, `config` and `show`; and what `--version` prints."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ def config(config: opt.ConfigFile, set_: opt.Overrides = None) -> int:
     from launch.screens.configuration import print_config
 
     print_config(load_job_config(config, set_ or (), announce), sys.stdout)
+    return 0
+
+
+def show(video: opt.Video) -> int:
+    """Print what a video was made from, as its file says."""
+    from engine.generation.tagged import read_tag
+    from launch.screens.letters import any_letters
+    from launch.screens.tag import print_tag
+
+    print_tag(video, read_tag(video, "VIDEO is"), any_letters(sys.stdout))
     return 0
 
 

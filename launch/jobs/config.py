@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -103,10 +103,15 @@ class JobConfig(Config):
     )
 
 
-def load_job_config(path: str | Path, overrides: Sequence[str] = (), note: Note = say_nothing) -> JobConfig:
+def load_job_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    note: Note = say_nothing,
+    sections: Mapping[str, Any] | None = None,
+) -> JobConfig:
     """As :func:`engine.config_file.read_config`, with all sections of a job.
 
     Raises:
         InvalidInput: the file, a key or a value is not acceptable; one sentence that names it.
     """
-    return read_config(JobConfig, path, overrides, note)
+    return read_config(JobConfig, path, overrides, note, sections)

@@ -57,7 +57,9 @@ class JobFolder:
             OSError: the folder cannot be written.
         """
         absolute = {name: Path.cwd() / value for name in _PATHS if (value := getattr(options, name)) is not None}
-        whole = replace(options, **absolute, overrides=(), videos=[Path.cwd() / video for video in options.videos])
+        whole = replace(
+            options, **absolute, overrides=(), videos=[Path.cwd() / video for video in options.videos], like=None
+        )
         self._make()
         with StagedFiles() as files:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -34,6 +34,8 @@ class Options:
     :func:`launch.jobs.names.with_video_names`. It replaces no other file."""
     fallback: Path | None = None
     """Folder for the checkpoints of jobs whose video's disk takes no files."""
+    like: Path | None = None
+    """The video whose tag these options are from; what differs here is noted when the job is checked."""
 
     @property
     def video_path(self) -> Path:
@@ -86,7 +88,7 @@ class Options:
         return replace(self, prompts=(*self.prompts, *read_prompts(self.prompts_file)), prompts_file=None)
 
 
-_PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents", "fallback")
+_PATHS = ("prompts_file", "image", "last_image", "output", "report", "latents", "fallback", "like")
 _LISTS = ("prompts", "seeds", "overrides")
 
 

@@ -13,6 +13,7 @@ from launch.jobs.config import load_job_config
 from launch.jobs.continuation import plan_continuation
 from launch.jobs.folder import JobFolder
 from launch.jobs.job import Job
+from launch.jobs.like import differences_from
 from launch.jobs.names import refuse_foreign_reports, with_video_names
 from launch.jobs.options import Options
 from launch.jobs.resuming import Resume
@@ -42,6 +43,7 @@ def prepare(options: Options, place: Place, resume: Resume = Resume.REFUSE) -> J
     if place.acts_for_all:
         refuse_foreign_reports(options, tasks)
     work = check_work(given, tasks, place)
+    notes += differences_from(options, work.config, tasks) if place.acts_for_all else []
     if place.is_launcher and work.checked.degrees.world_size > 1:
         for path in files:
             _refuse_pipe(path)

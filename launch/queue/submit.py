@@ -13,6 +13,7 @@ from engine.storage.files import absolute
 from launch.jobs.checked import announce, check_work
 from launch.jobs.config import JobConfig, load_job_config
 from launch.jobs.folder import JobFolder
+from launch.jobs.like import differences_from
 from launch.jobs.names import refuse_foreign_reports, with_video_names
 from launch.jobs.options import Options
 from launch.queue.records import NewJob
@@ -48,7 +49,8 @@ def prepare_jobs(options: Options, claimed: Callable[[Path], bool], model_check:
             check_outputs(task.outputs, Path(given.model.path))
         return [_new_job(whole, given, task) for task in tasks]
     anywhere = given.model_copy(update={"parallel": ParallelConfig()})
-    for line in check_work(anywhere, tasks, Place(1, elsewhere=True)).checked.notes:
+    work = check_work(anywhere, tasks, Place(1, elsewhere=True))
+    for line in (*work.checked.notes, *differences_from(options, work.config, tasks)):
         announce(line)
     return [_new_job(whole, given, task) for task in tasks]
 
@@ -80,5 +82,6 @@ def _new_job(options: Options, config: JobConfig, task: Task) -> NewJob:
         latents=outputs.latents,
         audit=False,  # it is in config, as all other settings are
         overrides=(),
+        like=None,
     )
     return NewJob(alone, config.model_dump(mode="json"))
