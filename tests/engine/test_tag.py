@@ -188,6 +188,10 @@ def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         refused(path, word)
+    longer = (400).to_bytes(4, "big") + b"data" + bytes(8)  # than what it is in
+    meta = box(b"meta", bytes(4), box(b"ilst", box(b"\xa9cmt", longer)))
+    path.write_bytes(start + box(b"moov", box(b"udta", meta)) + bytes(600))
+    refused(path, "damaged")
     nested = box(b"\xa9cmt", box(b"data", bytes(8), b"\xff\xfe"))
     path.write_bytes(start + box(b"moov", box(b"udta", box(b"meta", bytes(4), box(b"ilst", nested)))))
     refused(path, "UTF-8")
