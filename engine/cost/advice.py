@@ -82,7 +82,7 @@ def _quantised(job: Job) -> Iterator[Setting]:
 
 
 def _tiled(job: Job) -> Iterator[Setting]:
-    if job.vae_tiling is False and job.model.decode_bytes_per_pixel:  # HunyuanVideo's whole frames are not estimated
+    if job.vae_tiling is False:
         yield "model.vae_tiling=auto", replace(job, vae_tiling="auto")
 
 

@@ -17,6 +17,11 @@ def largest_matrix(shape: TransformerShape) -> int:
     return max(shape.dim * shape.ffn_dim, joined)
 
 
+def widest_input(shape: TransformerShape) -> int:
+    """Numbers of a token where it enters the matrix with the most inputs."""
+    return shape.dim + shape.ffn_dim if shape.single_blocks else shape.ffn_dim
+
+
 def all_blocks(shape: TransformerShape) -> int:
     """Parameters of all blocks together."""
     return shape.blocks * largest_block(shape) + shape.single_blocks * _of_one_stream(shape)

@@ -1,7 +1,8 @@
-"""The memory of this machine's cards, as torch tells."""
+"""What torch tells of this machine's cards."""
 
 from __future__ import annotations
 
+_FLOAT8_CAPABILITY = (8, 9)
 _OWN_CONTEXT_BYTES = 1e9  # of this process on a card, which :func:`engine.cost.memory.room` leaves free anyhow
 
 
@@ -19,3 +20,12 @@ def card_bytes(index: int = 0, *, look: bool = True) -> float:
     free, total = torch.cuda.mem_get_info(index)
     of_others = total - free - torch.cuda.memory_reserved(index)
     return float(total - of_others if of_others > _OWN_CONTEXT_BYTES else total)
+
+
+def multiplies_float8(index: int = 0) -> bool:
+    """Whether this machine has that CUDA device, and torch multiplies float8 on it: sm89 and later."""
+    import torch
+
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(index) >= _FLOAT8_CAPABILITY

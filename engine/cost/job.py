@@ -7,7 +7,7 @@ from typing import Literal
 
 from engine.config import Config, SamplingConfig
 from engine.cost.memory import CACHED_TENSORS, Memory, Offload, VideoSize, estimate, fits
-from engine.cost.quantised import dequantised_bytes, weight_bytes
+from engine.cost.quantised import dequantised_bytes, rounded_bytes, weight_bytes
 from engine.cost.shape import shape_of_model
 from engine.models.catalog import PublishedModel
 from engine.models.facts import ModelFacts
@@ -36,6 +36,8 @@ class Job:
     vae_tiling: bool | Literal["auto"] = "auto"
     dequantised_bytes: float = 0
     """Taken at each call, for each number of a matrix."""
+    rounded_bytes: float = 0
+    """Taken at each call, for each number that enters a product."""
 
     @property
     def is_sharded(self) -> bool:
@@ -46,22 +48,21 @@ class Job:
         """Where the transformers are on a card of that size: with ``auto`` all stay if they fit together."""
         if self.offload != "auto":
             return self.offload
-        return "none" if fits(self._with("none", self.vae_tiling is True).peak, card_bytes) else "experts"
+        return "none" if fits(self._with("none", self._tilings[0]).peak, card_bytes) else "experts"
 
     def memory(self, card_bytes: float) -> Memory:
         """Of the first rank of a replica, on a card of that size. ``model.vae_tiling: auto`` cuts Wan's frames into
         tiles where strips of rows do not fit beside the transformer."""
         settled = self.settled(card_bytes)
-        memory = self._with(settled, self.vae_tiling is True)
-        if self.vae_tiling == "auto" and not fits(memory.transformer + memory.decode, card_bytes):
-            return self._with(settled, True)
+        memory = self._with(settled, self._tilings[0])
+        if not fits(memory.transformer + memory.decode, card_bytes):
+            return self._with(settled, self._tilings[-1])
         return memory
 
     def needed(self) -> int:
         """The least that a card must hold at once, with the settings as they are."""
         offload = "experts" if self.offload == "auto" else self.offload
-        ways = (False, True) if self.vae_tiling == "auto" else (self.vae_tiling is True,)
-        return min(self._with(offload, tiled).peak for tiled in ways)
+        return min(self._with(offload, tiled).peak for tiled in self._tilings)
 
     def others_stay(self, card_bytes: float) -> bool:
         """Whether encoders and VAE have room on such a card beside all else, so that they need not come again."""
@@ -70,6 +71,13 @@ class Job:
     def fits(self, card_bytes: float) -> bool:
         """Whether a card of that size holds it, with what the estimate leaves out."""
         return fits(self.needed(), card_bytes)
+
+    @property
+    def _tilings(self) -> tuple[bool, ...]:
+        """Whether frames are cut into tiles where there is room, and then where there is little."""
+        if self.vae_tiling != "auto":
+            return (self.vae_tiling,)
+        return (False, True) if self.model.decodes_strips else (True,)
 
     def _with(self, offload: Offload, tiled: bool) -> Memory:
         return estimate(
@@ -86,6 +94,7 @@ class Job:
             vae_bytes=self.vae_bytes,
             tiled=tiled,
             dequantised_bytes=self.dequantised_bytes,
+            rounded_bytes=self.rounded_bytes,
         )
 
 
@@ -107,7 +116,7 @@ def job_of(
     """
     sampling = sampling or config.sampling
     block = _bytes_of(config.model.dtype, _NARROW if on_card else _WIDE)
-    row = model or row_of(config, facts)
+    row, tiling = model or row_of(config, facts), config.model.vae_tiling
     return Job(
         row,
         (sampling.frames, sampling.height, sampling.width),
@@ -120,8 +129,9 @@ def job_of(
         weight_bytes=weight_bytes(config.model, shape_of_model(row), row.parameters["transformer"], block),
         encoder_bytes=_bytes_of(config.model.text_encoder_dtype, block),
         vae_bytes=_bytes_of(config.model.vae_dtype, _bytes_of(facts.family.vae_dtype, _WIDE) if on_card else _WIDE),
-        vae_tiling=config.model.vae_tiling if on_card else config.model.vae_tiling is True,
+        vae_tiling=not row.decodes_strips if tiling == "auto" and not on_card else tiling,
         dequantised_bytes=dequantised_bytes(config.model, block),
+        rounded_bytes=rounded_bytes(config.model, block) if on_card else 0,
     )
 
 

@@ -17,10 +17,13 @@ with, for N ranks in a replica of which S share a sequence and C branches:
   guidance branch of the rank, 2 bytes a number.
 - step: the most that is alive inside a block, counted in such tensors, and a probe for each branch of the rank. With
   ``model.quantize`` and GGUF files three tensors less, and what dequantising the largest matrix takes, if that is more.
+  With fp8 on cards that multiply it five tensors less, and 13 bytes a number of the widest activations, which torchao
+  rounds by way of three copies in float32.
 - VAE and decode: 4 bytes a parameter (float32; HunyuanVideo 2, float16), and the activations of its layers. With Wan N
   ranks share them as strips of rows. With HunyuanVideo, and with Wan where ``model.vae_tiling`` or a small card asks
   for it, they are those of one tile of 256 x 256 pixels (but for 1.0 with all frames), and the first rank holds tiles
-  that wait to be joined (:mod:`engine.cost.tile_memory`). Encoding given images takes less.
+  that wait to be joined (:mod:`engine.cost.tile_memory`). With HunyuanVideo and ``model.vae_tiling: false`` a tile has
+  whole frames, or the mask with which its latents attend is larger. Encoding given images takes less.
 
 Encoders and VAE stay on the card between requests where it has room for them beside all else.
 
@@ -30,13 +33,13 @@ gigabytes free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-from engine.cost.blocks import all_blocks, largest_block, largest_matrix
+from engine.cost.blocks import all_blocks, largest_block, largest_matrix, widest_input
 from engine.cost.shape import shape_of_model
-from engine.cost.tile_memory import TILE, TiledVideo
+from engine.cost.tile_memory import CHUNK_LATENTS, TILE, TiledVideo
 from engine.models.catalog import PublishedModel
 from parallel.config import ParallelConfig
 from parallel.degrees import Degrees
@@ -49,9 +52,11 @@ Offload = Literal["none", "experts", "blocks"]
 """What of the transformers is in the host's memory while it does not run."""
 BLOCK_BYTES, _VAE_BYTES = 2, 4  # a number in bfloat16 and in float32
 CACHED_TENSORS = 5  # of DiCache
+_MASK_BYTES = 4  # a number in the VAE's mask, as it is made
 _LEFT_FREE_SHARE, _LEFT_FREE_BYTES = 0.1, 2e9
 _SHARE_OF_TOKEN_TABLE = 0.185  # of UMT5-XXL's parameters; the only encoder that can be shared out
 _FREED_BEFORE_PRODUCT = 3  # tensors; not alive any more, or not yet, while the largest matrix is dequantised
+_FREED_BEFORE_ROUNDING = 5  # the same while the widest activations are rounded to float8
 _STREAMED_BLOCKS, _GATHERED_BLOCKS = 2, 3
 
 
@@ -131,8 +136,9 @@ def estimate(
     weight_bytes: float | None = None,
     encoder_bytes: int | None = None,
     vae_bytes: int | None = None,
-    tiled: bool = False,
+    tiled: bool | None = None,
     dequantised_bytes: float = 0,
+    rounded_bytes: float = 0,
 ) -> Memory:
     """Memory for one video, by the formula above.
 
@@ -145,8 +151,10 @@ def estimate(
         weight_bytes: of a number in the transformers' weights, and encoder_bytes: in those of the text encoders;
             ``block_bytes`` where left out.
         vae_bytes: of a number in the VAE; as the family's examples load it on a card where left out.
-        tiled: Wan: decoded in tiles. HunyuanVideo always is.
+        tiled: decoded in tiles of 256 x 256 pixels; where left out HunyuanVideo is, and Wan in strips of rows.
         dequantised_bytes: that dequantising a matrix takes for each of its numbers, at each call.
+        rounded_bytes: that rounding activations takes for each number that enters a product; then no matrix is
+            dequantised.
     """
     ranks = degrees.replica_size
     parameters = model.parameters
@@ -164,8 +172,11 @@ def estimate(
     if vae_bytes is None:
         vae_bytes = 2 if model.facts.family.vae_dtype == "float16" else _VAE_BYTES
     vae = vae_bytes * parameters["vae"]
-    dequantised = int(dequantised_bytes * largest_matrix(shape_of_model(model)))
-    product = (model.live_tensors - _FREED_BEFORE_PRODUCT) * tensor + dequantised
+    shape = shape_of_model(model)
+    product = (model.live_tensors - _FREED_BEFORE_PRODUCT) * tensor + int(dequantised_bytes * largest_matrix(shape))
+    if rounded_bytes:
+        rounded = int(rounded_bytes * local_tokens * widest_input(shape))
+        product = (model.live_tensors - _FREED_BEFORE_ROUNDING) * tensor + rounded
     return Memory(
         transformer=int(weight_bytes * held),
         encoders=max(text_bytes, image_bytes),
@@ -197,7 +208,7 @@ def _tiled_peak(video: TiledVideo) -> int:
     return video.peak()
 
 
-def _decode(model: PublishedModel, video: VideoSize, ranks: int, vae_bytes: int, tiled: bool) -> int:
+def _decode(model: PublishedModel, video: VideoSize, ranks: int, vae_bytes: int, tiled: bool | None) -> int:
     """Bytes that decoding takes beside the VAE's weights."""
     frames, height, width = video
     share = vae_bytes / _VAE_BYTES
@@ -209,4 +220,15 @@ def _decode(model: PublishedModel, video: VideoSize, ranks: int, vae_bytes: int,
         return _tiled_peak(TiledVideo(frames, height, width, ranks, vae_bytes, per_pixel, packed=packed))
     chunked = shape_of_model(model).kind == "hunyuan_video"
     per_pixel = share * model.decode_bytes_per_tile / TILE**2 * (1 if chunked else frames / model.video[0])
-    return _tiled_peak(TiledVideo(frames, height, width, ranks, vae_bytes, per_pixel, chunked=chunked))
+    cut = TiledVideo(frames, height, width, ranks, vae_bytes, per_pixel, chunked=chunked)
+    if tiled is False:
+        cut = replace(cut, whole=True, mask=_mask(model, video, vae_bytes) if chunked else 0)
+    return _tiled_peak(cut)
+
+
+def _mask(model: PublishedModel, video: VideoSize, vae_bytes: int) -> int:
+    """Bytes of the mask with which HunyuanVideo 1.0 attends to the latents of a chunk with whole frames: made in
+    float32, beside one of booleans or its copy in float16. 1.5 has one too, beside which its activations are larger."""
+    _, frames, rows, columns = model.facts.latents_shape(*video)
+    beside = 1 if vae_bytes == _VAE_BYTES else vae_bytes
+    return (_MASK_BYTES + beside) * (min(frames, CHUNK_LATENTS) * rows * columns) ** 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.config import ModelConfig
+from engine.cost.card import multiplies_float8
 from engine.cost.shape import TransformerShape
 from engine.models.single_files import is_gguf_file
 
@@ -31,7 +32,7 @@ def weight_bytes(model: ModelConfig, shape: TransformerShape, parameters: int, p
 def dequantised_bytes(model: ModelConfig, plain_bytes: int) -> float:
     """Bytes that are taken for each number of a matrix while it is multiplied, since it is dequantised each time.
 
-    On a card that multiplies float8 itself fp8 takes none, which is not looked at.
+    On a card that multiplies float8 itself fp8 takes none: see :func:`rounded_bytes`.
 
     Args:
         plain_bytes: of a number in the arithmetic: 2 in bfloat16, 4 in float32.
@@ -43,6 +44,17 @@ def dequantised_bytes(model: ModelConfig, plain_bytes: int) -> float:
         return plain_bytes
     # torchao's fp8: cast to float32 and multiplied with the scales there, and cast to another dtype if it is another
     return 0 if model.quantize == "none" else 8 + (plain_bytes if plain_bytes < _FLOAT32 else 0)
+
+
+def rounded_bytes(model: ModelConfig, plain_bytes: int) -> float:
+    """Bytes that are taken for each number of the activations that enter a product with fp8, on a card that multiplies
+    float8 itself: torchao rounds them in three copies in float32, and to float8.
+
+    Args:
+        plain_bytes: of a number in the arithmetic: 2 in bfloat16, 4 in float32.
+    """
+    able = model.quantize == "fp8" and plain_bytes < _FLOAT32
+    return 3 * _FLOAT32 + 1 if able and multiplies_float8() else 0
 
 
 def bytes_per_parameter(shape: TransformerShape, parameters: int, quantize: str, plain_bytes: int) -> float:

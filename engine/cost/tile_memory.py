@@ -15,6 +15,8 @@ from parallel.lengths import share_out
 TILE, STRIDE = 256, 192
 """Pixels along one axis, from one tile's start to the next: of diffusers' classes, for all families."""
 _CHUNK_FRAMES, _CHUNK_STRIDE = 17, 12
+CHUNK_LATENTS = 5
+"""Latent frames of a chunk of time."""
 _COUNTED_CHUNKS = 4  # those that follow hold no more
 _ROUNDING = 8
 """Bytes of a number while it becomes one of 8 bits: two in float32."""
@@ -24,8 +26,9 @@ _ROUNDING = 8
 class TiledVideo:
     """A video that is decoded in tiles.
 
-    number_bytes: of a number in the VAE. per_pixel: bytes of activations for each pixel of a tile's frames. packed: the
-    tiles have several pixels in the channels of one. chunked: time is cut, too.
+    number_bytes: of a number in the VAE. per_pixel: bytes of activations for each pixel of a tile's frames. mask: bytes
+    of the mask with which the latents of a tile attend to one another, where that may be more than all activations.
+    packed: the tiles have several pixels in the channels of one. chunked: time is cut, too. whole: frames are not.
     """
 
     frames: int
@@ -34,8 +37,10 @@ class TiledVideo:
     ranks: int
     number_bytes: int
     per_pixel: float
+    mask: int = 0
     packed: bool = False
     chunked: bool = False
+    whole: bool = False
 
     def peak(self) -> int:
         """The most that is held at once."""
@@ -48,7 +53,7 @@ class _Decoding:
     def __init__(self, video: TiledVideo) -> None:
         self._video = video
         self._heights, self._widths = [video.height], [video.width]
-        if max(video.height, video.width) > TILE:
+        if max(video.height, video.width) > TILE and not video.whole:
             self._heights, self._widths = (
                 [min(TILE, length - start) for start in range(0, length, STRIDE)]
                 for length in (video.height, video.width)
@@ -83,7 +88,8 @@ class _Decoding:
 
     def _activations(self, tile: int) -> float:
         row, column = divmod(tile, len(self._widths))
-        return self._video.per_pixel * self._heights[row % len(self._heights)] * self._widths[column]
+        pixels = self._heights[row % len(self._heights)] * self._widths[column]
+        return max(self._video.per_pixel * pixels, self._video.mask)
 
     def _in_join(self, joined: int) -> float:
         """Bytes that blending holds once it has taken that many tiles."""

@@ -46,6 +46,11 @@ class PublishedModel:
         )
 
     @property
+    def decodes_strips(self) -> bool:
+        """Whether frames are decoded in strips of rows where there is room for it; else always in tiles."""
+        return self.decode_bytes_per_pixel > 0
+
+    @property
     def dim(self) -> int:
         """The transformer's width: numbers in a token between two blocks."""
         return int(self.transformer["num_attention_heads"] * self.transformer["attention_head_dim"])

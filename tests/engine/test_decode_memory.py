@@ -167,6 +167,31 @@ def test_decoding_in_tiles(
     assert memory.decode - memory.vae == pytest.approx(live.peak, rel=0.05)
 
 
+WHOLE = [
+    ("HunyuanVideo", (29, 544, 960)),
+    ("HunyuanVideo", (17, 1536, 2048)),  # the mask is more than what the layers hold
+    ("HunyuanVideo 1.5 T2V 720p", (5, 384, 640)),
+]
+
+
+@pytest.mark.parametrize(("name", "video"), all_slow_but(WHOLE[:1], WHOLE), ids=str)
+def test_decoding_whole_frames(name: str, video: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of HunyuanVideo with ``model.vae_tiling: false``, by its own layers: within 5%."""
+    model = BY_NAME[name]
+    monkeypatch.setattr(tiles, "Verdict", _Unknown)
+    kind, settings = COMPONENTS[name]["vae"]
+    with fake_tensors(torch.float32):
+        vae = kind(**settings).eval().requires_grad_(False)
+        autoencoder = HunyuanAutoencoder(vae, Ranks(), tiled=False)
+        latents = torch.empty(model.facts.latents_shape(*video))
+        with LiveTensors(vae, without=torch.uint8) as live:
+            for _ in autoencoder.decode(latents, CollectiveMeter()):
+                pass
+    memory = estimate(model, Degrees(), video=video, vae_bytes=4, tiled=False)
+    assert memory.decode - memory.vae == pytest.approx(live.peak, rel=0.05)
+    assert estimate(model, Degrees(), video=video, vae_bytes=4).decode < 0.8 * memory.decode, "else in tiles"
+
+
 def _autoencoder(
     model: PublishedModel,
     vae: Any,

@@ -94,6 +94,22 @@ def test_a_matrix_is_dequantised_at_each_call(name: str, quantize: str) -> None:
     assert job.memory(1e12).step == pytest.approx(traced, rel=0.08)
 
 
+ROUNDED = ["Wan 2.1 T2V 14B", "HunyuanVideo", "HunyuanVideo 1.5 T2V 480p"]
+
+
+@pytest.mark.parametrize("name", all_slow_but(ROUNDED[:1], ROUNDED))
+def test_activations_are_rounded_at_each_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the card multiplies float8: within 8% of a trace of the step alone."""
+    monkeypatch.setattr("engine.cost.quantised.multiplies_float8", lambda: True)
+    model = BY_NAME[name]
+    config = tiny_config("model.quantize=fp8", "model.dtype=bfloat16")
+    job = replace(job_of(config, model.facts, Degrees(), on_card=True, model=model), video=model.video, branches=1)
+    tensor = num_tokens(model) * model.dim * 2
+    traced = peak_of_blocks(model, quantize="fp8", dynamic=True) + tensor  # and a probe
+    assert traced > (model.live_tensors + 10) * tensor, "more than with plain weights"
+    assert job.memory(1e12).step == pytest.approx(traced, rel=0.08)
+
+
 def test_the_cache_keeps_five_tensors_of_each_branch() -> None:
     run = drive(CacheConfig(threshold=0.25), lanes=(COND, UNCOND))
     assert run.controllers[0].cache_bytes == 2 * 5 * TOKENS * DIM * 4

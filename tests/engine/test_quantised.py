@@ -189,6 +189,7 @@ def test_blocks_compile_to_one_graph() -> None:
 
 def test_activations_are_rounded_where_the_card_multiplies_float8(monkeypatch: pytest.MonkeyPatch) -> None:
     card = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for capability, dynamic in (((8, 0), False), ((8, 9), True), ((9, 0), True), ((10, 0), True)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
         assert scheme_for("fp8", card, torch.bfloat16) == Scheme("fp8", dynamic)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from engine.components.quantising.layers import quantised_names
-from engine.components.quantising.torchao_weights import Scheme, quantised
+from engine.components.quantising.torchao_weights import Scheme, kept_in_fp8, quantised
 from engine.cost.memory import num_tokens
 from engine.models.catalog import PublishedModel
 from engine.models.hunyuan_video import Condition, HunyuanVideoAdapter
@@ -96,20 +96,31 @@ def attend_here(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tex
     return torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
 
-def peak_of_blocks(model: PublishedModel, degrees: Degrees = ALONE.degrees, quantize: str = "none") -> int:
+def quantised_as(scheme: Scheme, weight: torch.Tensor) -> torch.nn.Parameter:
+    """A weight without data; where activations are rounded as well, as it is on a card that multiplies float8."""
+    if not scheme.dynamic:
+        return quantised(weight, scheme)
+    rows = torch.empty(len(weight), 1, dtype=torch.float32)
+    return kept_in_fp8(torch.empty_like(weight, dtype=torch.float8_e4m3fn), rows, scheme, weight.dtype)
+
+
+def peak_of_blocks(
+    model: PublishedModel, degrees: Degrees = ALONE.degrees, quantize: str = "none", dynamic: bool = False
+) -> int:
     """The most bytes beside the weights that two blocks of each kind and what embeds their inputs hold at once, on the
     first rank, for one branch in bfloat16. It attends to its own keys: buffers of attention over ranks are left out.
 
     Args:
-        quantize: as ``model.quantize``.
+        quantize: as ``model.quantize``. dynamic: activations are rounded, too.
     """
     with fake_tensors(torch.bfloat16):
         transformer = few_blocks(model)
         if quantize != "none":
             for name in quantised_names(transformer):
                 owner, _, leaf = name.rpartition(".")
-                scheme = Scheme(quantize)  # type: ignore[arg-type]
-                setattr(transformer.get_submodule(owner), leaf, quantised(transformer.get_parameter(name).data, scheme))
+                scheme = Scheme(quantize, dynamic)  # type: ignore[arg-type]
+                weight = quantised_as(scheme, transformer.get_parameter(name).data)
+                setattr(transformer.get_submodule(owner), leaf, weight)
         latents = torch.empty(1, *model.facts.latents_shape(*model.video), dtype=torch.float32)
         with LiveTensors(transformer) as live:
             adapter, entering = ACTIVATIONS[model.facts.family.name](model, transformer, latents, Ranks(degrees))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from engine.cost.card import multiplies_float8
 from engine.errors import MachineUnfit
 
 _ROW_BYTES_ALIGNED = 16
@@ -34,8 +35,8 @@ def scheme_for(quantize: str, device: torch.device, dtype: torch.dtype) -> Schem
     if quantize == "int8":
         return Scheme("int8")
     if quantize == "fp8":
-        able = device.type == "cuda" and dtype == torch.bfloat16 and torch.version.hip is None
-        return Scheme("fp8", able and torch.cuda.get_device_capability(device) >= (8, 9))
+        able = device.type == "cuda" and multiplies_float8(device.index or 0)
+        return Scheme("fp8", able and dtype == torch.bfloat16)
     return None
 
 
