@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from engine.config import Config
 from engine.models.catalog import CATALOG, PublishedModel
 from engine.models.facts import ModelFacts
 from engine.models.folder import read_json
+from engine.models.single_files import files_of, is_safetensors, read_names
 from engine.models.weights import read_tensors
 from engine.request import GenerationRequest
 
 SMALL_MODEL = "tiny-wan"
 """The model of configs/tiny_wan, which is in no catalog."""
+_NOWHERE: Mapping[str, str] = MappingProxyType({})
 _SMALL_SIZES = ("WanPipeline", 4, 12, 16, 8)
 _HUNYUAN_HEIGHTS = {544: "HunyuanVideo-544p", 720: "HunyuanVideo-720p"}
 
@@ -51,32 +55,32 @@ def find_published(path: str) -> PublishedModel | None:
 
 
 def row_of(config: Config, facts: ModelFacts) -> PublishedModel:
-    """The configuration's model as a row of the catalog. One that is in none counts as having the largest activations
-    of its family."""
+    """The configuration's model as a row of the catalog. One that is in none counts as a published one of its sizes, or
+    where there is none as having the largest activations of its family."""
     path = config.model.path
     if (published := find_published(path)) is not None:
         return published
     kin = [row for row in CATALOG if row.facts.family.parts == facts.family.parts] or list(CATALOG)
-    like = max(kin, key=lambda row: row.live_tensors)
+    largest = max(kin, key=lambda row: row.live_tensors)
+    like = next((row for row in kin if _looks_like(facts, row)), largest)
     return row_of_folder(like, Path(path), facts, config.model.single_files)
 
 
 def row_of_folder(
-    like: PublishedModel, folder: Path, facts: ModelFacts, elsewhere: Collection[str] = ()
+    like: PublishedModel, folder: Path, facts: ModelFacts, elsewhere: Mapping[str, str] = _NOWHERE
 ) -> PublishedModel:
     """A row as the catalog has them for a model that it does not have. Its weights are counted from the files' headers.
 
     Args:
         like: the row of a model of the same family, for what the folder does not tell.
-        elsewhere: components whose weights are not in the folder; they count as those of ``like``.
+        elsewhere: ``model.single_files``, paths of components whose weights are not in the folder. Of files that tell
+            nothing before they are read they count as those of ``like``.
 
     Raises:
         InvalidInput: a file is missing or damaged.
     """
     parameters = {
-        name: like.parameters[name]
-        if name in elsewhere
-        else sum(math.prod(tensor["shape"]) for tensor in read_tensors(folder, name).values())
+        name: _count_elsewhere(like, name, elsewhere[name]) if name in elsewhere else _count(read_tensors(folder, name))
         for name in facts.components
     }
     return replace(
@@ -89,6 +93,17 @@ def row_of_folder(
         parameters=parameters,
         boundary_ratio=None if facts.boundary_timestep is None else facts.boundary_timestep / 1000,
     )
+
+
+def _count_elsewhere(like: PublishedModel, component: str, path: str) -> int:
+    if all(map(is_safetensors, files_of(path))):
+        return _count(read_names(path, component))
+    # one of two experts has the sizes of the other one, which a published model with one transformer has too
+    return like.parameters.get(component) or like.parameters["transformer"]
+
+
+def _count(tensors: Mapping[str, Any]) -> int:
+    return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
 
 
 def published_name(model: PublishedModel) -> str:

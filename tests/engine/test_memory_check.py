@@ -19,6 +19,8 @@ from engine.engine import Engine
 from engine.errors import InvalidInput, MachineUnfit, OutOfMemory
 from engine.execution.loaded import load_model
 from engine.models.catalog import CATALOG, PublishedModel
+from engine.models.facts import read_facts
+from engine.models.published import row_of
 from engine.progress import Progress
 from engine.request import Outputs, make_request, make_tasks
 from launch.process.failures import describe
@@ -69,6 +71,28 @@ def test_wan_decodes_in_tiles_where_strips_do_not_fit() -> None:
     assert asked.memory(24e9) == tiled.memory(24e9) and tiled.memory(24e9).decode < 0.2 * whole.memory(24e9).decode
     assert asked.fits(24e9) and tiled.fits(24e9) and not whole.fits(24e9)
     assert "model.vae_tiling=auto" in what_fits(whole, 24e9)
+
+
+def test_whole_frames_of_hunyuan_video_are_refused_where_tiles_fit() -> None:
+    asked = job("HunyuanVideo", offload="blocks", vae_bytes=4)
+    whole, tiled = (replace(asked, vae_tiling=tiling) for tiling in (False, True))
+    assert asked.memory(48e9) == tiled.memory(48e9) == asked.memory(200e9), "auto is in tiles, whatever the card"
+    assert asked.fits(48e9) and not whole.fits(48e9) and whole.fits(96e9)
+    assert "model.vae_tiling=auto" in what_fits(whole, 48e9)
+
+
+def test_weights_in_files_of_their_own_are_counted(tmp_path: Path) -> None:
+    config = tiny_config()
+    facts, folder = read_facts(config.model.path), Path(config.model.path)
+    counted = row_of(config, facts).parameters
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert row_of(tiny_config(f"model.single_files={{transformer: {file}}}"), facts).parameters == counted
+    packed = tiny_config(f"model.single_files={{transformer: {tmp_path}/a.gguf, transformer_2: {tmp_path}/b.gguf}}")
+    two = replace(facts, boundary_timestep=875.0)
+    like = BY_NAME["Wan 2.1 T2V 1.3B"].parameters["transformer"]
+    # as of the published model with the largest activations, which has one transformer
+    assert two.transformers == ("transformer", "transformer_2")
+    assert row_of(packed, two).parameters == {**counted, "transformer": like, "transformer_2": like}
 
 
 def test_encoders_stay_where_there_is_room() -> None:

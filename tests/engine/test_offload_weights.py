@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from diffusers import WanPipeline
+from safetensors.torch import load_file
 
 from engine.config import Config
 from engine.engine import Engine, Result
@@ -15,7 +16,9 @@ from engine.request import make_request
 from parallel.ranks import Ranks
 from tests.engine.test_loras import LAYERS, write_lora
 from tests.support.offloading import other_memory, write_two_experts
+from tests.support.original_format import original_wan
 from tests.support.parity import difference
+from tests.support.quantised_files import write_gguf
 from tests.support.small_model import PROMPT, tiny_config
 
 SMALL = ("sampling.frames=5", "sampling.height=48", "sampling.width=112", "sampling.steps=6", "sampling.shift=8")
@@ -37,10 +40,20 @@ def loras(model: Path, folder: Path) -> tuple[str, ...]:
     return (f"model.loras={json.dumps(named)}",)
 
 
+def packed(model: Path, folder: Path) -> tuple[str, ...]:
+    """A GGUF file of each expert."""
+    files = {}
+    for expert in EXPERTS:
+        weights = load_file(model / expert / "diffusion_pytorch_model.safetensors")
+        files[expert] = str(write_gguf(original_wan(weights), folder / f"{expert}.gguf")[0])
+    return (f"model.single_files={json.dumps(files)}",)
+
+
 FORMS: dict[str, Callable[[Path, Path], tuple[str, ...]]] = {
     "LoRA": loras,
     "int8": lambda model, folder: ("model.quantize=int8",),
     "fp8": lambda model, folder: ("model.quantize=fp8",),
+    "GGUF": packed,
     "LoRA in int8": lambda model, folder: (*loras(model, folder), "model.quantize=int8"),
 }
 
