@@ -19,7 +19,7 @@ from engine.request import GenerationRequest
 
 SMALL_MODEL = "tiny-wan"
 """The model of configs/tiny_wan, which is in no catalog."""
-_NOWHERE: Mapping[str, str] = MappingProxyType({})
+_NOWHERE: Mapping[Any, str] = MappingProxyType({})
 _SMALL_SIZES = ("WanPipeline", 4, 12, 16, 8)
 _HUNYUAN_HEIGHTS = {544: "HunyuanVideo-544p", 720: "HunyuanVideo-720p"}
 
@@ -67,7 +67,7 @@ def row_of(config: Config, facts: ModelFacts) -> PublishedModel:
 
 
 def row_of_folder(
-    like: PublishedModel, folder: Path, facts: ModelFacts, elsewhere: Mapping[str, str] = _NOWHERE
+    like: PublishedModel, folder: Path, facts: ModelFacts, elsewhere: Mapping[Any, str] = _NOWHERE
 ) -> PublishedModel:
     """A row as the catalog has them for a model that it does not have. Its weights are counted from the files' headers.
 

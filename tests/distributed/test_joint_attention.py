@@ -175,6 +175,18 @@ def test_a_rank_without_text_holds_a_row_of_zeros() -> None:
     assert all(torch.equal(part, torch.zeros(1, 1, 8)) for part in parts[:2])
 
 
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_a_ranks_text_is_a_tensor_of_its_own(num_ranks: int) -> None:
+    """For a view that begins inside its storage a compiled block would be compiled once more."""
+    text, lengths = torch.randn(1, 12, 8), (5,) * num_ranks
+    parts = [shard_text(text, plan_text_shards(12, Shards(lengths, rank))) for rank in range(num_ranks)]
+    assert torch.equal(torch.cat(parts, dim=1), text)
+    for part in parts:
+        assert part.is_contiguous() and part.storage_offset() == 0
+        assert part.untyped_storage().nbytes() == part.nbytes
+        assert part.untyped_storage().data_ptr() != text.untyped_storage().data_ptr()
+
+
 def test_only_known_families_are_given_attention() -> None:
     with pytest.raises(TypeError, match="Linear"):
         install_sequence_attention(nn.Linear(1, 1), Ranks())
