@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 
-import psutil
-
 from engine.config import Config, SamplingConfig
 from engine.cost.advice import advise
 from engine.cost.card import card_bytes
+from engine.cost.host import choose_copies, host_bytes, refuse_copies
 from engine.cost.job import Job, job_of
 from engine.errors import InvalidInput, MachineUnfit
 from engine.models.facts import ModelFacts
@@ -38,14 +37,14 @@ def memory_check(
         if place.elsewhere:
             return True
         here = place.local_ranks or place.ranks or degrees.world_size
-        return job.needed() * here <= psutil.virtual_memory().total
+        return job.needed() * here <= host_bytes()
 
     return has_room
 
 
 def check_memory(config: Config, sampling: SamplingConfig, facts: ModelFacts, degrees: Degrees, place: Place) -> None:
-    """Refuse a job that does not fit on this machine's cards, or whose host copies do not fit into its memory. A job on
-    the CPU is not refused: there weights are mapped from their files.
+    """Refuse a job that does not fit on this machine's cards, or whose host copies do not fit into its memory, not even
+    one for all of its ranks. A job on the CPU is not refused: there weights are mapped from their files.
 
     Raises:
         MachineUnfit: one sentence with the numbers and the nearest setting that fits.
@@ -58,7 +57,8 @@ def check_memory(config: Config, sampling: SamplingConfig, facts: ModelFacts, de
     if not job.fits(card):
         raise MachineUnfit(advise(job, card))
     here = place.local_ranks if place.local_ranks is not None else degrees.world_size
-    _check_host(job, card, here)
+    if choose_copies(job, card, here, host_bytes()) is None:
+        refuse_copies(job, card, here, host_bytes())
 
 
 def check_offload(config: Config, degrees: Degrees) -> None:
@@ -79,21 +79,6 @@ def offload_notes(config: Config) -> list[str]:
     if config.runtime.offload in ("experts", "blocks") and not _has_card(config):
         return [f"runtime.offload={config.runtime.offload} has no effect on the CPU: all weights are in its memory"]
     return []
-
-
-def _check_host(job: Job, card: float, ranks: int) -> None:
-    total = psutil.virtual_memory().total
-    first_ranks = -(-ranks // job.degrees.replica_size)
-    needed = job.memory(card).host(ranks, first_ranks)
-    if needed <= total:
-        return
-    advice = "start fewer ranks on it"
-    if job.degrees.replica_size > 1 and not job.shard_weights:
-        advice = "use parallel.shard_weights=true, which leaves no copies of transformers in it"
-    raise MachineUnfit(
-        f"{job.model.name} keeps {needed / 1e9:.0f} GB of weights in the host's memory for {ranks} ranks, and this "
-        f"machine has {total / 1e9:.0f} GB: {advice}."
-    )
 
 
 def _job(config: Config, facts: ModelFacts, sampling: SamplingConfig, on_card: bool) -> Job:

@@ -4,13 +4,13 @@ Weights never change once they are loaded, so nothing is copied back: the device
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-_ALIGNMENT = 256  # bytes; kernels read matrices in aligned vectors
+from engine.components.weight_rows import WeightRow
 
 
 class Mover(Protocol):
@@ -82,22 +82,20 @@ def mover_for(device: torch.device) -> Mover | None:
 class Piece:
     """Weights that come to the device and leave it together, in one copy: their host copies lie in one row of bytes."""
 
-    def __init__(self, modules: Iterable[nn.Module], mover: Mover) -> None:
+    def __init__(self, modules: Iterable[nn.Module], mover: Mover, host: Tensor | None = None) -> None:
         """Moves the weights into the row, one after the other, so that the host never holds them twice.
 
         Args:
             modules: whose own parameters and buffers are meant, not those of their children. Tied ones are kept once.
+            host: the row in which their weights lie already.
         """
         self._mover = mover
-        self._weights: dict[int, tuple[Tensor, list[tuple[nn.Module, str]]]] = {}
-        for module in modules:
-            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
-                self._weights.setdefault(id(tensor), (tensor, []))[1].append((module, name))
-        self.nbytes = self._measure()
-        self._host = torch.empty(self.nbytes, dtype=torch.uint8)
+        self._weights = WeightRow(modules)
+        self.nbytes = self._weights.nbytes
         self._copied: Any = None  # mark of a copy that was not waited for
         self._held: Tensor | None = None
-        self._point_to(self._host, fill=True)
+        self._host = torch.empty(self.nbytes, dtype=torch.uint8) if host is None else host
+        self._weights.point_to(self._host, fill=host is None)
         mover.pin(self._host, self)
 
     @property
@@ -119,7 +117,7 @@ class Piece:
                 buffer = torch.empty(self.nbytes, dtype=torch.uint8, device=self._mover.device)
             self._copied = self._mover.copy(buffer[: self.nbytes], self._host, after)
         self._held = buffer
-        self._point_to(buffer)
+        self._weights.point_to(buffer)
 
     def ready(self) -> None:
         """What is launched from now on may use the weights."""
@@ -133,59 +131,4 @@ class Piece:
             return
         self.ready()  # the memory must not be given away while it is written to
         self._held = None
-        self._point_to(self._host)
-
-    def _measure(self) -> int:
-        total = 0
-
-        def count(tensor: Tensor) -> Tensor:
-            nonlocal total
-            total += _aligned(tensor.nbytes)
-            return tensor
-
-        for tensor, _ in self._weights.values():
-            _map_plain(tensor, count)
-        return total
-
-    def _point_to(self, row: Tensor, fill: bool = False) -> None:
-        """Make the modules use what lies in that row of bytes.
-
-        Args:
-            fill: put their weights there before.
-        """
-        start = 0
-
-        def place(tensor: Tensor) -> Tensor:
-            nonlocal start
-            placed = row[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-            start += _aligned(tensor.nbytes)
-            return placed.copy_(tensor) if fill else placed
-
-        with torch.inference_mode(False), torch.no_grad():
-            for key, (tensor, owners) in self._weights.items():
-                placed = _map_plain(tensor, place)
-                if _is_plain(tensor):
-                    tensor.data = placed
-                    continue
-                value = nn.Parameter(placed, requires_grad=False) if isinstance(tensor, nn.Parameter) else placed
-                for module, name in owners:  # a quantised tensor keeps its parts in attributes, which .data leaves
-                    setattr(module, name, value)
-                self._weights[key] = (value, owners)
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return not hasattr(type(tensor), "__tensor_flatten__")
-
-
-def _map_plain(tensor: Tensor, function: Callable[[Tensor], Tensor]) -> Any:
-    """The function's result for a tensor, or for each plain tensor that a quantised one consists of, put together as
-    before (torch's protocol for tensor subclasses)."""
-    if _is_plain(tensor):
-        return function(tensor)
-    names, context = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-    parts = {name: _map_plain(getattr(tensor, name), function) for name in names}
-    return type(tensor).__tensor_unflatten__(parts, context, tensor.shape, tensor.stride())  # type: ignore[attr-defined]
+        self._weights.point_to(self._host)

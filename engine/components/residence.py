@@ -1,13 +1,17 @@
 """Where the parts beside the transformers are while they are not used: text encoders, image encoders, the VAE."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.components.host_copies import Mover, Piece
+from engine.components.node_copies import NodeCopies, whole
 from engine.components.signs_of_life import SignsOfLife
+
+Part = TypeVar("Part", bound=nn.Module)
 
 
 class Resident:
@@ -39,23 +43,46 @@ class Resident:
 class Residence:
     """Where the parts of one rank are. On the CPU they are where they are used, and nothing is ever copied."""
 
-    def __init__(self, mover: Mover | None = None, signs: SignsOfLife | None = None) -> None:
+    def __init__(
+        self, mover: Mover | None = None, signs: SignsOfLife | None = None, copies: NodeCopies | None = None
+    ) -> None:
         """
         Args:
             mover: copies weights to the device; None where they are there from the beginning.
             signs: told of all that the parts compute.
+            copies: of the encoders, which the first ranks of this machine's replicas share; None: each has its own.
         """
         self._mover = mover
         self._signs = signs
+        self._copies = copies
+        self._rows: dict[nn.Module, Tensor] = {}  # where weights lie already
         self._residents: list[Resident] = []
         self.stays = False
+
+    def load(self, load: Callable[[], Part]) -> Part:
+        """An encoder that is settled later; collective over the ranks that share its host copy. On the first rank of a
+        replica.
+
+        Args:
+            load: gives it on the CPU.
+
+        Raises:
+            RankFailure: it cannot be loaded.
+        """
+        if self._copies is None:
+            return load()
+        module: Part
+        module, (self._rows[module],) = self._copies.load(load, whole)
+        return module
 
     def settle(self, *modules: nn.Module) -> Resident:
         """Take over loaded modules. Their weights get a host copy, unless they are where they are used."""
         if self._signs is not None:
             for module in modules:
                 self._signs.watch(module)
-        pieces = () if self._mover is None else tuple(Piece(module.modules(), self._mover) for module in modules)
+        pieces: tuple[Piece, ...] = ()
+        if self._mover is not None:
+            pieces = tuple(Piece(each.modules(), self._mover, self._rows.pop(each, None)) for each in modules)
         self._residents.append(Resident(pieces, self))
         return self._residents[-1]
 

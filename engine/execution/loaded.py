@@ -1,12 +1,12 @@
 """The loaded model: what stays in memory between requests."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from engine.components.host_copies import Mover, mover_for
 from engine.components.loras.adding import add_loras, describe_loras, plan_loras
@@ -22,8 +22,9 @@ from engine.cost.card import card_bytes
 from engine.cost.job import Job, job_of
 from engine.execution.attention import check_places, settle_kernel
 from engine.execution.compiling import CompiledBlocks
+from engine.execution.homes import Homes, homes_of
 from engine.execution.imports import import_ahead
-from engine.execution.residency import BlockWeights, Residency, StreamedBlocks, WholeTurns, with_residence
+from engine.execution.residency import BlockWeights, Residency, pieces_of, with_residence
 from engine.models.adapter import Adapter
 from engine.models.facts import ModelFacts, read_facts
 from engine.progress import Progress
@@ -31,7 +32,6 @@ from parallel.diffusers_private import set_attention_kernel
 from parallel.fixed_rows import FixedRows
 from parallel.kernels import KernelName
 from parallel.meter import CollectiveMeter
-from parallel.node import node_group, values_of
 from parallel.ranks import Ranks
 from parallel.sharding import Shards
 from parallel.weights import ShardedWeights
@@ -139,17 +139,20 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
     progress.loading("transformer" if len(facts.transformers) == 1 else f"{len(facts.transformers)} transformers")
     kernel = settle_kernel(config, ranks, progress)
     mover = mover_for(ranks.device)
-    experts, residency = load_experts(config, ranks, facts, parts, sharded, loras, kernel, mover)
-    if config.runtime.deterministic and not sharded:
-        check_places(experts[0].adapter.transformer)
-    progress.loading("VAE")
-    residence = Residence(mover, SignsOfLife(progress.alive, ranks.device))
-    autoencoder = parts.video_decoder(config, ranks, residence)
     conditioner = parts.image_conditioner if facts.image_input != "none" else None
     all_encode = sharded and facts.family.shards_text_encoder
     encodes = is_first or all_encode
-    if encodes:
-        progress.loading("text encoder")
+    with homes_of(config, ranks, facts, mover, progress) as homes:
+        experts, residency = load_experts(config, ranks, facts, parts, sharded, loras, kernel, mover, homes)
+        if config.runtime.deterministic and not sharded:
+            check_places(experts[0].adapter.transformer)
+        progress.loading("VAE")
+        residence = Residence(mover, SignsOfLife(progress.alive, ranks.device), homes.encoder_copies)
+        autoencoder = parts.video_decoder(config, ranks, residence)
+        if encodes:
+            progress.loading("text encoder")
+        text_encoder = parts.prompt_encoder(config, ranks, all_encode, residence) if encodes else None
+        images = conditioner(config, ranks, facts, autoencoder, residence) if conditioner else None
     return LoadedModel(
         config=config,
         ranks=ranks,
@@ -159,9 +162,9 @@ def load_model(config: Config, ranks: Ranks, progress: Progress | None = None) -
         residency=residency,
         residence=residence,
         scheduler_config=load_scheduler_config(config),
-        text_encoder=parts.prompt_encoder(config, ranks, all_encode, residence) if encodes else None,
+        text_encoder=text_encoder,
         autoencoder=autoencoder,
-        images=conditioner(config, ranks, facts, autoencoder, residence) if conditioner else None,
+        images=images,
         attention_kernel=kernel,
         loras=describe_loras(loras) if is_first else (),
         compiled=CompiledBlocks([e.adapter.transformer for e in experts]) if config.runtime.compile else None,
@@ -176,7 +179,8 @@ def load_experts(
     sharded: bool,
     loras: Sequence[Plan],
     kernel: KernelName,
-    mover: Mover | None = None,
+    mover: Mover | None,
+    homes: Homes,
 ) -> tuple[tuple[Expert, ...], Residency]:
     """Load the transformers one after the other, each put where it belongs before the next is read.
 
@@ -185,43 +189,32 @@ def load_experts(
         loras: added to the weights.
         kernel: of the blocks' attention.
         mover: brings weights from the host's memory; None where the host's memory is the device's.
+        homes: where weights wait; collective over its group.
     """
     experts: list[Expert] = []
     turns: list[BlockWeights] = []
-    with node_group(ranks) if mover is not None and not sharded else nullcontext() as group:
-        keep = None if sharded or mover is None else _way_to_wait(config, ranks, facts, group)
-        for subfolder in facts.transformers:
-            weights = turn = None
-            if sharded:
-                transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
-                add_loras(transformer, loras, subfolder)
-            else:
-                kind, straight = parts.transformer, mover is not None and keep is None
-                transformer = load_transformer(config, ranks.device, kind, subfolder, straight, group, loras)
-            if keep is not None and mover is not None:
-                turns.append(turn := keep(transformer, mover))
-            elif not sharded:
-                transformer = transformer.to(ranks.device)
-            adapter = parts.adapter(transformer)
-            fixed = config.runtime.deterministic
-            set_attention_kernel(
-                transformer, kernel, fixed and ranks.device.type == "cuda" and adapter.dtype != torch.float32
-            )
-            attention = _install(transformer, config, ranks, kernel, experts[0].attention if experts else None)
-            experts.append(Expert(with_residence(adapter, turn), attention, weights))
+    for subfolder in facts.transformers:
+        weights = turn = None
+        if sharded:
+            transformer, weights = load_sharded_transformer(config, ranks, parts.transformer, subfolder)
+            add_loras(transformer, loras, subfolder)
+        elif homes.keep is None or mover is None:
+            straight = mover is not None
+            kind, group = parts.transformer, homes.group
+            transformer = load_transformer(config, ranks.device, kind, subfolder, straight, group, loras)
+            transformer = transformer.to(ranks.device)
+        else:
+            load = partial(load_transformer, config, ranks.device, parts.transformer, subfolder, loras=loras)
+            transformer, rows = homes.copies.load(load, pieces_of) if homes.copies else (load(), [])
+            turns.append(turn := homes.keep(transformer, mover, rows))
+        adapter = parts.adapter(transformer)
+        fixed = config.runtime.deterministic
+        set_attention_kernel(
+            transformer, kernel, fixed and ranks.device.type == "cuda" and adapter.dtype != torch.float32
+        )
+        attention = _install(transformer, config, ranks, kernel, experts[0].attention if experts else None)
+        experts.append(Expert(with_residence(adapter, turn), attention, weights))
     return tuple(experts), Residency(turns)
-
-
-def _way_to_wait(
-    config: Config, ranks: Ranks, facts: ModelFacts, group: dist.ProcessGroup | None
-) -> type[WholeTurns] | type[StreamedBlocks] | None:
-    """How transformers wait in the host's memory; None if all of them stay on the card. The same on all ranks of the
-    machine, by its smallest card, since they load together."""
-    job = job_of(config, facts, ranks.degrees, on_card=True)
-    settled = job.settled(min(values_of(card_bytes(ranks.device.index or 0), group)))
-    if settled == "blocks":
-        return StreamedBlocks
-    return WholeTurns if settled == "experts" and len(facts.transformers) > 1 else None
 
 
 def _install(transformer: Any, config: Config, ranks: Ranks, kernel: KernelName, shared: Any) -> Any:

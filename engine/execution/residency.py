@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any, Protocol, cast
 
 import torch
@@ -36,9 +37,15 @@ class WholeTurns:
     begins while most of them are on their way.
     """
 
-    def __init__(self, transformer: nn.Module, mover: Mover) -> None:
-        self._outside = Piece(_outside_blocks(transformer), mover)
-        self._blocks = [Piece(block.modules(), mover) for block in list_blocks(transformer)]
+    def __init__(self, transformer: nn.Module, mover: Mover, rows: Sequence[Tensor] = ()) -> None:
+        """
+        Args:
+            rows: in which the weights of :func:`pieces_of` lie already.
+        """
+        pieces = pieces_of(transformer)
+        self._outside, *self._blocks = (
+            Piece(piece, mover, row) for piece, row in zip(pieces, rows or repeat(None), strict=False)
+        )
 
     def bring(self) -> None:
         """As :meth:`BlockWeights.bring`."""
@@ -65,11 +72,16 @@ class StreamedBlocks:
     which the engine never calls, and a skipped step leaves that order.
     """
 
-    def __init__(self, transformer: nn.Module, mover: Mover) -> None:
+    def __init__(self, transformer: nn.Module, mover: Mover, rows: Sequence[Tensor] = ()) -> None:
+        """
+        Args:
+            rows: in which the weights of :func:`pieces_of` lie already.
+        """
         self._mover = mover
-        for module in _outside_blocks(transformer):
+        outside, *blocks = pieces_of(transformer)
+        for module in outside:
             _move_own(module, mover.device)
-        self._pieces = [Piece(block.modules(), mover) for block in list_blocks(transformer)]
+        self._pieces = [Piece(block, mover, row) for block, row in zip(blocks, rows[1:] or repeat(None), strict=False)]
         self._buffers: list[Tensor] = []
         self._holds: list[int | None] = [None, None]  # the block whose weights are in each buffer
         self._free: list[Any] = [None, None]  # the mark at which each buffer is not read any more
@@ -159,9 +171,11 @@ def with_residence(adapter: Adapter, weights: BlockWeights | None) -> Adapter:
     return adapter if weights is None else cast(Adapter, ResidentAdapter(adapter, weights))
 
 
-def _outside_blocks(transformer: nn.Module) -> list[nn.Module]:
-    inside = {part for block in list_blocks(transformer) for part in block.modules()}
-    return [part for part in transformer.modules() if part not in inside]
+def pieces_of(transformer: nn.Module) -> list[list[nn.Module]]:
+    """The modules of a transformer that come and go together: what is outside the blocks, and each block."""
+    blocks = [list(block.modules()) for block in list_blocks(transformer)]
+    inside = {part for block in blocks for part in block}
+    return [[part for part in transformer.modules() if part not in inside], *blocks]
 
 
 def _move_own(module: nn.Module, device: torch.device) -> None:

@@ -12,7 +12,9 @@ from engine.checks import memory as checks
 from engine.checks.preflight import preflight
 from engine.config import Config
 from engine.config_file import load_config
+from engine.cost import host
 from engine.cost.advice import advise, what_fits
+from engine.cost.host import choose_copies, copied_bytes
 from engine.cost.job import Job
 from engine.cost.memory import fits, room
 from engine.engine import Engine
@@ -133,10 +135,10 @@ def test_what_is_advised_fits_and_nothing_before_it() -> None:
     assert what_fits(asked, 4e9) == "use a larger card, or a smaller model"
 
 
-def with_card(patch: pytest.MonkeyPatch, card: float, host: float = 1e12) -> None:
+def with_card(patch: pytest.MonkeyPatch, card: float, memory: float = 1e12) -> None:
     patch.setattr(checks, "card_bytes", lambda index=0, look=True: card)
     patch.setattr(checks, "_has_card", lambda config: True)
-    patch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=host))
+    patch.setattr(checks, "host_bytes", lambda: memory)
 
 
 def check(config: Config, model: PublishedModel, degrees: Degrees = ONE, place: Place = ALONE) -> None:
@@ -157,14 +159,58 @@ def test_every_recipe_is_refused_on_a_small_card_and_taken_on_a_large_one(
 
 def test_host_copies_are_counted_for_all_ranks_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     config, model = load_config(RECIPE / "wan2.2-t2v-a14b.yaml"), BY_NAME["Wan 2.2 T2V A14B"]
-    with_card(monkeypatch, 60e9, host=256e9)
+    with_card(monkeypatch, 60e9, memory=256e9)
     check(config, model)
     degrees, place = Degrees(cfg=2, ulysses=4), Place(8, local_ranks=8)
+    check(config, model, degrees, place)  # in one copy
+    with_card(monkeypatch, 60e9, memory=64e9)
     with pytest.raises(
-        MachineUnfit, match=r"keeps 4\d\d GB .* for 8 ranks, and this machine has 256 GB: use parallel\.shard"
+        MachineUnfit,
+        match=r"keeps 7\d GB .* for 8 ranks, in one copy, and this machine has 64 GB, .*: use parallel\.shard",
     ):
         check(config, model, degrees, place)
     check(load_config(RECIPE / "wan2.2-t2v-a14b.yaml", ["parallel.shard_weights=true"]), model, degrees, place)
+
+
+def test_copies_are_shared_where_own_ones_do_not_fit() -> None:
+    shared, card = job("Wan 2.2 T2V A14B", Degrees(cfg=2, ulysses=4)), 60e9
+    memory = shared.memory(card)
+    experts, vae, encoder = memory.waiting, memory.vae, memory.all_encoders
+    assert experts == 2 * 2 * 14_288_491_584
+    assert copied_bytes(shared, card, 8, "own") == 8 * (experts + vae) + encoder
+    assert copied_bytes(shared, card, 8, "shared") == experts + 8 * vae + encoder
+    assert copied_bytes(replace(shared, degrees=Degrees(data=8)), card, 8, "own") == 8 * (experts + vae + encoder)
+    assert copied_bytes(replace(shared, degrees=Degrees(data=8)), card, 8, "shared") == experts + 8 * vae + encoder
+    found = [choose_copies(shared, card, 8, size) for size in (1e12, 540e9, 500e9, 84e9, 80e9)]
+    assert found == ["own", "own", "shared", "shared", None], "and a tenth stays free"
+    parts = replace(job("Wan 2.1 T2V 14B", Degrees(data=2, ulysses=4)), shard_weights=True)
+    assert copied_bytes(parts, card, 8, "shared") == copied_bytes(parts, card, 8, "own"), "of encoders each has a part"
+
+
+LIMITS = {
+    "version 2": ("0::/a/b\n", {"a/memory.max": "5000", "a/b/memory.max": "max", "memory.max": "9000"}, [5000, 9000]),
+    "version 1": (
+        "9:name=systemd:/x\n4:cpu,memory:/x\n0::/\n",
+        {"memory/x/memory.limit_in_bytes": "7000", "memory/memory.limit_in_bytes": "8000", "x/memory.max": "1"},
+        [7000, 8000],
+    ),
+    "a path of the host": ("0::/../host\n", {"memory.max": "6000"}, [6000]),
+    "none": ("", {}, []),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_limits_of_containers(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, files, expected = LIMITS[case]
+    root = tmp_path / "root"
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    (tmp_path / "cgroup").write_text(groups)
+    assert list(host._limits(root, tmp_path / "cgroup")) == expected
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=5500))
+    monkeypatch.setattr(host, "_limits", lambda: iter(expected))
+    assert host.host_bytes() == min([5500, *expected])
 
 
 def test_it_is_checked_before_a_weight_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

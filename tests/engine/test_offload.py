@@ -229,6 +229,20 @@ def test_a_transformer_waits_for_one_block_at_a_time() -> None:
     assert not any(piece.is_here for piece in (turns._outside, *turns._blocks))
 
 
+def test_convolutions_stay_channels_last() -> None:
+    from engine.components.host_copies import Piece
+    from engine.components.memory_format import to_channels_last
+
+    module = nn.Sequential(nn.Conv3d(4, 8, 3), nn.Conv2d(4, 8, 3)).requires_grad_(False)
+    to_channels_last(module)
+    before = [(tensor.stride(), tensor.clone()) for tensor in module.parameters()]
+    piece = Piece(module.modules(), CountingMover())
+    for move in (lambda: None, piece.bring, piece.drop):
+        move()
+        for tensor, (strides, value) in zip(module.parameters(), before, strict=True):
+            assert tensor.stride() == strides and torch.equal(tensor, value)
+
+
 def _quantised(module: nn.Module) -> None:
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 

@@ -8,7 +8,7 @@ import pytest
 from diffusers import WanPipeline
 
 from engine.cost.job import Job
-from engine.execution import loaded
+from engine.execution import homes, loaded
 from tests.support.movers import CountingMover
 from tests.support.small_model import CONFIG
 
@@ -35,5 +35,7 @@ def other_memory(stays: bool = False) -> Iterator[CountingMover]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loaded, "mover_for", lambda device: mover)
         patch.setattr(loaded, "card_bytes", lambda index: 24e9)
+        patch.setattr(homes, "card_bytes", lambda index: 24e9)
+        patch.setattr(homes, "host_bytes", lambda: 1e12)
         patch.setattr(Job, "others_stay", lambda self, card: stays)
         yield mover

@@ -49,9 +49,9 @@ def two_nodes() -> Iterator[Any]:
             cluster.shutdown()
 
 
-def on_ray(shell: Shell, cluster: Any, *arguments: str, fault: str = "") -> subprocess.Popen[str]:
+def on_ray(shell: Shell, cluster: Any, *arguments: str, fault: str = "", **environment: str) -> subprocess.Popen[str]:
     address = f"--ray-address={cluster.address}"
-    return shell.generate("--prompt=x", "--launcher=ray", address, *arguments, fault=fault, **PLAIN)
+    return shell.generate("--prompt=x", "--launcher=ray", address, *arguments, fault=fault, **PLAIN, **environment)
 
 
 def assert_nothing_left(cluster: Any, shell: Shell, seconds: float = 15) -> None:

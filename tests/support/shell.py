@@ -57,7 +57,7 @@ class Shell:
         stderr: int = subprocess.PIPE,
         **environment: str,
     ) -> subprocess.Popen[str]:
-        injects = fault or self.stub or "LOCKSTEP_SIMULATED_CUDA" in environment
+        injects = fault or self.stub or environment.keys() & {"LOCKSTEP_SIMULATED_CUDA", "LOCKSTEP_HOST_BYTES"}
         path = [str(ROOT), *([str(INJECTED)] if injects else [])]
         environment = {
             **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")},

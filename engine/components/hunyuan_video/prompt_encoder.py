@@ -47,6 +47,7 @@ class HunyuanVideoPromptEncoder:
         self._device = ranks.device
         self._dtype = transformer_dtype(config, ranks.device)
         path, dtype = config.model.path, text_encoder_dtype(config, ranks.device)
+        home = at_home(ranks.device, residence)
         # the class that the folder names, LlamaTokenizerFast, splits words as Llama 2 since transformers 5
         tokenizer = load_component(PreTrainedTokenizerFast.from_pretrained, path, subfolder="tokenizer")
         self._pipeline = load_component(
@@ -55,12 +56,12 @@ class HunyuanVideoPromptEncoder:
             transformer=None,
             vae=None,
             tokenizer=tokenizer,
-            text_encoder=load_module(reader, path, "text_encoder", dtype),
-            text_encoder_2=load_module(CLIPTextModel, path, "text_encoder_2", dtype),
+            text_encoder=home.load(lambda: load_module(reader, path, "text_encoder", dtype)),
+            text_encoder_2=home.load(lambda: load_module(CLIPTextModel, path, "text_encoder_2", dtype)),
             dtype=dtype,
         )
         encoders = self._pipeline.text_encoder, self._pipeline.text_encoder_2
-        self._resident = at_home(ranks.device, residence).settle(*encoders)
+        self._resident = home.settle(*encoders)
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each prompt ``prompt_embeds``, ``prompt_attention_mask``, ``pooled_projections`` and ``guidance``, as

@@ -34,8 +34,9 @@ class HunyuanVideo15ImageConditioner:
             path, dtype = config.model.path, transformer_dtype(config, ranks.device)
             self._processor = HunyuanVideo15ImageProcessor(vae_scale_factor=facts.vae_scale_spatial, do_resize=False)
             self._extractor = load_component(SiglipImageProcessor.from_pretrained, path, subfolder="feature_extractor")
-            self._siglip = load_module(SiglipVisionModel, path, "image_encoder", dtype)
-            self._resident = at_home(ranks.device, residence).settle(self._siglip)
+            home = at_home(ranks.device, residence)
+            self._siglip = home.load(lambda: load_module(SiglipVisionModel, path, "image_encoder", dtype))
+            self._resident = home.settle(self._siglip)
 
     def encode(self, request: GenerationRequest, meter: CollectiveMeter) -> Named:
         """``image_embeds`` and ``image_latents``, as ``engine.models.hunyuan_video15.HunyuanVideo15Adapter`` takes

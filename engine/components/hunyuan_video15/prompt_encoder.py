@@ -30,9 +30,10 @@ class HunyuanVideo15PromptEncoder:
         # one by one: without its VAE diffusers' pipeline cannot be made
         self._tokenizer = load_component(Qwen2Tokenizer.from_pretrained, path, subfolder="tokenizer")
         self._byte_tokenizer = load_component(ByT5Tokenizer.from_pretrained, path, subfolder="tokenizer_2")
-        self._qwen = load_module(Qwen2_5_VLTextModel, path, "text_encoder", dtype)
-        self._byt5 = load_module(T5EncoderModel, path, "text_encoder_2", dtype)
-        self._resident = at_home(ranks.device, residence).settle(self._qwen, self._byt5)
+        home = at_home(ranks.device, residence)
+        self._qwen = home.load(lambda: load_module(Qwen2_5_VLTextModel, path, "text_encoder", dtype))
+        self._byt5 = home.load(lambda: load_module(T5EncoderModel, path, "text_encoder_2", dtype))
+        self._resident = home.settle(self._qwen, self._byt5)
 
     def encode(self, request: GenerationRequest, num_branches: int, meter: CollectiveMeter) -> list[dict[str, Tensor]]:
         """For each lane ``prompt_embeds``, ``prompt_embeds_mask``, ``prompt_embeds_2`` and ``prompt_embeds_mask_2``,

@@ -20,7 +20,7 @@ class ClipImageEncoder:
         self._device = ranks.device
         path = config.model.path
         self._processor = load_component(CLIPImageProcessor.from_pretrained, path, subfolder="image_processor")
-        self._encoder = load_module(CLIPVisionModel, path, "image_encoder", torch.float32)
+        self._encoder = residence.load(lambda: load_module(CLIPVisionModel, path, "image_encoder", torch.float32))
         self._resident = residence.settle(self._encoder)
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:

@@ -36,8 +36,9 @@ class WanPromptEncoder:
         if sharded:
             encoder, self._weights = load_sharded_encoder(config, ranks)
         else:
-            encoder = load_module(UMT5EncoderModel, path, "text_encoder", dtype)
-            self._resident = at_home(ranks.device, residence).settle(encoder)
+            home = at_home(ranks.device, residence)
+            encoder = home.load(lambda: load_module(UMT5EncoderModel, path, "text_encoder", dtype))
+            self._resident = home.settle(encoder)
         self._pipeline = load_component(
             WanImageToVideoPipeline.from_pretrained,  # accepts every component that a Wan folder may have
             path,

@@ -1,7 +1,8 @@
 """Python imports this in every process whose PYTHONPATH holds this folder, as the tests' shell has it.
 
 LOCKSTEP_STUB_ENGINE has ``engine.engine`` be the stub beside this file; LOCKSTEP_FAULT has ranks fail;
-LOCKSTEP_SIMULATED_CUDA is the names of CUDA devices, with commas between them, that torch finds.
+LOCKSTEP_SIMULATED_CUDA is the names of CUDA devices, with commas between them, that torch finds;
+LOCKSTEP_HOST_BYTES has weights wait in the memory of a machine of that size.
 """
 
 import os
@@ -33,3 +34,7 @@ if names := os.environ.get("LOCKSTEP_SIMULATED_CUDA"):
     from simulated_cuda import simulate_cuda
 
     simulate_cuda(names.split(","))
+if size := os.environ.get("LOCKSTEP_HOST_BYTES"):
+    from host_weights import wait_on_host
+
+    sys.meta_path.insert(0, wait_on_host(float(size)))
