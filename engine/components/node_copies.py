@@ -8,6 +8,7 @@ import io
 import mmap
 import pickle
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -49,17 +50,19 @@ class NodeCopies:
         self._tell(failure)
         try:
             memory = share_memory(sum(sizes) if self._loads else None, self._group)
+            told: list[Any] = [None, None, None]
+            if self._loads:
+                for row, place in zip(rows, memory.split(sizes), strict=True):
+                    row.point_to(place, fill=True)
+                told = [sizes, *_pickled(module, memory)]
+            dist.broadcast_object_list(told, group_src=0, group=self._group)
+            sizes, pickled, problem = told
+            if problem:
+                raise OSError(problem)
         except OSError as error:
             raise RankFailure(
                 f"The ranks of this machine cannot share memory for weights ({error}): start fewer ranks on it."
             ) from None
-        told: list[Any] = [None, None]
-        if self._loads:
-            for row, place in zip(rows, memory.split(sizes), strict=True):
-                row.point_to(place, fill=True)
-            told = [sizes, _pickled(module, memory)]
-        dist.broadcast_object_list(told, group_src=0, group=self._group)
-        sizes, pickled = told
         if not self._loads:
             module = _Unpickler(pickled, memory).load()
         return module, list(memory.split(sizes))
@@ -90,11 +93,15 @@ def _whole_pages(nbytes: int) -> int:
     return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _pickled(module: nn.Module, memory: Tensor) -> bytes:
+def _pickled(module: nn.Module, memory: Tensor) -> tuple[bytes | None, str]:
+    """The module without the weights that lie in the memory, and what went wrong."""
     file = io.BytesIO()
     pickler = _Pickler(file, memory)
-    pickler.dump(module)
-    return pickle.dumps((pickler.places, file.getvalue()))
+    try:
+        pickler.dump(module)
+        return pickle.dumps((pickler.places, file.getvalue())), ""
+    except (pickle.PicklingError, AttributeError, TypeError) as error:  # as pickle says that it cannot write an object
+        return None, str(error)
 
 
 class _Pickler(pickle.Pickler):
@@ -116,6 +123,16 @@ class _Pickler(pickle.Pickler):
             self._numbers[id(obj)] = len(self.places)
             self.places.append((type(obj), start, obj.nbytes, obj.dtype, obj.shape, obj.stride(), vars(obj)))
         return self._numbers[id(obj)]
+
+    def reducer_override(self, obj: Any) -> Any:
+        """torchao describes layers by bound partials, of which pickle looks for a name."""
+        if isinstance(obj, MethodType) and not hasattr(obj.__func__, "__name__"):
+            return _bound, (obj.__func__, obj.__self__)
+        return NotImplemented
+
+
+def _bound(function: Any, owner: object) -> MethodType:
+    return MethodType(function, owner)
 
 
 class _Unpickler(pickle.Unpickler):

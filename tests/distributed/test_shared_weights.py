@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from engine.components.node_copies import NodeCopies, whole
 from engine.components.transformer import load_transformer
 from engine.config import Config
+from engine.errors import RankFailure
 from parallel import shared_memory
 from parallel.degrees import Degrees
 from parallel.node import first_ranks_group, node_group
@@ -74,6 +75,23 @@ def test_modules_of_every_kind_of_tensor(gang: Gang, make: Callable[[], nn.Modul
         assert torch.equal(out, expected)
         assert len(parts) == len(first[1]) and all(map(torch.equal, parts, first[1]))
     assert len(first[1]) == (6 if make is make_int8 else 8), "tied ones are one"
+
+
+def make_without_name() -> nn.Module:
+    module = make_tied()
+    module.function = lambda: None  # type: ignore[assignment]
+    return module
+
+
+def load_nameless(ranks: Ranks) -> str:
+    with pytest.raises(RankFailure) as caught:
+        loaded_together(ranks, make_without_name)
+    return str(caught.value)
+
+
+def test_a_module_that_cannot_be_handed_over_is_refused_by_all(gang: Gang) -> None:
+    said = gang.run(load_nameless, Degrees(ulysses=2))
+    assert said[0] == said[1] and "cannot share memory for weights (" in said[0] and "lambda" in said[0]
 
 
 def gguf_file(folder: Path) -> Config:
