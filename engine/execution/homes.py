@@ -52,7 +52,7 @@ def homes_of(
     if mover is None:
         yield Homes()
         return
-    with node_group(ranks) as group, first_ranks_group(ranks, group) as firsts:
+    with node_group(ranks) as group, first_ranks_group(ranks) as firsts:
         job = job_of(config, facts, ranks.degrees, on_card=True)
         seen = values_of((card_bytes(ranks.device.index or 0), host_bytes()), group)
         card, host = (min(values) for values in zip(*seen, strict=True))

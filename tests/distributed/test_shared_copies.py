@@ -26,7 +26,6 @@ from engine.models.catalog import CATALOG
 from engine.models.facts import read_facts
 from engine.progress import Progress
 from engine.request import make_request
-from parallel import shared_memory
 from parallel.degrees import Degrees
 from parallel.ranks import Ranks
 from tests.support.gang import Gang
@@ -141,9 +140,9 @@ def test_every_family_shares_its_copies(gang: Gang, name: str, tmp_path: Path) -
 def load_shared(ranks: Ranks, config: Config, error: type[Exception], *faults: Any) -> str:
     with ExitStack() as stack:
         stack.enter_context(room_for("shared", config, ranks))
-        for rank, target, name, replacement in faults:
+        for rank, target, replacement in faults:
             if ranks.rank in rank:
-                stack.enter_context(mock.patch.object(target, name, replacement))
+                stack.enter_context(mock.patch(target, replacement))
         with pytest.raises(error) as caught:
             load_model(config, ranks)
     return str(caught.value)
@@ -153,24 +152,27 @@ def damaged(*args: Any, **kwargs: Any) -> Any:
     raise RankFailure("The transformer cannot be loaded (damaged): check the model folder.")
 
 
+def unwanted(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("weights are read")
+
+
 def closed(path: str, nbytes: int) -> tuple[None, str]:
     return None, "Permission denied"
 
 
 def test_what_the_first_rank_cannot_load_is_said_by_all(gang: Gang, two_experts: Path) -> None:
-    from engine.execution import loaded
-
     config = tiny_config(f"model.path={two_experts}", "runtime.offload=experts")
-    faults = ([0], loaded, "load_transformer", damaged)
+    faults = ([0], "engine.execution.loaded.load_transformer", damaged)
     said = gang.run(load_shared, Degrees(cfg=2), config, RankFailure, faults)
     assert said[0] == said[1] and "(damaged)" in said[0]
 
 
 def test_ranks_that_cannot_share_are_refused_before_weights_are_read(gang: Gang, two_experts: Path) -> None:
-    from engine.execution import loaded
-
     config = tiny_config(f"model.path={two_experts}", "runtime.offload=experts")
-    faults = [([1], shared_memory, "_open", closed), ([0, 1], loaded, "load_transformer", pytest.fail)]
+    faults = [
+        ([1], "parallel.shared_memory._open", closed),
+        ([0, 1], "engine.execution.loaded.load_transformer", unwanted),
+    ]
     said = gang.run(load_shared, Degrees(cfg=2), config, MachineUnfit, *faults)
     assert said[0] == said[1] and "they cannot share memory" in said[0] and said[0].count(". ") == 0
 

@@ -131,7 +131,7 @@ def closed(path: str, nbytes: int) -> tuple[None, str]:
 
 
 def share_bytes(ranks: Ranks) -> tuple[list[int], int, bool, bool]:
-    with one_machine(ranks), node_group(ranks) as group, first_ranks_group(ranks, group) as firsts:
+    with one_machine(ranks), node_group(ranks) as group, first_ranks_group(ranks) as firsts:
         assert group is not None
         memory = shared_memory.share_memory(16 if ranks.rank == 0 else None, group)
         memory[ranks.rank] = 7
