@@ -94,7 +94,7 @@ class Piece:
         self.nbytes = self._weights.nbytes
         self._copied: Any = None  # mark of a copy that was not waited for
         self._held: Tensor | None = None
-        self._host = torch.empty(self.nbytes, dtype=torch.uint8) if host is None else host
+        self._host = torch.empty(self.nbytes, dtype=torch.uint8) if host is None else host[: self.nbytes]
         self._weights.point_to(self._host, fill=host is None)
         mover.pin(self._host, self)
 
