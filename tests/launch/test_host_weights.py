@@ -7,8 +7,8 @@ import pytest
 
 from engine.cost.host import Copies
 from tests.support.host_weights import memory_of_run, run_options, tells_of_sharing
-from tests.support.shell import Shell, finish, hashes
 from tests.support.offloading import write_two_experts
+from tests.support.shell import Shell, finish, hashes
 
 
 @pytest.mark.slow

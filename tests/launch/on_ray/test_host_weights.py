@@ -7,9 +7,9 @@ import pytest
 
 from engine.cost.host import Copies
 from tests.support.host_weights import memory_of_run, run_options, tells_of_sharing
+from tests.support.offloading import write_two_experts
 from tests.support.ray_nodes import on_ray
 from tests.support.shell import Shell, finish, hashes
-from tests.support.offloading import write_two_experts
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
