@@ -32,7 +32,7 @@ from parallel.ranks import Ranks
 from tests.support.gang import Gang
 from tests.support.host_weights import just_enough
 from tests.support.offloading import other_memory, write_two_experts
-from tests.support.one_machine import NAME, one_machine, open_descriptors
+from tests.support.one_machine import NAME, holders, names_in_shm, one_machine, open_descriptors
 from tests.support.pictures import write_pictures
 from tests.support.slow import all_slow_but
 from tests.support.small_model import CONFIG, PROMPT, tiny_config
@@ -196,15 +196,7 @@ def kill_half_way(ranks: Ranks, config: Config) -> None:
 
 def test_ranks_that_are_killed_leave_nothing_behind(gang: Gang, two_experts: Path) -> None:
     config = tiny_config(f"model.path={two_experts}", "runtime.offload=experts")
-    before = set(os.listdir("/dev/shm"))
+    before = names_in_shm()
     outcomes = gang.outcomes(kill_half_way, Degrees(cfg=2), config)
     assert outcomes[0].error == "died" and outcomes[1].error
-    assert not [name for name in set(os.listdir("/dev/shm")) - before if "lockstep" in name or "torch" in name]
-    holders = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if NAME in (process / "maps").read_text():
-                holders.append(process.name)
-        except OSError:
-            pass  # of somebody else, or gone
-    assert not [pid for pid in holders if Path(f"/proc/{pid}/cwd").resolve() == Path.cwd()]
+    assert names_in_shm() <= before and not holders(Path.cwd())
