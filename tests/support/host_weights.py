@@ -28,7 +28,13 @@ def memory_of_run(model: Path, copies: Copies) -> dict[str, str]:
 
 
 def _settings(model: Path) -> list[str]:
-    return [f"model.path={model}", "runtime.offload=experts", "cache.method=none", "sampling.steps=3"]
+    return [
+        f"model.path={model}",
+        "model.dtype=float32",
+        "runtime.offload=experts",
+        "cache.method=none",
+        "sampling.steps=3",
+    ]
 
 
 def tells_of_sharing(err: str) -> bool:
