@@ -62,3 +62,26 @@ def test_two_ranks_make_what_one_makes(degrees: Degrees, gang: Gang, configs: li
         assert by_rank[0][number][1] == schedule
         for results in by_rank:
             assert difference(results[number][0], latents) <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def same_bits(configs: list[Config]) -> list[Config]:
+    """The same weights in bfloat16, with ``runtime.deterministic``."""
+    return [
+        config.model_copy(
+            update={
+                "model": config.model.model_copy(update={"dtype": "bfloat16"}),
+                "runtime": config.runtime.model_copy(update={"deterministic": True}),
+                "sampling": config.sampling.model_copy(update={"steps": 2, "frames": 5}),
+            }
+        )
+        for config in configs
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # each call of a layer has 1024 rows, however few are asked for
+def test_deterministic_gives_the_bits_of_one_rank(gang: Gang, same_bits: list[Config]) -> None:
+    results = gang.run(make, Degrees(ring=3), same_bits, timeout_seconds=500)[0]
+    for (latents, schedule), (expected, expected_schedule) in zip(results, make(Ranks(), same_bits), strict=True):
+        assert latents.equal(expected) and schedule == expected_schedule
