@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from engine.errors import InvalidInput
 from launch.commands import bench_options as own
 from launch.commands import options as opt
@@ -21,8 +23,11 @@ if TYPE_CHECKING:
     from launch.bench.job import BenchJob
     from launch.bench.options import BenchOptions
 
+_OF_COMPARISONS = ("--compare", "--slower-by", "--report")
+
 
 def bench(
+    context: typer.Context,
     config: own.BenchConfig = None,
     output: own.BenchFolder = None,
     rounds: own.Rounds = None,
@@ -49,49 +54,24 @@ def bench(
 ) -> int:
     """Measure how fast videos are made, with the cache and without it, and what takes the time; or compare two such
     measurements."""
-    measuring = {
-        "CONFIG": config,
-        "--output": output,
-        "--rounds": rounds,
-        "--warmup": warmup,
-        "--prompts": prompts,
-        "--negative-prompt": negative_prompt,
-        "--image": image,
-        "--last-image": last_image,
-        "--scale": scale,
-        "--against": against,
-        "--against-build": against_build,
-        "--trace": trace,
-        "--keep-videos": keep_videos,
-        "--mlperf": mlperf,
-        "--latent": latent,
-        "--ranks": ranks,
-        "--launcher": launcher,
-        "--ray-address": ray_address,
-        "--set": set_,
-    }
+    given = _given(context)
     if compare is not None:
-        return _compare(compare, slower_by, report, [name for name, value in measuring.items() if value])
-    for name, value in (("--slower-by", slower_by), ("--report", report)):
-        if value is not None:
-            raise InvalidInput(f"{name} is {str(value)!r}, but nothing is compared: add --compare A B.")
+        return _compare(compare, slower_by, report, [name for name in given if name not in _OF_COMPARISONS])
+    for name in _OF_COMPARISONS[1:]:
+        if name in given:
+            raise InvalidInput(f"{name} is {str(given[name])!r}, but nothing is compared: add --compare A B.")
     if config is None:
         raise InvalidInput("There is nothing to measure: name a CONFIG, or two results with --compare A B.")
     if output is None:
         raise InvalidInput("There is no folder for the results: name one with --output.")
     if mlperf is not None:
-        refuse_beside_mlperf(measuring)
+        refuse_beside_mlperf(given)
         return run_mlperf_test(config, mlperf, output, prompts, latent, ranks, launcher, ray_address, set_ or ())
     if latent is not None:
         raise InvalidInput(
             f"--latent is {str(latent)!r}, which belongs to MLPerf's test: add --mlperf, or leave it out."
         )
-    if against_build is not None:
-        refuse_unless_started_here(launcher, f"--against-build is {str(against_build)!r}, of which each build")
-    from launch.bench.job import prepare_bench
     from launch.bench.options import ROUNDS, WARMUP, BenchOptions
-    from launch.bench.run import run_bench
-    from launch.bench.summary import print_results
 
     options = BenchOptions(
         config,
@@ -109,14 +89,37 @@ def bench(
         last_image,
         led=turns is not None,
     )
+    if scale is not None and turns is None:
+        return _scale(options, scale, ranks, launcher, ray_address)
+    return _measure(options, ranks, launcher, ray_address, turns)
+
+
+def _given(context: typer.Context) -> dict[str, object]:
+    """What the command line gives, by the names that a person knows."""
+    values = [(each, context.params.get(each.name)) for each in context.command.params]
+    return {
+        "CONFIG" if each.name == "config" else each.opts[0]: value
+        for each, value in values
+        if value is not None and value != each.default and value not in ([], ())
+    }
+
+
+def _measure(
+    options: BenchOptions, ranks: int | None, launcher: Launcher | None, ray_address: str | None, turns: str | None
+) -> int:
+    """Measure on one number of ranks. Returns the exit code."""
+    if (build := options.against_build) is not None:
+        refuse_unless_started_here(launcher, f"--against-build is {str(build)!r}, of which each build")
     if turns is not None:
         from launch.bench.served import serve_bench
 
         return serve_bench(options, ranks, turns)
-    if scale is not None:
-        return _scale(options, scale, ranks, launcher, ray_address)
-    prepare = partial(prepare_bench, options)
-    return run_work(launcher, ranks, ray_address, prepare, run_bench, partial(print_results, output))
+    from launch.bench.job import prepare_bench
+    from launch.bench.run import run_bench
+    from launch.bench.summary import print_results
+
+    prepare, show = partial(prepare_bench, options), partial(print_results, options.output)
+    return run_work(launcher, ranks, ray_address, prepare, run_bench, show)
 
 
 def _scale(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from launch.ranks.place import Launcher
 _TAKEN = ("CONFIG", "--output", "--prompts", "--mlperf", "--latent", "--ranks", "--launcher", "--ray-address", "--set")
 
 
-def refuse_beside_mlperf(given: Mapping[str, object]) -> None:
+def refuse_beside_mlperf(given: Collection[str]) -> None:
     """
     Args:
-        given: the options of `bench` with their values.
+        given: by their names, the options of `bench` that were given.
 
     Raises:
         InvalidInput: one was given that the test has no use for, since the standard says what is made.
     """
-    for name, value in given.items():
-        if value and name not in _TAKEN:
+    for name in given:
+        if name not in _TAKEN:
             raise InvalidInput(f"{name} has no use beside --mlperf, whose standard says what is made: leave it out.")
 
 
