@@ -1,7 +1,8 @@
 """The only file that imports mlperf_loadgen, MLCommons' load generator (package ``mlcommons-loadgen``, an extra).
 
-LoadGen issues SingleStream's and Offline's queries in the thread that starts the test. The engine's work is done in
-that call, so it stays in one thread: of a local rank the main one, where signals are handled as everywhere else.
+LoadGen runs in a thread of its own, which hands each query to the thread that called :func:`drive` and waits for it. So
+the engine stays in one thread, of a local rank the main one, where signals are handled as everywhere else, and its
+errors never pass through LoadGen's frames: those would free logs to which another thread of LoadGen still writes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from engine.errors import InvalidInput
@@ -60,9 +62,9 @@ def drive(
         samples: how many there are.
 
     Raises:
-        Whatever ``answer`` raises, through LoadGen's frames. LoadGen cannot be told to stop: its thread that writes
-            logs goes on, and the process has to be left by ``os._exit``, as :func:`launch.process.running.leave` does.
-        RuntimeError: LoadGen does not know its own settings, or has issued a query in another thread.
+        Whatever ``answer`` raises. LoadGen cannot be told to stop: its threads wait, and the process has to be left by
+            ``os._exit``, as :func:`launch.process.running.leave` does.
+        RuntimeError: LoadGen does not know its own settings, or has ended with an error of its own.
     """
     import mlperf_loadgen as lg
 
@@ -84,29 +86,50 @@ def drive(
     output.outdir, output.copy_summary_to_stdout = str(folder), False
     logs = lg.LogSettings()
     logs.log_output = output
-    served: list[Served] = []
-    first: list[float] = []
-    thread = threading.get_ident()
+    queries: SimpleQueue[Sequence[Any] | _Ended] = SimpleQueue()
+    answered = threading.Semaphore(0)
 
     def issue(query: Sequence[Any]) -> None:
+        queries.put(query)
+        answered.acquire()
+
+    def run() -> None:
+        error = None
+        try:
+            sut = lg.ConstructSUT(issue, _nothing)
+            qsl = lg.ConstructQSL(samples, settings.performance_samples, _nothing, _nothing)
+            # LoadGen reads an audit.config of the working directory unless it is given another name
+            lg.StartTestWithLogSettings(sut, qsl, test, logs, str(folder / "audit.config"))
+            lg.DestroyQSL(qsl)
+            lg.DestroySUT(sut)
+        except Exception as raised:
+            error = raised
+        queries.put(_Ended(error))
+
+    loadgen = threading.Thread(target=run, name="LoadGen", daemon=True)
+    loadgen.start()
+    served: list[Served] = []
+    first: float | None = None
+    while not isinstance(query := queries.get(), _Ended):
         started = time.perf_counter()
-        if not first:
-            first.append(started)
-        if threading.get_ident() != thread:
-            raise RuntimeError("LoadGen has issued a query in a thread of its own, where the engine cannot work.")
+        first = started if first is None else first
         for place, response in answer([sample.index for sample in query]):
             data = array.array("B", response)  # has to live until LoadGen has copied it
             address, length = data.buffer_info()
             lg.QuerySamplesComplete([lg.QuerySampleResponse(query[place].id, address, length)])
-            served.append(Served(query[place].index, time.perf_counter() - started, started - first[0]))
-
-    sut = lg.ConstructSUT(issue, _nothing)
-    qsl = lg.ConstructQSL(samples, settings.performance_samples, _nothing, _nothing)
-    # LoadGen reads an audit.config of the working directory unless it is given another name
-    lg.StartTestWithLogSettings(sut, qsl, test, logs, str(folder / "audit.config"))
-    lg.DestroyQSL(qsl)
-    lg.DestroySUT(sut)
+            served.append(Served(query[place].index, time.perf_counter() - started, started - first))
+        answered.release()
+    loadgen.join()
+    if query.error is not None:
+        raise RuntimeError(f"LoadGen has ended with an error: {query.error}") from query.error
     return served
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """LoadGen's test has."""
+
+    error: Exception | None
 
 
 def _nothing(*_: Any) -> None:
