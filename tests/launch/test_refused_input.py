@@ -228,10 +228,12 @@ def test_no_new_options() -> None:
     from launch.commands.app import app
 
     names = ["prompt", "prompts", "negative-prompt", "seed", "image", "last-image"]
-    names += ["output", "report", "latents", "fallback", "audit", "set"]
+    names += ["like", "output", "report", "latents", "fallback", "audit", "no-metadata", "set"]
     ray = ["launcher", "ray-address"]
     group = typer.main.get_command(app)
-    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config", "plan", "bench", "check"}
+    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config", "plan", "bench", "check"} | {
+        "show"
+    }
     queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause", "retry", "prune"}
     assert set(group.commands) == commands | queue | {"cluster"}  # type: ignore[attr-defined]
     cluster = group.commands["cluster"].commands  # type: ignore[attr-defined]
