@@ -231,9 +231,8 @@ def test_no_new_options() -> None:
     names += ["like", "output", "report", "latents", "fallback", "audit", "no-metadata", "set"]
     ray = ["launcher", "ray-address"]
     group = typer.main.get_command(app)
-    commands = {"generate", "resume", "calibrate", "sweep", "layout", "models", "config", "plan", "bench", "check"} | {
-        "show"
-    }
+    shown = {"layout", "models", "config", "show"}
+    commands = {"generate", "resume", "calibrate", "sweep", "plan", "bench", "check"} | shown
     queue = {"submit", "jobs", "watch", "cancel", "pause", "unpause", "retry", "prune"}
     assert set(group.commands) == commands | queue | {"cluster"}  # type: ignore[attr-defined]
     cluster = group.commands["cluster"].commands  # type: ignore[attr-defined]
