@@ -68,24 +68,7 @@ def drive(
     """
     import mlperf_loadgen as lg
 
-    test = lg.TestSettings()
-    # the standard's settings, which come with LoadGen (0); it takes a file of settings (1) once in a process only, and
-    # would run its second test with none
-    if test.FromConfig("", MODEL, scenario.loadgen_name, 0):
-        raise RuntimeError("LoadGen does not know the settings of the standard.")
-    test.min_duration_ms = round(settings.min_duration_seconds * 1000)
-    test.min_query_count = settings.queries
-    test.performance_sample_count_override = settings.performance_samples
-    if scenario is Scenario.SINGLE_STREAM:
-        test.single_stream_expected_latency_ns = max(1, round(settings.expected_latency_seconds * 1e9))
-    else:
-        test.offline_expected_qps = settings.expected_samples_per_second
-    test.scenario = getattr(lg.TestScenario, scenario.loadgen_name)
-    test.mode = lg.TestMode.AccuracyOnly if accuracy else lg.TestMode.PerformanceOnly
-    output = lg.LogOutputSettings()
-    output.outdir, output.copy_summary_to_stdout = str(folder), False
-    logs = lg.LogSettings()
-    logs.log_output = output
+    test, logs = _test_settings(settings, scenario, accuracy), _log_settings(folder)
     queries: SimpleQueue[Sequence[Any] | _Ended] = SimpleQueue()
     answered = threading.Semaphore(0)
 
@@ -123,6 +106,38 @@ def drive(
     if query.error is not None:
         raise RuntimeError(f"LoadGen has ended with an error: {query.error}") from query.error
     return served
+
+
+def _test_settings(settings: Settings, scenario: Scenario, accuracy: bool) -> Any:
+    """LoadGen's TestSettings: the standard's, and what the configuration asks for."""
+    import mlperf_loadgen as lg
+
+    test = lg.TestSettings()
+    # the standard's settings, which come with LoadGen (0); it takes a file of settings (1) once in a process only, and
+    # would run its second test with none
+    if test.FromConfig("", MODEL, scenario.loadgen_name, 0):
+        raise RuntimeError("LoadGen does not know the settings of the standard.")
+    test.min_duration_ms = round(settings.min_duration_seconds * 1000)
+    test.min_query_count = settings.queries
+    test.performance_sample_count_override = settings.performance_samples
+    if scenario is Scenario.SINGLE_STREAM:
+        test.single_stream_expected_latency_ns = max(1, round(settings.expected_latency_seconds * 1e9))
+    else:
+        test.offline_expected_qps = settings.expected_samples_per_second
+    test.scenario = getattr(lg.TestScenario, scenario.loadgen_name)
+    test.mode = lg.TestMode.AccuracyOnly if accuracy else lg.TestMode.PerformanceOnly
+    return test
+
+
+def _log_settings(folder: Path) -> Any:
+    """LoadGen's LogSettings, for logs in that folder."""
+    import mlperf_loadgen as lg
+
+    output = lg.LogOutputSettings()
+    output.outdir, output.copy_summary_to_stdout = str(folder), False
+    logs = lg.LogSettings()
+    logs.log_output = output
+    return logs
 
 
 @dataclass(frozen=True)
