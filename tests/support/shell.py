@@ -119,6 +119,14 @@ class Shell:
             process.communicate()
 
 
+def await_file(path: Path, process: subprocess.Popen[str], seconds: float) -> None:
+    """Wait for a file that the command makes; fail if it ends before, or takes longer."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def without_time(line: str) -> str:
     """A line of progress without the time of day that it begins with."""
     return re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())

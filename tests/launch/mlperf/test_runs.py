@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.bench.document import BenchDocument
-from tests.support.shell import Shell, finish
+from tests.support.shell import Shell, await_file, finish
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 PROMPTS = ["a red circle", "a blue square", "a green triangle", "a white circle"]
@@ -91,10 +91,7 @@ def test_killed_half_way_it_leaves_no_process(shell: Shell, way: str) -> None:
     ranks = 1 if way == "one rank interrupted" else 2
     process = start(shell, "singlestream", f"--ranks={ranks}", "--set=mlperf.min_duration_seconds=600")
     log = shell.folder / "results" / "cache_off" / "mlperf_log_detail.txt"
-    deadline = time.monotonic() + 120
-    while not log.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    await_file(log, process, seconds=120)
     time.sleep(1)  # some queries
     if way == "rank killed":
         os.kill(shell.ranks()[1], signal.SIGKILL)

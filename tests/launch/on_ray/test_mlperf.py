@@ -12,7 +12,7 @@ import pytest
 
 from launch.bench.reading import read_document
 from tests.support.ray_nodes import PLAIN, assert_nothing_left
-from tests.support.shell import Shell, finish
+from tests.support.shell import Shell, await_file, finish
 
 pytest.importorskip("mlperf_loadgen")
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
@@ -59,10 +59,7 @@ def test_offline_where_the_driver_sees_none_of_their_disks(elsewhere: Any, shell
 def test_an_ended_driver_leaves_nothing(signum: int, cluster: Any, shell: Shell) -> None:
     process = start(shell, cluster, "singlestream", 600)
     log = shell.folder / "results" / "cache_off" / "mlperf_log_detail.txt"
-    deadline = time.monotonic() + 120
-    while not log.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    await_file(log, process, seconds=120)
     time.sleep(1)  # some queries
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)

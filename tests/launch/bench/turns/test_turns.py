@@ -15,7 +15,7 @@ import pytest
 
 from launch.bench.reading import read_document
 from tests.support.builds import changed_steps, copy_build
-from tests.support.shell import Shell, finish
+from tests.support.shell import Shell, await_file, finish
 from tests.support.small_model import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -88,10 +88,7 @@ def test_who_waits_takes_no_processor(measures: bool, ranks: int, shell: Shell, 
     )
     builds = (sleeper, ROOT) if measures else (ROOT, sleeper)
     process = start(shell, *builds, "o", WITHOUT_CACHE, "--rounds=2", f"--ranks={ranks}")
-    deadline = time.monotonic() + 200
-    while not marker.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    await_file(marker, process, seconds=200)
     time.sleep(1)
     before, began = busy_seconds(shell), time.monotonic()
     time.sleep(5)
