@@ -202,6 +202,12 @@ class CacheConfig(BaseModel):
         return nest({key: value for key, value in flatten(section).items() if key in given})
 
     @property
+    def files(self) -> dict[str, Path]:
+        """The files that are named, by key."""
+        named = {"calibration": self.calibration, "replay": self.replay}
+        return {key: path for key, path in named.items() if path is not None}
+
+    @property
     def gate_name(self) -> str:
         """The gate that was chosen, or the method's own."""
         assert self.gate is not None, f"the method {self.method} has no gate"

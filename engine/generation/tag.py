@@ -103,8 +103,8 @@ def model_name(path: str) -> str:
 
 def _without_paths(cache: CacheConfig) -> dict[str, Any]:
     section = describe_cache(cache)
-    for key, path in (("calibration", cache.calibration), ("replay", cache.replay)):
-        if path is not None and section.get("chosen"):  # says why, and may quote a file
+    for key, path in cache.files.items():
+        if section.get("chosen"):  # says why, and may quote a file
             section["chosen"] = section["chosen"].replace(str(path), f"cache.{key}")
     return section
 
@@ -164,8 +164,8 @@ class TaggedRequest(_Part):
     @field_validator("cache")
     @classmethod
     def _names_no_path(cls, cache: CacheConfig) -> CacheConfig:
-        for key, path in (("calibration", cache.calibration), ("replay", cache.replay)):
-            if path is not None and not (len(str(path)) == 64 and set(str(path)) <= set("0123456789abcdef")):
+        for key, path in cache.files.items():
+            if not (len(str(path)) == 64 and set(str(path)) <= set("0123456789abcdef")):
                 raise ValueError(f"cache.{key} is {str(path)!r:.80}, but should be a hash")
         return cache
 

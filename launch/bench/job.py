@@ -81,7 +81,7 @@ class BenchJob:
     def inputs(self) -> Sequence[Path]:
         """The files that its ranks read."""
         caches = [variant.config.cache for variant in self.variants]
-        files = {Path(file) for cache in caches for file in (cache.calibration, cache.replay) if file is not None}
+        files = {file for cache in caches for file in cache.files.values()}
         return [*images_of([request for variant in self.variants for request in variant.requests]), *sorted(files)]
 
     def settled(self, settle: Callable[[JobConfig, Sequence[Task]], JobConfig]) -> BenchJob:

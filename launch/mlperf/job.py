@@ -89,8 +89,8 @@ class MlperfJob:
     @property
     def inputs(self) -> Sequence[Path]:
         """The files that its ranks read."""
-        named = [file for cache in self.caches.values() for file in (cache.calibration, cache.replay)]
-        return [*images_of(self.requests), *sorted({Path(file) for file in named if file is not None})]
+        files = {file for cache in self.caches.values() for file in cache.files.values()}
+        return [*images_of(self.requests), *sorted(files)]
 
     def settled(self, settle: Callable[[JobConfig, Sequence[Task]], JobConfig]) -> MlperfJob:
         """The same for the ranks of another machine, with the configuration that ``settle`` makes."""
