@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from engine.checkpoints.keeper import RequestCheckpoints
-from engine.checkpoints.match import job_fingerprint
+from engine.checkpoints.match import describe_model, job_fingerprint
 from engine.checks.notes import image_notes, request_notes
 from engine.denoise.conditions import encode
 from engine.denoise.loop import OnVelocity
@@ -123,13 +123,22 @@ class Generation:
         """Stage the videos, and on the first rank return each video's entry in the report: :func:`decode_videos`."""
         self._progress.stage("decode")
         with self._naming("decode"):
-            comment = partial(self._tag, latents)
-            return decode_videos(self._model, self._request.sampling, latents, output, files, self._metrics, comment)
+            tags = cache(partial(self._tags, latents))
+            sampling, metrics = self._request.sampling, self._metrics
+            return decode_videos(self._model, sampling, latents, output, files, metrics, lambda sample: tags()[sample])
 
-    def _tag(self, latents: Tensor, sample: int) -> str | None:
+    def _tags(self, latents: Tensor) -> list[str | None]:
+        """Of all videos of the request, for which the latents are hashed once."""
+        config, request = self._model.config, self._request
+        if not config.runtime.metadata:
+            return [None] * len(request.prompts)
         actions = list(self._metrics.steps.actions().values())
         done = Done(actions, self._denoising.block_fraction, reporting.latents_sha256(latents), self._noise_is_given)
-        return tag_text(self._model.config, self._request, done, sample)
+        return [tag_text(config, request, done, sample, self._described) for sample in range(len(request.prompts))]
+
+    @cached_property
+    def _described(self) -> dict[str, Any]:
+        return describe_model(self._model.config.model)
 
     def write(self, latents: Tensor, latents_path: Path | None, files: StagedFiles) -> None:
         """The stage in which files are written: stage the latents, where a file for them is asked for."""
@@ -178,7 +187,7 @@ class Generation:
             "schema": reporting.SCHEMA,
             "request": reporting.describe_request(self._model, self._request),
             **reporting.describe_run(self._model),
-            "fingerprint": job_fingerprint(self._model.config, self._request),
+            "fingerprint": job_fingerprint(self._model.config, self._request, self._described),
             "resumed_at": denoising.resumed_at,
             "notes": [*self.notes_before_loading, *self.notes],
             "steps": metrics.steps.rows,

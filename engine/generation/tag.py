@@ -44,19 +44,26 @@ class Done:
     """The noise was not the seed's."""
 
 
-def tag_text(config: Config, request: GenerationRequest, done: Done, sample: int = 0) -> str | None:
+def tag_text(
+    config: Config,
+    request: GenerationRequest,
+    done: Done,
+    sample: int = 0,
+    model: Mapping[str, Any] | None = None,
+) -> str | None:
     """The tag of one video; None where ``runtime.metadata`` is off.
 
     Args:
         config: as the engine has it, with nothing left open.
         sample: the video's place among those of the request.
+        model: what :func:`describe_model` has returned, for a caller that asks about several videos.
 
     Raises:
         OSError: a file of the model, or an image, cannot be read.
     """
     if not config.runtime.metadata:
         return None
-    model, skipped = describe_model(config.model), list(done.actions).count("skip")
+    model, skipped = model or describe_model(config.model), list(done.actions).count("skip")
     return _to_text(
         {
             "format": _FORMAT,
